@@ -1,6 +1,6 @@
-"""Random exchanges of many agents of several people: no one reaches an account or a scope that isn't theirs.
+"""Random exchanges of many agents of several people: none reaches an account or a scope that isn't theirs.
 
-Everything goes over HTTP. The permissions' effect is computed here and compared with the simulator's books.
+Everything goes over HTTP. The effect of the permissions is computed here and compared with the simulator's records.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Crossings:
 
 @dataclass
 class Play:
-    """Two people, three accounts each, four agents."""
+    """Create two people with three accounts each, and four agents."""
 
     place: ExchangeRoom
     chance: random.Random
@@ -98,7 +98,7 @@ class Play:
     found: Crossings = field(default_factory=Crossings)
 
     async def set(self) -> None:
-        """Agents of every kind; permissions by chance."""
+        """Create agents of every kind, with random permissions."""
         place = self.place
         backend, jobs, spa = await place.caller(), await place.caller(), await place.caller(public=True)
         agent = await place.caller(kind=ClientKind.DYNAMIC, public=True)
@@ -123,7 +123,7 @@ class Play:
         await self.shuffle()
 
     async def shuffle(self) -> None:
-        """New permissions for everyone."""
+        """Give everyone new permissions."""
         for holder in self.holders:
             for connection, _ in self.connected[holder.user]:
                 names = sorted(GRANTED[connection.provider])
@@ -132,7 +132,7 @@ class Play:
                 self.allowed[holder.user, holder.caller.client.id, connection.id] = expand(scopes)
 
     async def round(self, number: int, http: httpx2.AsyncClient) -> None:
-        """One exchange, and a call with what came of it."""
+        """Make one exchange, and a call with its result."""
         chance, found = self.chance, self.found
         holder = chance.choice(self.holders)
         is_foreign = chance.random() < 0.15
@@ -176,7 +176,7 @@ class Play:
         content: Mapping[str, object],
         issued: frozenset[str],
     ) -> None:
-        """Try something of this provider's API, allowed or not; the marker finds it again in the books."""
+        """Try one operation of this provider's API, allowed or not; the marker identifies it in the records."""
         found, call = self.found, self.chance.choice(CALLS[connection.provider])
         base = content.get("api_base_url") or self.place.deployment.catalog.provider(connection.provider).apis[call.api]
         mark, in_body = {call.marker: f"call-{number}"}, call.marker in (call.body or {})
@@ -200,7 +200,7 @@ class Play:
     expected: dict[str, tuple[str, bool, bool]] = field(default_factory=dict)
 
     def judge(self) -> None:
-        """What the provider's books say: whose account, and nothing that no scope covers."""
+        """Check the provider's records: the right account, and nothing that no scope covers."""
         arrived = 0
         for entry in self.place.room.simulator.books()["api_calls"]:
             sent = [part for part in (entry["query"], entry["body"]) if isinstance(part, Mapping)]
@@ -225,7 +225,7 @@ def expand(scopes: frozenset[str]) -> frozenset[str]:
 
 
 async def crossings(data: Path, *, calls: int, seed: int) -> Crossings:
-    """So many random exchanges and calls; permissions change ten times on the way."""
+    """Make this many random exchanges and calls; permissions change ten times meanwhile."""
     async with (
         room(data) as opened,
         httpx2.AsyncClient(base_url=opened.url, timeout=60, trust_env=False) as http,

@@ -89,7 +89,7 @@ class Crowd:
         return Member(provider, name, connection.id, user.id, ours.id)
 
     async def spread(self, members: Sequence[Member], *, life: int) -> None:
-        """Let the tokens end one after the other, as those of people who connected at different times do."""
+        """Let the tokens expire one after another, like those of people who connected at different times."""
         now = self.database.now()
         async with self.database.transaction() as transaction:
             for number, member in enumerate(members):
@@ -100,7 +100,7 @@ class Crowd:
                 )
 
     async def worker(self) -> Worker:
-        """A process that exchanges for everyone."""
+        """A process that exchanges tokens for everyone."""
         path = self.store.data.parent / "crowd.json"
         facts = {
             "data": str(self.store.data),
@@ -122,14 +122,14 @@ class Crowd:
         return Worker(process)
 
     async def spent_twice(self) -> int:
-        """How many refreshes the provider refused, which means here: tokens that had been used."""
+        """How many refreshes the provider refused; here, that means used tokens."""
         counts = (await self.provider.control("tally"))["refreshes"]
         return sum(count for outcome, count in counts.items() if outcome.startswith("refused"))
 
 
 @asynccontextmanager
 async def open_crowd(store: Store, provider: Provider) -> AsyncGenerator[Crowd]:
-    """A vault at the store with an agent and no one in it."""
+    """An empty vault at the store, with an agent."""
     async with AsyncExitStack() as stack:
         database = await store.open()
         stack.push_async_callback(database.close)

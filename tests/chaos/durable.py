@@ -1,4 +1,4 @@
-"""How long an answer exists in memory only: from the provider's last byte to the journal's sync."""
+"""How long an answer exists only in memory: from the provider's last byte to the journal's sync."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE = 1500  # bytes of a sealed answer
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """One line: appends to a preallocated file, each with its sync."""
+    """One figure: appends to a preallocated file, each followed by a sync."""
     count = 2000 if scale is Scale.FULL else 100
     with tempfile.TemporaryDirectory(prefix="tvchaos") as folder:
         journal = Journal(Path(folder))

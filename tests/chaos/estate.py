@@ -1,6 +1,6 @@
-"""A vault with accounts at a provider of every class at once; each class is a simulator in its own process.
+"""A vault with accounts at providers of every class; each class is a simulator in its own process.
 
-The classes are operator's provider files, so that the processes under test run as they are.
+The operator's provider files define the classes, so that the processes under test run unmodified.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAMES = {
 
 @dataclass
 class HeldConnection:
-    """One connection: whose, at which class of provider, and which family of the provider's books it has now."""
+    """One connection: its person, the provider's class, and its current token family in the provider's records."""
 
     name: str
     provider_class: Class
@@ -78,7 +78,7 @@ class Estate:
         }
 
     def order(self, **more: object) -> dict[str, object]:
-        """What a process of `tests.chaos.processes.mortal` is told of this vault."""
+        """What a process of `tests.chaos.processes.mortal` needs to know about this vault."""
         return {
             "data": str(self.store.data),
             "settings": self.settings,
@@ -89,7 +89,7 @@ class Estate:
         }
 
     async def add_user(self, name: str, classes: Sequence[Class]) -> None:
-        """Someone with an account at each of these providers, and an agent that may use them."""
+        """Create a person with an account at each of these providers, and an agent that may use them."""
         now = self.database.now()
         async with self.database.transaction() as transaction:
             principal = await add_person(transaction, name, now=now)
@@ -118,13 +118,13 @@ class Estate:
         held.families.append(f"slack-{count}")
 
     async def expire(self, *, ago: int = 1) -> None:
-        """Every access token has ended."""
+        """Expire every access token."""
         ended = self.database.now() - ago
         async with self.database.transaction() as transaction:
             await transaction.execute("update connections set access_expires_at = :at", {"at": ended})
 
     async def generations(self) -> dict[str, int]:
-        """The row's generation of every account."""
+        """Each account's generation in its row."""
         rows = await self.database.fetch("select id, generation from connections")
         known = {row["id"]: row["generation"] for row in rows}
         return {one.name: int(str(known[one.connection_id])) for one in self.held.values()}
@@ -136,7 +136,7 @@ class Estate:
         return {one.name: str(known[one.connection_id]) for one in self.held.values()}
 
     async def refreshes(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
-        """What the books have, by provider and family, in order."""
+        """What the records contain, by provider and family, in order."""
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for name, simulator in self.simulators.items():
             for entry in await simulator.refreshes():
@@ -146,7 +146,7 @@ class Estate:
 
 @asynccontextmanager
 async def open_estate(store: Store, classes: Sequence[Class] = CLASSES, *, users: int = 2) -> AsyncGenerator[Estate]:
-    """One vault at the store, with `users` people who each have an account of every class."""
+    """Run one vault at the store, with `users` people who each have an account of every class."""
     async with AsyncExitStack() as stack:
         opening = [stack.enter_async_context(strict_provider(**one.simulator)) for one in classes]
         opened = [await one for one in opening]

@@ -1,6 +1,6 @@
 """The storage fails under load: calls are refused with 503, work again soon afterward, and nothing is lost.
 
-The token expires just before each fault, so that refreshes fall into it.
+The token expires just before each fault, so that refreshes happen during it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ async def under(
     may_send: bool = True,
     expires_after: int = -1,
 ) -> Figure:
-    """One fault of about `seconds` under load, and what became of the calls and the account."""
+    """Cause one fault of about `seconds` under load; return what happened to the calls and the account."""
     workers = await world.workers(processes)
     await asyncio.gather(*(worker.ask(exchange=5) for worker in workers))
     span = Span()
@@ -124,7 +124,7 @@ def restart(server: Server) -> Fault:
 
 
 def freeze(server: Server, seconds: float) -> Fault:
-    """All of PostgreSQL's processes are stopped and go on later."""
+    """Stop all of PostgreSQL's processes, and let them continue later."""
 
     async def work(world: World) -> None:
         postmaster = server.process()
@@ -141,7 +141,7 @@ def freeze(server: Server, seconds: float) -> Fault:
 
 
 def cut(seconds: float) -> Fault:
-    """Every connection of the workers is ended again and again."""
+    """Close every connection of the workers repeatedly."""
 
     async def work(world: World) -> None:
         until = time.monotonic() + seconds
@@ -154,9 +154,9 @@ def cut(seconds: float) -> Fault:
 
 
 def crowd_out(seconds: float) -> Fault:
-    """Someone else takes every connection that the server gives, those that the workers had too.
+    """Another program takes every connection that the server has, including those of the workers.
 
-    It lasts from when the server has none left: taking them takes its time on a busy machine.
+    Time counts once the server has none left, because taking them is slow on a busy machine.
     """
 
     async def work(world: World) -> None:
@@ -177,7 +177,7 @@ def crowd_out(seconds: float) -> Fault:
 
 
 def demote(seconds: float) -> Fault:
-    """The server takes no writes, as one does that a failover made a replica; open connections stay open."""
+    """The server accepts no writes, like one that a failover made a replica; open connections stay open."""
 
     async def work(world: World) -> None:
         async with _aside(world) as connection:
@@ -191,7 +191,7 @@ def demote(seconds: float) -> Fault:
 
 @asynccontextmanager
 async def _aside(world: World) -> AsyncGenerator[Any]:
-    """A connection of no one that the vault knows."""
+    """A connection that isn't the vault's."""
     import asyncpg
 
     settings = {"application_name": "aside", "default_transaction_read_only": "off"}
@@ -215,7 +215,7 @@ def lock(seconds: float) -> Fault:
 
 
 def full_disk(seconds: float) -> Fault:
-    """The kernel lets the workers write no file beyond its first bytes (RLIMIT_FSIZE): no database, no journal."""
+    """The kernel lets the workers write no file beyond its first bytes (RLIMIT_FSIZE): neither database nor journal."""
 
     async def work(world: World) -> None:
         limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in world.pids}
@@ -248,7 +248,7 @@ async def lock_holder(path: str, seconds: float) -> AsyncGenerator[asyncio.subpr
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Each fault of the storage, on PostgreSQL and on SQLite."""
+    """Try each storage fault, on PostgreSQL and on SQLite."""
     full = scale is Scale.FULL
     found: list[Figure] = []
     frozen, cutting, locked, dead = (30.0, 5.0, 10.0, 5.0) if full else (2.0, 1.0, 1.0, 1.0)

@@ -29,7 +29,7 @@ class Figure:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of the values lies (nearest rank)."""
+    """The value that this share of the values doesn't exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
 

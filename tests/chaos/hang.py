@@ -1,7 +1,7 @@
 """A provider hangs for forty of its people: others, there and at another provider, aren't affected.
 
-Spells in which it answers and in which it hangs alternate, so that both are measured in the same minute. The medians of
-the spells' p99 are compared: over a whole run, p99 shows slow commits of the disk.
+Periods in which it answers and periods in which it hangs alternate, so that both are measured in the same minute. The
+medians of the periods' p99 are compared: over a whole run, p99 shows slow commits of the disk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LULL = 3.0  # seconds after the hanging in which no one is measured: those who w
 
 @dataclass
 class Spell:
-    """What calls of one group came to, in one spell."""
+    """The results of one group's calls in one period."""
 
     milliseconds: list[float] = field(default_factory=list[float])
     outcomes: Counter[str] = field(default_factory=Counter[str])
@@ -87,7 +87,7 @@ class CrowdServer:
 
 @asynccontextmanager
 async def serve_crowd(crowd: Crowd) -> AsyncGenerator[CrowdServer]:
-    """`serve` on a free port, with an access token for every person's agent."""
+    """Run `serve` on a free port, with an access token for every person's agent."""
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="tvhang"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -139,7 +139,7 @@ def configuration(overrides: dict[str, object]) -> str:
 
 
 async def ready(port: int, process: asyncio.subprocess.Process) -> None:
-    """Wait until the server says that it can work."""
+    """Wait until the server reports that it is ready."""
     asking = b"GET /readyz HTTP/1.1\r\nHost: localhost:%d\r\nConnection: close\r\n\r\n" % port
     async with asyncio.timeout(60):
         while True:
@@ -154,13 +154,13 @@ async def ready(port: int, process: asyncio.subprocess.Process) -> None:
 
 @dataclass
 class Load:
-    """Everyone's calls. What they come to counts for the spell that they began in."""
+    """Calls of everyone. A result counts for the period in which the call began."""
 
     served: CrowdServer
     spells: list[tuple[str, dict[str, Spell]]] = field(default_factory=list[tuple[str, dict[str, Spell]]])
 
     async def insist(self, member: Member, group: str, moments: random.Random) -> None:
-        """Call again and again."""
+        """Call repeatedly."""
         while True:
             await asyncio.sleep(PAUSES[group] * moments.uniform(0.5, 1.5))
             await self.served.call(member, self.spells[-1][1][group])
@@ -172,7 +172,7 @@ class Load:
 
 @asynccontextmanager
 async def call_all_the_time(served: CrowdServer, groups: dict[str, list[Member]]) -> AsyncGenerator[Load]:
-    """These people call all the time."""
+    """Have these people call all the time."""
     load = Load(served)
     load.begin("lull")  # warming up
     tasks = [
@@ -193,7 +193,7 @@ async def call_all_the_time(served: CrowdServer, groups: dict[str, list[Member]]
 async def hang(
     provider: Provider, server: Server | None, *, hung: int, others: int, spells: int, seconds: float
 ) -> Figure:
-    """Spells of both kinds in turn."""
+    """Alternate between periods of both kinds."""
     async with fresh_store(server) as store, open_crowd(store, provider) as crowd:
         await provider.control("reset")
         await provider.control("rotation", face="slack", mode="reuse_revokes_family")

@@ -12,7 +12,7 @@ PROVIDER_MS = 100.0  # how long the provider takes for a refresh
 
 
 async def herd(world: World, *, processes: int, calls: int, rounds: int = 1) -> Figure:
-    """`calls` exchanges at once, spread over the processes, at expiry."""
+    """Make `calls` exchanges at once at expiry, spread over the processes."""
     workers = await world.workers(processes)
     share = [calls // processes] * processes
     ok, refreshes, milliseconds = 0, 0, list[float]()

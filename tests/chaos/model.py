@@ -1,6 +1,6 @@
-"""The model of refreshing at full size: every interleaving of kills, pauses, lost messages, and failing commits.
+"""The model of refreshes at full size: every interleaving of kills, pauses, lost messages, and failed commits.
 
-One process per class of provider. Every rule is also broken in turn, and the model must notice.
+Each class of provider has its own process. Each rule is also broken in turn, and the model must notice.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ SIBLING = PROVIDERS[2]
 
 
 def budgets(provider: Provider, scale: Scale) -> tuple[Budget, ...]:
-    """What may happen: FULL, more of everything, a storage that fails, a missing owner file, a provider's bad hour.
-
-    Of siblings the newest ends the others here. Two processes that are stopped for longer than a lease, one after the
-    other, each with an answer to the same token, can then lose the grant: no rule here prevents that.
+    """What may happen: FULL, more of everything, failing storage, a missing owner file, an outage of the provider.
+    Here, the newest sibling token ends the others. Two processes that are stopped for longer than a lease, one after
+    the other, each with an answer to the same token, can then lose the grant: no rule here prevents that.
     """
     if scale is Scale.SMALL:
         return (SMALL,)
@@ -39,12 +38,12 @@ def budgets(provider: Provider, scale: Scale) -> tuple[Budget, ...]:
 
 
 def explore_provider(provider: Provider, budget: Budget) -> Findings:
-    """In its own process."""
+    """Explore it in a separate process."""
     return explore(provider, budget=budget)
 
 
 def is_noticed(number: int) -> bool:
-    """Whether the model finds the harm of one changed rule."""
+    """Whether the model finds the harm of one broken rule."""
     return BROKEN[number].is_noticed()
 
 
@@ -62,7 +61,7 @@ def line(provider: Provider, budget: Budget, found: Findings) -> Figure:
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """One line per class of provider and size, and one for the changed rules."""
+    """A figure for each class of provider and size, and one for the broken rules."""
     loop = asyncio.get_running_loop()
     wanted = [(provider, budget) for provider in PROVIDERS for budget in budgets(provider, scale)]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

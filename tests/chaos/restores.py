@@ -1,4 +1,4 @@
-"""An old backup is restored with a strict provider: by the provider's books, no used token is presented."""
+"""An old backup is restored with a strict provider: according to the provider's records, no used token is presented."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vault.storage.snapshots import snapshot
 
 
 async def restore_and_call(world: World, *, refreshes: int) -> Figure:
-    """Back up, refresh, restore, call again; the provider ends the grant if a used token comes."""
+    """Back up, refresh, restore, and call again; the provider ends the grant if a used token is presented."""
     source = key_source(KeySettings(), data=world.store.data)
     path = Path(world.store.data.parent / "chaos.backup")
     async with snapshot(world.store.url, data=world.store.data) as seen:

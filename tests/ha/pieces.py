@@ -1,4 +1,4 @@
-"""etcd, two PostgreSQL servers under Patroni, HAProxy and PgBouncer: started, looked at and broken.
+"""etcd, two PostgreSQL servers under Patroni, HAProxy and PgBouncer: started, observed, and broken.
 
 Their configuration is that of deploy/postgresql/, with its own addresses, folders and passwords. Everything
 listens on 127.0.0.1, keeps its data in one temporary folder, and ends with the block; as root the programs run as
@@ -35,7 +35,7 @@ DATABASES = ("hosts", "proxied", "pooled")  # one vault for each way to it
 
 
 def missing_programs() -> list[str]:
-    """What is not installed."""
+    """The programs that aren't installed."""
     lacking = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     return lacking if _binaries() is not None else [*lacking, "postgresql"]
 
@@ -51,7 +51,7 @@ def shipped_file(name: str) -> str:
 
 
 def put(text: str, changes: Sequence[tuple[str, str]]) -> str:
-    """The text with each of these replaced; one that is not there is a mistake."""
+    """The text with each of these replaced; text that isn't there is an error."""
     for old, new in changes:
         assert old in text, f"{old!r} is not in the file of deploy/postgresql/"
         text = text.replace(old, new)
@@ -92,7 +92,7 @@ class Program:
 
 @dataclass
 class Node:
-    """One PostgreSQL server and the Patroni that minds it."""
+    """A PostgreSQL server, and the Patroni that manages it."""
 
     name: str
     port: int
@@ -117,7 +117,7 @@ class Node:
                 process.send_signal(number)
 
     async def end(self) -> None:
-        """End both, whatever they do; Patroni first, or it would start the other again."""
+        """End both, whatever their state; Patroni first, because it would restart the other."""
         await self.patroni.kill()
         for process in self.postgres():
             with suppress(psutil.Error):
@@ -138,7 +138,7 @@ class Cluster:
     http: httpx2.AsyncClient = field(repr=False)
 
     def url(self, database: str) -> str:
-        """How a vault reaches this database: by all hosts, through HAProxy, through PgBouncer and HAProxy."""
+        """How a vault reaches this database: by all hosts, through HAProxy, or through PgBouncer and HAProxy."""
         places = {
             "hosts": ",".join(f"127.0.0.1:{node.port}" for node in self.nodes),
             "proxied": f"127.0.0.1:{self.ports['haproxy']}",
@@ -151,7 +151,7 @@ class Cluster:
         return f"postgresql://postgres:{self.passwords['postgres']}@127.0.0.1:{node.port}/{database}"
 
     async def members(self) -> dict[str, str]:
-        """Name and role of each member that Patroni knows, those that run and stream only."""
+        """Name and role of each running or streaming member that Patroni knows."""
         for node in self.nodes:
             with suppress(httpx2.HTTPError):
                 answer = await self.http.get(f"http://127.0.0.1:{node.rest}/cluster")
@@ -163,7 +163,7 @@ class Cluster:
         return {}
 
     async def primary(self) -> Node:
-        """The leader, once there is one."""
+        """The leader, as soon as there is one."""
         while True:
             roles = await self.members()
             found = [node for node in self.nodes if roles.get(node.name) == "leader"]
@@ -178,7 +178,7 @@ class Cluster:
                 await asyncio.sleep(0.3)
 
     async def switch_over(self) -> None:
-        """As an operator does it."""
+        """Run Patroni's command line, as an operator does."""
         process = await asyncio.create_subprocess_exec(
             "/usr/bin/patronictl", "-c", str(self.folder / "pg1.yml"), "switchover", "--force",
             stdout=asyncio.subprocess.DEVNULL, env={"PATH": PATH, "HOME": str(self.folder), "LANG": "C.UTF-8"},
@@ -247,7 +247,7 @@ def _pgbouncer(folder: Path, ports: dict[str, int], passwords: dict[str, str]) -
 
 @asynccontextmanager
 async def cluster() -> AsyncGenerator[Cluster]:
-    """Everything, ready, with a role `vault` that owns a database for each way."""
+    """Start everything and wait until it is ready, with a role `vault` that owns a database for each path."""
     folder = Path(tempfile.mkdtemp(prefix="tvha", dir="/tmp"))
     names = ("etcd", "peer", "pg1", "pg1-rest", "pg2", "pg2-rest", "haproxy", "pgbouncer")
     ports = {name: free_port() for name in names}
@@ -281,7 +281,7 @@ async def cluster() -> AsyncGenerator[Cluster]:
 
 
 def tails(folder: Path) -> str:
-    """The last words of each program."""
+    """The last output of each program."""
     return "\n".join(
         f"{log.stem}: {line}" for log in sorted(folder.glob("*.log")) for line in log.read_text().splitlines()[-8:]
     )

@@ -43,7 +43,7 @@ REFUSED = (
 
 @dataclass
 class Probe:
-    """Writes straight to each server, so that a failover's own time is known without any vault."""
+    """Writes directly to each server, to measure the failover itself, without a vault."""
 
     cluster: Cluster
     written_at: list[float] = field(default_factory=list[float])
@@ -64,14 +64,14 @@ class Probe:
             await asyncio.sleep(EVERY)
 
     def longest_gap(self, since: float) -> float:
-        """Seconds for which no one took a write, at most."""
+        """The longest time in seconds without an accepted write."""
         times = [*sorted(at for at in self.written_at if at >= since - 1), time.monotonic()]
         return max((later - sooner for sooner, later in itertools.pairwise(times)), default=0.0)
 
 
 @asynccontextmanager
 async def probe(cluster: Cluster) -> AsyncGenerator[Probe]:
-    """The probe, at work."""
+    """Run the probe during the block."""
     connection = await asyncpg.connect(cluster.owner_url(await cluster.primary()))
     await connection.execute("create table probe (number bigint)")
     await connection.execute("insert into probe values (0)")
@@ -88,7 +88,7 @@ async def probe(cluster: Cluster) -> AsyncGenerator[Probe]:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One tool call: when it began (monotonic), how long it took, what came of it."""
+    """One tool call: when it began (monotonic), how long it took, and its outcome."""
 
     began: float
     seconds: float
@@ -97,7 +97,7 @@ class Call:
 
 @dataclass
 class Vault:
-    """One vault with two replicas, on one way to the database."""
+    """One vault with two replicas, using one path to the database."""
 
     name: str
     worlds: list[World]
@@ -126,7 +126,7 @@ class Vault:
             await asyncio.sleep(max(0.0, first + number / RATE - loop.time()))
 
     async def expire(self) -> None:
-        """All access tokens end now, so that refreshes are on their way when the fault comes."""
+        """Expire all access tokens now, so that refreshes are in progress when the fault begins."""
         with suppress(VaultError, *ERRORS):
             await self.worlds[0].expire()
 
@@ -134,7 +134,7 @@ class Vault:
         return [call for call in self.calls if call.began >= moment]
 
     async def works(self, *, within: float) -> bool:
-        """Whether every account serves a call before long."""
+        """Whether every account can serve a call again soon."""
         for number in range(len(self.tokens)):
             try:
                 async with asyncio.timeout(within):
@@ -146,13 +146,13 @@ class Vault:
 
 
 def refused_for(calls: list[Call]) -> float:
-    """Seconds from when the first refused call began until the last refusal had come."""
+    """Seconds from the start of the first refused call to the end of the last one."""
     bad = [call for call in calls if call.outcome != "ok"]
     return max(call.began + call.seconds for call in bad) - min(call.began for call in bad) if bad else 0.0
 
 
 def outcomes(calls: list[Call]) -> Counter[str]:
-    """How often what came: ok, refused, or what else was said."""
+    """How often each outcome occurred: ok, refused, or another text."""
     return Counter(
         call.outcome
         if call.outcome == "ok"
@@ -165,7 +165,7 @@ def outcomes(calls: list[Call]) -> Counter[str]:
 
 @asynccontextmanager
 async def vault_at(cluster: Cluster, database: str, provider: Provider) -> AsyncGenerator[Vault]:
-    """Two replicas, each with its own data directory, as on two machines, and their accounts."""
+    """Two replicas, each with its own data directory as on two machines, and their accounts."""
     async with AsyncExitStack() as stack:
         folder = Path(cluster.folder / f"vault-{database}")
         folder.mkdir(mode=0o700)
@@ -187,7 +187,7 @@ async def vault_at(cluster: Cluster, database: str, provider: Provider) -> Async
 
 
 def reasons(calls: list[Call], began: float) -> str:
-    """For the log of what went wrong: each refusal's words, how often, and when it was first and last given."""
+    """For the log: each refusal's text, how often it was given, and when first and last."""
     found: dict[str, list[float]] = {}
     for call in calls:
         if call.outcome != "ok":

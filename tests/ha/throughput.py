@@ -1,7 +1,7 @@
 """1, 2, and 4 replicas on one PostgreSQL: exchanges per second, and what each costs the vault and the database.
 
-All share this machine's cores, so processor time is measured, of the replicas and of PostgreSQL apart, and how many
-exchanges share a commit. PostgreSQL is that of the suite, with `fsync`.
+All share this machine's cores, so the processor time of the replicas and of PostgreSQL is measured separately, and how
+many exchanges share a commit. PostgreSQL is the suite's, with `fsync`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Place:
         return sum(sum(process.cpu_times()[:2]) for _, process in self.replicas)
 
     def postgres_seconds(self) -> float:
-        """Of the postmaster, of its children, and of those that have ended."""
+        """Of the postmaster, its children, and those that have ended."""
         postmaster = self.server.process()
         ended = postmaster.cpu_times()
         running = sum(sum(child.cpu_times()[:2]) for child in postmaster.children(recursive=True))
@@ -66,7 +66,7 @@ def settings_of(store: Store, port: int) -> dict[str, dict[str, object]]:
 
 
 async def prepare(store: Store, tokens: Path) -> str:
-    """A client, an account and an access token; the client's id."""
+    """Create a client, an account, and an access token; return the client's id."""
     provider = {"providers": {"slack": {"client_id": "bench", "client_secret": "bench"}}}
     settings = load_settings(overrides=settings_of(store, 8765) | provider)
     async with open_deployment(settings, data=store.data) as deployment:
@@ -75,7 +75,7 @@ async def prepare(store: Store, tokens: Path) -> str:
 
 @asynccontextmanager
 async def place(server: Server, *, replicas: int) -> AsyncGenerator[Place]:
-    """The replicas, ready to serve, each with its own data directory."""
+    """Start the replicas, each with its own data directory, and wait until they are ready."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(fresh_store(server))
         tokens = store.data.parent / "tokens"
@@ -114,7 +114,7 @@ async def place(server: Server, *, replicas: int) -> AsyncGenerator[Place]:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of some exchanges: processor time of the vault's and of PostgreSQL's processes, wall time, and commits."""
+    """For some exchanges: processor time of the vault's and of PostgreSQL's processes, wall time, and commits."""
 
     exchanges: int
     vault_us: float  # each
@@ -124,7 +124,7 @@ class Cost:
 
 
 async def cost(where: Place, *, scope: str, calls: int) -> Cost:
-    """So many exchanges at each replica, all at once."""
+    """Make this many exchanges at each replica, all at once."""
 
     async def at(port: int, count: int) -> float:
         request = request_bytes(port, where.form | {"scope": scope})
@@ -141,7 +141,7 @@ async def cost(where: Place, *, scope: str, calls: int) -> Cost:
 
 
 async def measure(where: Place, *, scope: str, calls: int, what: str) -> Figure:
-    """The figure of so many exchanges at each replica."""
+    """The figure of this many exchanges at each replica."""
     found, replicas = await cost(where, scope=scope, calls=calls), len(where.replicas)
     return Figure(
         f"{replicas} replica{'s' if replicas > 1 else ''}, {what}",
@@ -166,7 +166,7 @@ async def batches(store: Store) -> int:
 
 
 async def chain(server: Server, *, writers: int, seconds: float) -> Figure:
-    """Sequential appends by this many writers: all commits of the activity take turns at its head."""
+    """Sequential appends by this many writers: all commits of the activity queue for its head."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(fresh_store(server))
         recorders: list[Activity] = []
@@ -196,7 +196,7 @@ async def chain(server: Server, *, writers: int, seconds: float) -> Figure:
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Replicas one after the other, two kinds of exchange each; then the chain alone."""
+    """Add replicas one after another, with two kinds of exchange each; then measure the chain alone."""
     calls = 4000 if scale is Scale.FULL else 400
     found: list[Figure] = []
     async with postgres_server() as server:

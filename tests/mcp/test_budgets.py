@@ -1,4 +1,4 @@
-"""How often one person's agents may call one provider: how calls are counted, and what agents hear at the limit."""
+"""How often one person's agents may call one provider: how calls are counted, and what agents are told at the limit."""
 
 from __future__ import annotations
 

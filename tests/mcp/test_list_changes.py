@@ -1,4 +1,4 @@
-"""Connected clients hear that the list of tools changed: sessions of every transport, and subscriptions."""
+"""Connected clients are notified that the list of tools changed: sessions of every transport, and subscriptions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def choose(database: Database, agent: Agent, tool_set: str | None) -> None
 
 
 class Ear:
-    """What a client hears about its list."""
+    """What a client is told about its list."""
 
     def __init__(self) -> None:
         self.heard = 0

@@ -26,7 +26,7 @@ from tests.support.rooms.mcp_room import Agent
 
 @dataclass
 class Machine:
-    """A machine away from the vault: its data directory, its browser, what the bridge says on standard error."""
+    """A machine away from the vault: its data directory, its browser, what the bridge prints on standard error."""
 
     url: str
     data: Path
@@ -64,7 +64,7 @@ class Machine:
                 yield client
 
     async def run(self, *more: str) -> tuple[int, str, str]:
-        """One bridge command to its end."""
+        """Run one bridge command to its end."""
         process = await self.start(*more)
         async with asyncio.timeout(30):
             out, err = await process.communicate()
@@ -86,7 +86,7 @@ class Machine:
         return opened_url(self.shown)
 
     async def code(self) -> tuple[str, str]:
-        """Page and code that the bridge has told on standard error."""
+        """Page and code that the bridge printed on standard error."""
         async with asyncio.timeout(60):
             while (found := re.search(r"open (\S+/device) .*? code ([A-Z]{4}-[A-Z]{4})", self.read_errors())) is None:
                 await asyncio.sleep(0.02)
@@ -125,7 +125,7 @@ async def decide(person: Person, page: httpx2.Response, *, decision: str = "allo
 
 
 async def in_the_browser(machine: Machine, person: Person, *, decision: str = "allow") -> str:
-    """Follow what the bridge opened to its end; the last page."""
+    """Follow what the bridge opened to the last page; return that page."""
     async with httpx2.AsyncClient(trust_env=False, timeout=30) as local:
         start = await local.get(await machine.address())
         answer = await decide(person, await person.open(start.headers["location"]), decision=decision)
@@ -133,7 +133,7 @@ async def in_the_browser(machine: Machine, person: Person, *, decision: str = "a
 
 
 async def by_code(machine: Machine, person: Person, *, decision: str = "allow") -> None:
-    """Type the code that the bridge tells."""
+    """Enter the code that the bridge printed."""
     page, code = await machine.code()
     shown = await person.open(page)
     if "/sign-in" in shown.url.path:
@@ -142,7 +142,7 @@ async def by_code(machine: Machine, person: Person, *, decision: str = "allow") 
 
 
 async def connect(person: Person, link: str) -> None:
-    """Open a connect link and agree, at the provider too."""
+    """Open a connect link and agree, also at the provider."""
     page = await person.open(link)
     page = await person.submit(page, form="/connect/", button=("decision", "allow"))
     if "location" in page.headers:

@@ -1,4 +1,4 @@
-"""The system's Chromium for tests that need a real browser; skips where it is not installed."""
+"""The system's Chromium for tests that need a real browser; skips if it isn't installed."""
 
 from __future__ import annotations
 

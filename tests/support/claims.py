@@ -1,4 +1,4 @@
-"""Claims of JWTs that tests get wrong, made when the token is signed."""
+"""Claims of JWTs with errors for tests, made when the token is signed."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def with_claims(**claims: object) -> Callable[[object], dict[str, object]]:
 
 
 def offset(**seconds: int) -> Callable[[object], dict[str, object]]:
-    """Claims that are instants, in seconds from now."""
+    """Claims that are times, in seconds from now."""
     return lambda _: {name: int(time.time()) + one for name, one in seconds.items()}

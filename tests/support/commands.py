@@ -19,7 +19,7 @@ from tests.support.processes import Place
 
 
 async def run(place: Place | Store, *command: str, feed: str | None = None) -> Result:
-    """The command in this process, on a thread of its own since it brings its own event loop."""
+    """Run the command in this process, in a separate thread because it starts its own event loop."""
     arguments = [*command, "--data", str(place.data)]
     return await asyncio.to_thread(CliRunner().invoke, app, arguments, input=feed)
 

@@ -21,13 +21,13 @@ Found = dict[str, dict[str, str]]
 
 
 def configure(place: Place, *lines: str) -> None:
-    """The settings file of the place; `lines` go on in `[server]`."""
+    """The settings file of the place; `lines` continue `[server]`."""
     text = "\n".join(["[server]", f"port = {place.port}", *lines])
     (place.data / "config.toml").write_text(text + "\n")
 
 
 async def examine(place: Place, *, fails: bool = False) -> Found:
-    """The doctor's results by check; the worst if one check has several."""
+    """The doctor's results by check; the worst one if a check has several."""
     arguments = ["doctor", "--json", "--data", str(place.data)]
     result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
     assert result.exit_code == (1 if fails else 0), result.output
@@ -61,7 +61,7 @@ def section_of(name: str, section: Mapping[str, object]) -> list[str]:
 
 @asynccontextmanager
 async def stranger_on_port(port: int, status: str, body: object, *headers: str) -> AsyncGenerator[None]:
-    """A stranger on the port that says the same to everyone."""
+    """A stranger on the port that gives everyone the same answer."""
     content = json.dumps(body).encode()
     head = "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers])
 

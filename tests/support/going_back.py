@@ -1,4 +1,4 @@
-"""A database that goes back in time while its processes and their host's journal stay: for tests, on both databases."""
+"""Puts a database back to an earlier state while its processes and their host's journal stay; for both databases."""
 
 from __future__ import annotations
 

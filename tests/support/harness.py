@@ -1,4 +1,4 @@
-"""Running parts for tests: the whole vault on a loopback port, in this process, with real storage and real HTTP."""
+"""Running components for tests: the whole vault in this process on a loopback port, with real storage and HTTP."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def free_socket() -> socket.socket:
 
 
 class _Server(QuickServer):
-    """Notices at once that it must stop, not at the next check, and leaves signals to pytest."""
+    """Notices immediately that it must stop, not at the next check, and leaves signals to pytest."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -101,7 +101,7 @@ class Tokens:
 
 @dataclass
 class RunningVault:
-    """A vault that listens. `alice` exists with PASSWORD."""
+    """A vault that listens. `alice` exists, with PASSWORD."""
 
     url: str
     deployment: Deployment
@@ -144,7 +144,7 @@ class RunningVault:
         verifier: str | None = None,
         extra: Mapping[str, str] | None = None,
     ) -> tuple[dict[str, str], str]:
-        """Sign in and consent as the person; returns the redirect's query and the PKCE verifier."""
+        """Sign in and consent as the person; return the redirect's query and the PKCE verifier."""
         verifier = verifier or secrets.token_urlsafe(48)
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
         query = {
@@ -196,9 +196,9 @@ _copies = itertools.count()
 
 @asynccontextmanager
 async def first_run_in(data: Path, settings: Settings) -> AsyncGenerator[None]:
-    """Let the vault that runs within start as if for the second time, unless it has other storage or keys than usual.
+    """Let the vault in the block start as if for the second time, unless its storage or keys are unusual.
 
-    A first run makes an RSA key and all tables, which takes longer than most tests. Vaults that run beside each other
+    A first run creates an RSA key and all tables, which takes longer than most tests. Vaults that run at the same time
     have different keys.
     """
     default = Settings()
@@ -222,7 +222,7 @@ async def first_run_in(data: Path, settings: Settings) -> AsyncGenerator[None]:
 
 
 async def _unused_number() -> int:
-    """The number of a first run whose keys no vault has that runs now."""
+    """The number of a first run whose keys no running vault has."""
     while True:
         unused = [number for number in range(len(_first_runs)) if not _living[number]]
         if unused and len(_first_runs) >= FIRST_RUNS:
@@ -243,7 +243,7 @@ async def running_vault(
     listening: socket.socket | None = None,
     more_tools: Sequence[ToolSpec] = (),
 ) -> AsyncGenerator[RunningVault]:
-    """The whole vault on a free port. `providers` are settings such as `simulator.slack_settings()` by name."""
+    """Run the whole vault on a free port. `providers`: settings by name, such as `simulator.slack_settings()`."""
     async with AsyncExitStack() as stack:
         listening = stack.enter_context(listening or free_socket())
         port = listening.getsockname()[1]

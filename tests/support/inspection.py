@@ -1,4 +1,4 @@
-"""What only tests inspect or speed up."""
+"""Functions that only tests need, to inspect a vault or to speed it up."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def count_waiting(transaction: Transaction) -> int:
 async def until_waiting(
     transaction: Transaction, *, number: int, is_sqlite: bool, unless: asyncio.Task[object] | None = None
 ) -> None:
-    """Until so many wait for a lock; on SQLite everyone waits for the one who writes, and nothing shows it."""
+    """Wait until this many sessions wait for a lock; on SQLite, everyone waits for the writer, and nothing shows it."""
     ends = time.perf_counter() + (0.2 if is_sqlite else 20)
     while time.perf_counter() < ends:
         if unless is not None and unless.done():

@@ -1,4 +1,4 @@
-"""Keeps the temporary files of tests in memory, so that no commit of a test waits for a disk."""
+"""Keep the tests' temporary files in memory, so that no commit of a test waits for a disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEEDED: Final = 4 << 30  # bytes; a whole run takes less
 
 
 def use_memory() -> None:
-    """Let `tempfile` and pytest use it, unless TMPDIR says where; not where it is small or runs no programs."""
+    """Let `tempfile` and pytest use it, unless TMPDIR is set, or the memory is small or runs no programs."""
     if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK | os.X_OK):
         return
     place = os.statvfs(MEMORY)
@@ -25,5 +25,5 @@ def use_memory() -> None:
 
 
 def short_folder() -> str:
-    """Where a socket's path stays short and others may go: not below a TMPDIR of someone's own."""
+    """A folder where a socket's path stays short and others have access: not below a private TMPDIR."""
     return str(MEMORY) if tempfile.gettempdir() == str(MEMORY) else "/tmp"

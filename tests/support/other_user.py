@@ -1,6 +1,6 @@
 """Programs of another operating-system user on this machine: `nobody`, where the tests run as root.
 
-Elsewhere the tests that need one are skipped; what they check is then shown by the tests without one beside them.
+Otherwise, the tests that need one are skipped; the neighboring tests without one then check the same.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def listener_program(
 ) -> AsyncGenerator[None]:
     """A program that answers every connection there with the same bytes, until the block ends.
 
-    `stays`: it leaves them open, so that they have an owner.
+    `stays`: it keeps them open, so that they have an owner.
     """
     code = _code(
         _LISTEN.replace("one.close()", "held = [*globals().get('held', []), one]") if stays else _LISTEN, other=other
@@ -80,7 +80,7 @@ async def can_bind(host: str, port: int, *, other: bool = True) -> bool:
 async def ask(
     port: int, path: str, *, method: str = "GET", body: str | None = None, headers: Mapping[str, str] | None = None
 ) -> tuple[int, list[tuple[str, str]], str]:
-    """One request of another user's program to this machine: status, headers, body."""
+    """Send one request from another user's program to this machine; return status, headers, and body."""
     asked = {"port": port, "path": path, "method": method, "body": body, "headers": dict(headers or {})}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _DROP + _ASK, json.dumps(asked), stdout=asyncio.subprocess.PIPE

@@ -1,4 +1,4 @@
-"""A person at a browser, over plain HTTP: follows pages and fills in forms, keeps cookies, runs no script."""
+"""A person at a browser, over plain HTTP: follows pages, fills in forms, keeps cookies, and runs no scripts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def session_cookie(http: httpx2.AsyncClient) -> str:
 
 
 def session_token(http: httpx2.AsyncClient) -> str:
-    """The secret of the session, as the vault knows it: without what binds the cookie to this operating-system user."""
+    """The session's secret as the vault knows it: without the part that binds the cookie to this system user."""
     return session_cookie(http).partition("=")[2].partition(".")[0]
 
 
 @dataclass
 class Form:
-    """One form of a page: where it goes, and what a browser would send untouched."""
+    """One form of a page: its target, and what a browser would send if nothing is changed."""
 
     action: str
     method: str
@@ -34,7 +34,7 @@ class Form:
     buttons: list[tuple[str, str]] = field(default_factory=list)
 
     def fill_in(self, answers: dict[str, str | list[str] | None]) -> list[tuple[str, str]]:
-        """The fields with `answers` in place: None removes one, a list ticks several boxes of a name."""
+        """The fields with `answers`: None removes one, a list selects several checkboxes with the same name."""
         out = [(name, value) for name, value in self.fields if name not in answers]
         for name, value in answers.items():
             for one in [] if value is None else [value] if isinstance(value, str) else value:
@@ -42,7 +42,7 @@ class Form:
         return out
 
     def widest(self, filled: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The levels that the page leaves open: who says yes to an agent in these tests allows what it asks for."""
+        """The choices that the page leaves open: here, a person who accepts an agent allows what it requests."""
         sent = {name for name, _ in filled}
         return [
             (name, next(level for level in ("write", "read", "off") if level in levels))
@@ -101,7 +101,7 @@ _OWN_MARKUP = re.compile(
 
 
 def without_own_markup(html: str) -> str:
-    """The page without the vault's own script and icons: what is left of their kind came from someone else."""
+    """The page without the vault's own script and icons; any others that are left came from someone else."""
     return _OWN_MARKUP.sub("", html)
 
 
@@ -113,7 +113,7 @@ def forms_of(html: str) -> list[Form]:
 
 
 class Person:
-    """Holds one browser's cookies for the vault at `origin`; other origins are visited without following on."""
+    """Holds one browser's cookies for the vault at `origin`; redirects of other origins aren't followed."""
 
     def __init__(self, origin: str, *, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self.origin = origin
@@ -130,7 +130,7 @@ class Person:
         return (ours.hostname, ours.port) == (other.hostname, other.port)
 
     async def _follow(self, answer: httpx2.Response) -> httpx2.Response:
-        """Follow redirects within the vault; one that leaves it is returned as it is."""
+        """Follow redirects within the vault; return a redirect that leaves it unchanged."""
         for _ in range(10):
             location = answer.headers.get("location")
             if answer.status_code not in {301, 302, 303} or location is None or not self._is_ours(location):

@@ -1,4 +1,4 @@
-"""Calls that are read in one step on every transport, one for each outcome, and a note of who read them."""
+"""Calls that are read in one step on every transport, one for each outcome, with a record of who read them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def call_message(name: str, arguments: object, **more: object) -> dict[str, obje
 
 
 def note_reading(monkeypatch: pytest.MonkeyPatch, reader: str, *, body: int) -> list[bool]:
-    """Whether each call was read by `reader` of ours; `body` says which of its arguments that is."""
+    """Whether our `reader` read each call; `body` says which of its arguments is the call."""
     found: list[bool] = []
     reading = getattr(fast_path, reader)
 

@@ -12,7 +12,7 @@ HINT = "private mounts and networks need: Linux with unshare (util-linux) and us
 
 
 def private_mounts(*, network: bool = False) -> list[str]:
-    """What to put before a command line; skips where the system has or allows no such thing."""
+    """The prefix for a command line; skips if the system doesn't have or allow this."""
     program = shutil.which("unshare")
     if program is None:
         unavailable(HINT)

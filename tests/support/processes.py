@@ -30,7 +30,7 @@ session.DISCOVER_TIMEOUT_SECONDS = 60.0  # a client takes a program that starts 
 
 
 def opened_url(address: str) -> str:
-    """Where the browser ends up that was told to open `address`: it is a file that only its owner can read."""
+    """The URL to which a browser is sent that was told to open `address`, a file that only its owner can read."""
     file = Path(unquote(urlsplit(address).path))
     assert urlsplit(address).scheme == "file"
     assert file.stat().st_mode & 0o777 == 0o600
@@ -40,10 +40,10 @@ def opened_url(address: str) -> str:
 
 
 def free_port() -> int:
-    """A loopback port that no one holds just now, nor the next one, which a sandbox takes.
+    """A free loopback port whose next port, for a sandbox, is also free.
 
-    Below the range from which the kernel takes ports for outgoing connections, so that none gets it meanwhile. No port
-    is given again soon, nor to two workers of the suite: whoever is given one may take a while to listen there.
+    It is below the range that the kernel uses for outgoing connections, so that none gets it meanwhile. No port is
+    returned again soon, nor to two workers of the suite, because the caller may take a while to listen there.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for _attempt in range(1000):
@@ -94,7 +94,7 @@ class Place:
         (self.data / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     async def run(self, *command: str, feed: str = "") -> tuple[int, str, str]:
-        """Run a command to its end: exit code, standard output, standard error."""
+        """Run a command to completion; return exit code, standard output, and standard error."""
         process = await asyncio.create_subprocess_exec(
             *self.arguments(*command),
             stdin=asyncio.subprocess.PIPE,
@@ -108,7 +108,7 @@ class Place:
 
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[asyncio.subprocess.Process]:
-        """A `serve` process, from when it says where it is (or that it waits) until the block ends."""
+        """A `serve` process; the block starts when it prints its URL, or that it waits."""
         process = await asyncio.create_subprocess_exec(
             *self.arguments("serve"), stderr=asyncio.subprocess.PIPE, env=self.environment()
         )
@@ -134,7 +134,7 @@ class Place:
         return Client(parameters, **options)
 
     async def healthy(self, *, seconds: float = 30.0) -> dict[str, str]:
-        """What /healthz says, as soon as someone answers."""
+        """The answer of /healthz, as soon as there is one."""
         async with asyncio.timeout(seconds), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             while True:
                 try:
@@ -144,7 +144,7 @@ class Place:
 
 
 async def end(process: asyncio.subprocess.Process, *, patience: float = 20) -> None:
-    """End a process that we started, whatever it does."""
+    """End a process that we started, whatever its state."""
     if process.returncode is None:
         process.terminate()
         try:
@@ -156,7 +156,7 @@ async def end(process: asyncio.subprocess.Process, *, patience: float = 20) -> N
 
 
 async def until_listening(process: asyncio.subprocess.Process, port: int, *, patience: float) -> None:
-    """Wait until the process takes connections at a port of this machine."""
+    """Wait until the process accepts connections on a port of this machine."""
     async with asyncio.timeout(patience):
         while True:
             assert process.returncode is None, "it ended"

@@ -1,4 +1,4 @@
-"""Folders with rules of an operator, and the rules in them, loaded against the tools of a vault with defaults."""
+"""Folders with an operator's rules, loaded for the tools of a vault with default settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAIL: dict[str, object] = {"subject": "Hello", "text": "A mail", "to": ["ann@exa
 
 @dataclass
 class Rules:
-    """Writes rules into a folder and asks them."""
+    """Writes rules into a folder and evaluates them."""
 
     folder: Path
     place: CasePlace
@@ -46,24 +46,24 @@ class Rules:
 
 
 async def rules_in(folder: Path, *, zone: str = "UTC", overrides: Mapping[str, object] = {}) -> Rules:
-    """With the tools and providers of these settings; of default settings without."""
+    """Load them with the tools and providers of these settings, by default the default settings."""
     found = await providers_of_settings(load_settings(overrides=overrides), data=folder)
     return Rules(folder / "rules", CasePlace(found.tools, found.policies, ZoneInfo(zone)))
 
 
 def put(file: Path, text: str) -> None:
-    """Replace a file of rules, all of it at once."""
+    """Replace a rules file atomically."""
     made = file.with_suffix(".new")
     made.write_text(text, encoding="utf-8")
     made.replace(file)
 
 
 async def look_twice(gate: PolicyGate) -> None:
-    """Put changed files in force, as the upkeep of a running vault does."""
+    """Put changed files into effect, as the upkeep of a running vault does."""
     for _ in range(2):
         await gate.refresh()
 
 
 def with_arguments(facts: CallFacts, **arguments: object) -> CallFacts:
-    """The same call with arguments that no tool would let through."""
+    """The same call with arguments that no tool would accept."""
     return replace(facts, arguments=lambda: {**facts.values, **arguments})

@@ -70,5 +70,5 @@ async def let_in_again(database: Database) -> None:
 
 
 async def issue_code(transaction: Transaction, ring: KeyRing, *, at: int = NOW, **whose: str) -> str:
-    """An authorization code that no one has used."""
+    """An authorization code that hasn't been used."""
     return await tickets.issue(transaction, ring, purpose=TicketPurpose.CODE, payload={}, lifetime=600, now=at, **whose)

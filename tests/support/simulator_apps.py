@@ -1,4 +1,4 @@
-"""A small application at each face of the simulator, and what tests see and set in a simulator beyond its settings.
+"""A small application at each face of the simulator, and functions that inspect and change a simulator.
 
 The application builds its requests by hand, so that the simulator's own tests depend on nothing else in the project.
 """
@@ -40,7 +40,7 @@ def slack_message(simulator: Simulator, channel: str) -> str:
 
 
 def google_event(simulator: Simulator, person: str) -> str:
-    """The id of an event that this person just put into their own calendar."""
+    """The ID of an event that this person adds to their own calendar."""
     return simulator.sandbox.calendars.put(PEOPLE[person].email, "Moving target", now=simulator.now()).id
 
 
@@ -78,7 +78,7 @@ def add_mode(simulator: Simulator, name: str, mode: Mode) -> None:
 
 
 def add_api(simulator: Simulator, name: str, api: ServiceAPI) -> None:
-    """Let this answer the operations of the modes that name it; it survives a reset."""
+    """Let this API answer the operations of the modes that name it; it survives a reset."""
     simulator.sandbox.apis[name] = api
 
 

@@ -74,6 +74,6 @@ def standard(arrival: Arrival) -> Reply:
 
 @asynccontextmanager
 async def open_bench() -> AsyncGenerator[Bench]:
-    """A bench whose provider answers as `standard` does until a test says otherwise."""
+    """A bench whose provider answers with `standard` until a test changes that."""
     async with scripted_server(standard) as server, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         yield Bench(server, outbound)

@@ -15,7 +15,7 @@ Prepare = Callable[[Simulator], Mapping[str, object]]
 
 @dataclass(frozen=True)
 class Case:
-    """`provider` is connected with `scopes` (default: those of the tool). `says` stands in the readable answer."""
+    """`provider` is connected with `scopes` (default: the tool's). `says` is part of the readable answer."""
 
     provider: str
     endpoint: str
@@ -296,7 +296,7 @@ def settings_of_families(simulator: Simulator) -> Mapping[str, Mapping[str, obje
 
 
 def endpoint_of(case: Case) -> str:
-    """What a fault must name to strike the call behind a case."""
+    """What a fault must name to affect the call behind a case."""
     return case.endpoint or f"families.{FAMILIES[case.provider][0]}.api"
 
 

@@ -1,4 +1,4 @@
-"""Arguments that fit a tool: those of its case, and stand-ins for the others."""
+"""Arguments that fit a tool: those of its case, and placeholders for the others."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ STAND_INS: tuple[object, ...] = (
 
 
 def texts_of(spec: ToolSpec) -> list[str]:
-    """The arguments that take text, but for `account`, which never leaves."""
+    """The arguments that take text, except `account`, which is never sent."""
     properties = spec.input_schema["properties"]
     assert isinstance(properties, dict)
     return [name for name, about in properties.items() if '"string"' in json.dumps(about) and name != "account"]
 
 
 def usual_arguments(spec: ToolSpec) -> dict[str, object]:
-    """Arguments that fit, every text among them, and every other one that is required."""
+    """Arguments that fit: all texts, and all other required ones."""
     good = dict(CASES[spec.name].arguments) if spec.name in CASES else {}
     required = [name for name, field in spec.input.model_fields.items() if field.is_required()]
     for name in (*texts_of(spec), *required):
@@ -74,7 +74,7 @@ def _stand_in(spec: ToolSpec, name: str) -> object:
 
 
 def fits(spec: ToolSpec, name: str, value: object) -> bool:
-    """Whether a value is taken for this argument."""
+    """Whether this argument accepts the value."""
     try:
         spec.input.model_validate({name: value})
     except ValidationError as error:

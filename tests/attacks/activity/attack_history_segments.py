@@ -192,7 +192,7 @@ ALL = {
 
 
 def _move_into_tail(statement: str) -> str:
-    """Move the heights and sequence numbers of the other suite into the tail."""
+    """Move the heights and sequence numbers of the other file's changes into the tail."""
     moved = statement.replace("sequence = 7", "sequence = 107")
     for height in (3, 4):
         moved = moved.replace(f"height = {height}", f"height = (select max(height) - {height} from event_batches)")

@@ -1,4 +1,4 @@
-"""Commands killed at random moments: existing data stays whole, and what they create is whole or absent.
+"""Commands killed at random moments: existing data stays intact, and new files are complete or absent.
 
 A forked process makes a backup, restores one, or starts a vault for the first time, and is killed; then it is repeated.
 """
@@ -54,7 +54,7 @@ def source_of(store: Store) -> KeySource:
 
 
 async def make_backup(store: Store, path: Path) -> None:
-    """As `token-vault backup --with-keys` does."""
+    """Do what `token-vault backup --with-keys` does."""
     database = await store.open()
     try:
         async with snapshot(store.url, data=store.data) as seen:
@@ -70,7 +70,7 @@ async def make_backup(store: Store, path: Path) -> None:
 
 
 async def restore(store: Store, path: Path) -> tuple[RestoredConnection, ...]:
-    """As `token-vault restore --force` does."""
+    """Do what `token-vault restore --force` does."""
     policies = {"slack": load_catalog().provider("slack").policy()}
     backup = await Backup.open(path, source_of(store))
     database = await store.open()
@@ -81,7 +81,7 @@ async def restore(store: Store, path: Path) -> tuple[RestoredConnection, ...]:
 
 
 async def work(order: Mapping[str, Any]) -> None:
-    """What the order names, to its end."""
+    """Carry out the order to its end."""
     store = Store(order["url"], Path(order["data"]))
     match order["what"]:
         case "backup":
@@ -93,7 +93,7 @@ async def work(order: Mapping[str, Any]) -> None:
 
 
 async def obey(order: Mapping[str, Any]) -> None:
-    """Say when it begins and when it is done."""
+    """Report when it begins and when it is done."""
     reader, writer = await asyncio.open_unix_connection(order["socket"])
     writer.write(json.dumps({"number": order["number"], "pid": os.getpid()}).encode() + b"\n{}\n")
     await writer.drain()
@@ -104,7 +104,7 @@ async def obey(order: Mapping[str, Any]) -> None:
 
 
 def live(order: Mapping[str, Any]) -> None:
-    """Run to the end in a fresh loop."""
+    """Run to completion in a new event loop."""
     asyncio.run(obey(order))
 
 
@@ -112,7 +112,7 @@ def live(order: Mapping[str, Any]) -> None:
 
 
 class InterruptedCommand:
-    """One command at one place, killed again and again."""
+    """One command at one place, killed repeatedly."""
 
     def __init__(self, nursery: Nursery, chance: random.Random) -> None:
         self.nursery = nursery
@@ -120,7 +120,7 @@ class InterruptedCommand:
         self.takes = 0.0  # seconds that the command takes when no one kills it
 
     async def whole(self, order: Mapping[str, object]) -> None:
-        """Run it to its end, by the clock."""
+        """Run it to completion; return how long it took."""
         process = await self.nursery.start({**order, "program": "interruptions"})
         await process.answer()
         started = time.perf_counter()
@@ -129,7 +129,7 @@ class InterruptedCommand:
         await process.kill()
 
     async def run_and_kill(self, order: Mapping[str, object]) -> None:
-        """Run it, and kill it somewhere, perhaps just after its end."""
+        """Run it and kill it at a random moment, possibly just after it ended."""
         process = await self.nursery.start({**order, "program": "interruptions"})
         await process.answer()
         await asyncio.sleep(self.chance.uniform(0, 1.1 * self.takes))
@@ -166,7 +166,7 @@ async def _count(database: Database, sql: str, **parameters: str) -> int:
 
 
 async def kill_backups(store: Store, interrupting: InterruptedCommand, *, kills: int) -> KillTally:
-    """The file is whole or not there, and what is left of it is in no one's way."""
+    """The backup file is complete or absent, and leftovers of a killed run block nothing."""
     await first_run(store)
     await people(store)
     seen, order = KillTally(), {"what": "backup", "url": store.url, "data": str(store.data)}
@@ -189,7 +189,7 @@ async def kill_backups(store: Store, interrupting: InterruptedCommand, *, kills:
 
 
 async def kill_restores(store: Store, interrupting: InterruptedCommand, *, kills: int) -> KillTally:
-    """The vault is what it was or what was restored, all of it, and never holds a token of the other."""
+    """The vault has all of its old content or all of the restored content, and never a token of the other."""
     await first_run(store)
     await people(store)
     path = store.data.parent / "vault.backup"
@@ -220,7 +220,7 @@ async def kill_restores(store: Store, interrupting: InterruptedCommand, *, kills
 async def kill_restores_elsewhere(
     places: list[Store], interrupting: InterruptedCommand, *, path: Path, key: Path
 ) -> KillTally:
-    """Into empty places: whatever was left, restoring again brings everything, the keys too."""
+    """Restore into empty places; whatever a killed run left, a second restore brings back everything, keys too."""
     seen = KillTally()
     for number, store in enumerate(places):
         shutil.copy2(key, store.data / "master.key")
@@ -237,7 +237,7 @@ async def kill_restores_elsewhere(
 
 
 async def kill_first_starts(places: list[Store], interrupting: InterruptedCommand) -> KillTally:
-    """A first start, or an upgrade of the schema: the next one ends it."""
+    """A first start or a schema upgrade: the next start completes it."""
     seen = KillTally()
     for number, store in enumerate(places):
         order = {"what": "start", "url": store.url, "data": str(store.data)}
@@ -259,7 +259,7 @@ async def kill_first_starts(places: list[Store], interrupting: InterruptedComman
 
 
 async def interrupt_commands(place: Server | None, nursery: Nursery, *, kills: int, seed: int) -> list[Figure]:
-    """Every command on one database."""
+    """Run every command on one database."""
     where = "SQLite" if place is None else "PostgreSQL"
     async with AsyncExitStack() as stack:
         stores = [await stack.enter_async_context(fresh_store(place)) for _ in range(2)]
@@ -290,7 +290,7 @@ async def interrupt_commands(place: Server | None, nursery: Nursery, *, kills: i
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """One database after the other. CHAOS_SEED makes the same choices again."""
+    """Run one database after the other. CHAOS_SEED makes the same choices again."""
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 30))
     print(f"CHAOS_SEED={seed}", file=sys.stderr)
     async with postgres_server() as server, open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""SIGKILL at every step of a refresh, for every class of provider, on both databases; then a check of the books."""
+"""SIGKILL at every step of a refresh, for every class of provider, on both databases; then a check of the records."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ class Class:
 
     @property
     def survives_the_gap(self) -> bool:
-        """Whether an answer that died with its process can be obtained again."""
+        """Whether the answer can be obtained again after its process died."""
         return self.rotation in ("none", "grace")
 
     def most_spent_twice(self, step: str) -> int | None:
-        """How often a token may come again; None where that is harmless.
+        """How often a token may be presented again; None if that is harmless.
 
-        Where reuse is refused or revokes, one try after the death is right, but only of a token that may be unspent.
+        If reuse is refused or revokes the grant, one attempt after the process died is right, but only if the token may
+        be unused.
         """
         return None if self.survives_the_gap else int(step in IN_THE_GAP)
 
@@ -64,7 +65,7 @@ def order(world: World, provider_class: Class, *, step: str) -> dict[str, object
 
 
 async def die_at(world: World, nursery: Nursery, provider_class: Class, step: str) -> None:
-    """One process refreshes and is killed at the step."""
+    """One process refreshes and is killed at this step."""
     if step in WIRE:
         when = "before" if step == "arrived" else "after"
         await world.provider.control("faults", endpoint="slack.token.refresh", kind="hold", when=when)
@@ -82,7 +83,7 @@ async def die_at(world: World, nursery: Nursery, provider_class: Class, step: st
 async def kill_at(
     world: World, nursery: Nursery, provider_class: Class, step: str, *, within: float = 1.0
 ) -> list[str]:
-    """Kill one process at the step, start another; returns what is wrong with how it continued. `within`: seconds."""
+    """Kill one process at this step and start another; return what the second one did wrong. `within`: seconds."""
     await world.expire()
     await die_at(world, nursery, provider_class, step)
     heir = await nursery.start(order(world, provider_class, step=""))
@@ -103,7 +104,7 @@ async def kill_at(
 
 
 async def kill_everywhere(place: Server | None, nursery: Nursery) -> list[str]:
-    """Every step and class on one database."""
+    """Try every step and class on one database."""
     wrong: list[str] = []
     async with strict_provider() as provider:
         for provider_class in CLASSES:
@@ -116,7 +117,7 @@ async def kill_everywhere(place: Server | None, nursery: Nursery) -> list[str]:
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Both databases at once; SMALL only SQLite."""
+    """Run both databases at once; SMALL runs only SQLite."""
     async with postgres_server() as server, open_nursery() as nursery:
         places = (None, server) if scale is Scale.FULL else (None,)
         found = await asyncio.gather(*(kill_everywhere(place, nursery) for place in places))

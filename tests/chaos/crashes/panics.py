@@ -1,6 +1,6 @@
-"""Thousands of grants ended at once by `panic`, killed halfway in both of its phases: one true receipt for each.
+"""`panic` ends thousands of grants and is killed halfway through both phases: each grant gets one correct receipt.
 
-Some are at a provider that lies: it accepts each revocation and ends nothing.
+Some grants are at a provider that lies: it accepts each revocation but ends nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STILL_ALIVE = 5  # the exit code of `panic`
 
 @dataclass
 class PanicRuns:
-    """The command in its own processes, at one vault."""
+    """The command in separate processes, for one vault."""
 
     crowd: Crowd
     place: Place
@@ -53,7 +53,7 @@ class PanicRuns:
         return await self.count("select count(*) as n from revocation_receipts")
 
     async def kill_at(self, number: int, counted: Callable[[], Awaitable[int]]) -> None:
-        """Run it until so much is done, then SIGKILL."""
+        """Run it until this many are done, then kill it (SIGKILL)."""
         process = await self.start()
         while await counted() < number and process.returncode is None:
             await asyncio.sleep(0.05)
@@ -64,7 +64,7 @@ class PanicRuns:
         await process.wait()
 
     async def finish(self) -> None:
-        """Two at once, to the end."""
+        """Run two at once to completion."""
         one, other = await self.start(), await self.start()
         for process in (one, other):
             assert process.stdout is not None
@@ -74,7 +74,7 @@ class PanicRuns:
 
 
 async def check(crowd: Crowd, honest: list[Member], liars: list[Member]) -> list[str]:
-    """What is wrong with the receipts, the keys, and the provider's books."""
+    """Errors in the receipts, the keys, and the provider's records."""
     wrong: list[str] = []
     keys = await receipts.public_keys(crowd.database)
     rows = await crowd.database.fetch("select connection_id, result, is_final, receipt from revocation_receipts")
@@ -108,7 +108,7 @@ async def _books(provider: Provider, honest: list[Member], liars: list[Member]) 
 
 
 async def one_store(provider: Provider, server: Server | None, *, grants: int, lying: int) -> Figure:
-    """One vault: killed while it disconnects, killed while it revokes, then two at once to the end."""
+    """One vault: killed while disconnecting, killed while revoking, then two processes at once to completion."""
     async with fresh_store(server) as store, open_crowd(store, provider) as crowd:
         honest, liars = await crowd.add("google", grants - lying), await crowd.add("slack", lying)
         place = Place(store.data, free_port())

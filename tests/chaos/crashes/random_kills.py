@@ -1,7 +1,7 @@
 """SIGKILL at random moments of real processes that refresh accounts of every class of provider at once.
 
-Then a fresh process, or one on standby, continues. A loss is within the gap when the providers' books show a
-redemption whose only answer was on its way to the killed process.
+Then a fresh process, or one on standby, continues. A lost account is excused only if the provider's records show a
+refresh whose only answer was on its way to the killed process.
 """
 
 from __future__ import annotations
@@ -87,12 +87,15 @@ class KilledVault:
         self.burst = 0.2  # seconds that refreshing everything takes
 
     async def start(self) -> tuple[Mortal, float]:
-        """A process that has begun to start, and when."""
+        """A process that is starting, and when it began."""
         at = time.perf_counter()
         return await self.nursery.start(self.estate.order(takes_up=True)), at
 
     async def run(self, kills: int, *, seconds: float = TIME) -> None:
-        """Run until this many have been killed. A process left at the end of a round is the next round's first."""
+        """Run until this many processes were killed.
+
+        A process left at the end of a round is the first of the next round.
+        """
         living, _ = await self.start()
         await living.answer()
         until = time.monotonic() + seconds
@@ -101,7 +104,7 @@ class KilledVault:
         await living.kill()
 
     async def one(self, first: Mortal) -> Mortal:
-        """Let everything expire, kill in the middle, continue with the remaining or new processes."""
+        """Let all tokens expire, kill a process during the refreshes, and continue with other processes."""
         chance, estate = self.chance, self.estate
         this = Round(time.time(), families={held.name: held.families[-1] for held in estate.held.values()})
         this.before = await estate.generations()
@@ -127,21 +130,21 @@ class KilledVault:
         return await self.settle(this, other if this.way is Way.BESIDE else None)
 
     async def kill_amid(self, victim: Mortal) -> None:
-        """Have it refresh everything, and kill it at some moment of that."""
+        """Have it refresh everything, and kill it at a random moment meanwhile."""
         victim.tell(exchange=None, pace=self.chance.choice([0.0, self.burst / 2]))
         await asyncio.sleep(self.chance.uniform(0, 1.2 * self.burst))
         await victim.kill()
         self.kills += 1
 
     async def delay(self) -> None:
-        """Make some of the providers take a while, before or after the request takes effect."""
+        """Make some providers delay their answers, before or after the request takes effect."""
         for simulator in self.estate.simulators.values():
             fault = {"kind": "slow", "when": self.chance.choice(["before", "after"]), "times": 2}
             seconds = self.chance.uniform(0, BUSY)
             await simulator.control("faults", endpoint="slack.token.refresh", seconds=seconds, **fault)
 
     async def settle(self, this: Round, heir: Mortal | None) -> Mortal:
-        """What the next process makes of it; lost accounts are connected again."""
+        """Check what the next process does; lost accounts are connected again."""
         ready, decided = 0.0, set[str]()
         if heir is None:
             heir, started = await self.start()
@@ -178,7 +181,7 @@ class KilledVault:
             await self.estate.connect(held)
 
     async def judge(self) -> Tally:
-        """Compare with the books."""
+        """Compare with the provider's records."""
         books = await self.estate.refreshes()
         tally = Tally(kills=self.kills)
         for one in self.rounds:
@@ -235,7 +238,7 @@ class KilledVault:
 
 
 async def kill_rounds(place: Server | None, nursery: Nursery, *, kills: int, seed: int) -> Tally:
-    """All rounds on one database."""
+    """Run all rounds on one database."""
     async with fresh_store(place) as store, open_estate(store) as estate:
         killing = KilledVault(estate, nursery, random.Random(seed))
         await killing.run(kills)
@@ -243,7 +246,7 @@ async def kill_rounds(place: Server | None, nursery: Nursery, *, kills: int, see
 
 
 def figures_of(where: str, tally: Tally, *, kills: int) -> list[Figure]:
-    """The lines of one database."""
+    """The figures of one database."""
     wrong = [*tally.doubled, *tally.needless, *tally.undecided]
     for line in wrong[:20]:
         print(line, file=sys.stderr)
@@ -277,8 +280,9 @@ def figures_of(where: str, tally: Tally, *, kills: int) -> list[Figure]:
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """One database after the other. CHAOS_SEED repeats the choices, not the machine's timing; CHAOS_KILLS is the number
-    on each database.
+    """One database after the other.
+
+    CHAOS_SEED repeats the choices, not the machine's timing; CHAOS_KILLS is the number on each database.
     """
     kills = int(os.environ.get("CHAOS_KILLS") or KILLS[scale])
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 30))

@@ -1,7 +1,7 @@
-"""Time from a start of `serve` until an account whose refresh was killed works, or its person is asked.
+"""Time from a start of `serve` until an account whose refresh was killed works again, or its person is asked.
 
-The process was killed after receiving the answer to its refresh. The clock runs from before the new one exists until
-the account's fate is in the database.
+The process was killed after receiving the answer to its refresh. Time counts from just before the new process starts
+until the database has the account's new state.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLASSES = (RESENDS, STRICT, REVOKES)
 
 @dataclass
 class StartTimes:
-    """Milliseconds since the start: until the account's fate was written, and until the server was ready."""
+    """Milliseconds since the start: until the account's new state was written, and until the server was ready."""
 
     settled: list[float] = field(default_factory=list[float])
     ready: list[float] = field(default_factory=list[float])
@@ -34,7 +34,7 @@ class StartTimes:
 
 
 async def die_in_the_gap(estate: Estate, nursery: Nursery, held: HeldConnection) -> None:
-    """A process refreshes this one account and ends with the answer in its hands."""
+    """A process refreshes this one account, and ends after receiving the answer."""
     await estate.expire()
     accounts = {held.name: {"principal": held.principal, "provider": held.provider}}
     dying = await nursery.start(estate.order(accounts=accounts, dies_at="answered"))
@@ -44,7 +44,7 @@ async def die_in_the_gap(estate: Estate, nursery: Nursery, held: HeldConnection)
 
 
 async def fate(estate: Estate, held: HeldConnection, *, before: int) -> str:
-    """Wait until the row has the account's fate."""
+    """Wait until the row has the account's new state."""
     query = "select state, generation from connections where id = :id"
     async with asyncio.timeout(PATIENCE):
         while True:
@@ -56,7 +56,7 @@ async def fate(estate: Estate, held: HeldConnection, *, before: int) -> str:
 
 
 async def restart(estate: Estate, nursery: Nursery, held: HeldConnection, seen: StartTimes) -> None:
-    """Kill one process in the gap, start the program, and look."""
+    """Kill one process after the answer arrived, start the program, and check the result."""
     before = (await estate.generations())[held.name]
     await die_in_the_gap(estate, nursery, held)
     port, settings = free_port(), dict(estate.settings)
@@ -84,7 +84,7 @@ async def restart(estate: Estate, nursery: Nursery, held: HeldConnection, seen: 
 
 
 async def restarts(place: Server | None, nursery: Nursery, *, rounds: int) -> Figure:
-    """Rounds over the classes on one database."""
+    """Run through the classes several times on one database."""
     seen, where = StartTimes(), "SQLite" if place is None else "PostgreSQL"
     async with fresh_store(place) as store, open_estate(store, CLASSES, users=1) as estate:
         await restart(estate, nursery, next(iter(estate.held.values())), StartTimes())  # what is compiled is compiled
@@ -103,7 +103,7 @@ async def restarts(place: Server | None, nursery: Nursery, *, rounds: int) -> Fi
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """One database after the other: starts that run beside each other would measure each other."""
+    """Run one database after the other: concurrent starts would slow each other down."""
     rounds = 8 if scale is Scale.FULL else 1
     async with postgres_server() as server, open_nursery() as nursery:
         return [await restarts(place, nursery, rounds=rounds) for place in (None, server)]

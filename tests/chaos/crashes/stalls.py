@@ -1,7 +1,6 @@
-"""A replica is stopped (SIGSTOP) while it writes: at random under load, and while it holds locks that all need.
-
-Our own session locks the row, the replica queues behind it and is stopped, and our session releases it: the stopped
-process is next.
+"""A replica is stopped (SIGSTOP) while it writes: at random under load, and while it holds locks that all others need.
+The test's own session locks the row, the replica queues for it and is stopped, and the session releases the lock: the
+stopped replica gets it next.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SEED = 11
 
 @dataclass(frozen=True)
 class StallOutcome:
-    """The others' outcomes while one was stopped."""
+    """The outcomes of the other processes while one was stopped."""
 
     ok: int
     refused: int
@@ -56,7 +55,7 @@ class StallOutcome:
 
 @asynccontextmanager
 async def replicas(store: Store, count: int) -> AsyncGenerator[list[Worker]]:
-    """So many processes of one vault."""
+    """Run this many processes of one vault."""
     await first_run(store)
     async with AsyncExitStack() as stack:
         started: list[Worker] = []
@@ -85,7 +84,7 @@ async def stop_for_block(worker: Worker) -> AsyncGenerator[None]:
 
 
 async def is_whole(store: Store) -> bool:
-    """Whether every event that is there was appended by the rules."""
+    """Whether every stored event was appended correctly."""
     database = await store.open()
     try:
         await store.open_keys(database)
@@ -95,7 +94,7 @@ async def is_whole(store: Store) -> bool:
 
 
 async def at_random(store: Store, *, stops: int, kinds: list[str]) -> tuple[StallOutcome, StallOutcome]:
-    """Stop one of three at random moments of its load; the others' outcomes, and its own."""
+    """Stop one of three at random moments of its load; return the others' outcomes, and its own."""
     chance = random.Random(SEED)
     async with replicas(store, 3) as (victim, *others):
         seconds = stops * (STOPPED + 1.0)
@@ -127,7 +126,7 @@ async def _wait_for_lock(connection: Any) -> None:
 
 
 async def force_stall(store: Store, kind: str, lock: str) -> tuple[StallOutcome, StallOutcome]:
-    """Stop a replica that is next for a lock and gets it while it stands still; the others' outcomes, and its own."""
+    """Stop a replica that gets a lock while stopped; return the others' outcomes, and its own."""
     import asyncpg
 
     async with replicas(store, 2) as (victim, other):
@@ -181,7 +180,7 @@ async def _forced_figures(place: Server) -> list[Figure]:
 
 
 async def _sqlite_figure(*, scale: Scale) -> Figure:
-    """What a stopped process does to the others where a lock is a file's: it is told, and has no bound to keep."""
+    """How a stopped process affects the others if a lock belongs to a file: measured, without a limit to meet."""
     chance = random.Random(SEED)
     held, stops = 0, STOPS[scale]
     async with fresh_store(None) as store:
@@ -204,7 +203,7 @@ async def _sqlite_figure(*, scale: Scale) -> Figure:
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """PostgreSQL at random and by force, then SQLite."""
+    """PostgreSQL, at random moments and with a held lock; then SQLite."""
     async with postgres_server() as server:
         found = [await _random_figure(server, scale=scale), *await _forced_figures(server)]
     return [*found, await _sqlite_figure(scale=scale)]

@@ -1,6 +1,6 @@
 """A process is stopped (SIGSTOP) during its refresh, and continues after the provider's answer has arrived.
 
-No one may send the token again, however long it takes, and the answer that lay in the socket is kept.
+No process may send the token again, however long it takes, and the answer waiting in the socket is kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def wait_for_refreshes(estate: Estate, count: int) -> None:
 
 
 async def ask_again(other: Mortal, *, seconds: float) -> Counter[str]:
-    """The answers of another process in the meantime."""
+    """What another process answers in the meantime."""
     said, until = Counter[str](), time.monotonic() + seconds
     while time.monotonic() < until:
         said.update(outcome for outcome, _ in (await other.ask(exchange=None))["calls"].values())
@@ -39,7 +39,7 @@ async def ask_again(other: Mortal, *, seconds: float) -> Counter[str]:
 
 
 async def stop_one(estate: Estate, nursery: Nursery, *, scale: Scale) -> Figure:
-    """One stop of one process that refreshes an account of every rotating class."""
+    """Stop a process once while it refreshes an account of every rotating class."""
     seconds, order = STOPPED[scale], estate.order(deadline=DEADLINE[scale])
     one, other = await nursery.start(order), await nursery.start(order)
     await asyncio.gather(one.answer(), other.answer())
@@ -86,7 +86,7 @@ async def _on(place: Server | None, nursery: Nursery, *, scale: Scale) -> Figure
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Both databases at once."""
+    """Run both databases at once."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(postgres_server())
         nursery = await stack.enter_async_context(open_nursery())

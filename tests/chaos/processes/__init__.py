@@ -1,1 +1,1 @@
-"""Processes that the scenarios start, stop and kill: workers, mortal ones, and the nursery that forks them."""
+"""Processes that the scenarios start, stop, and kill: workers, processes that die, and the nursery that forks them."""

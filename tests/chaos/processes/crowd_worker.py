@@ -1,9 +1,9 @@
-"""One real process of a vault that exchanges for a crowd at a steady pace; for the scenarios of `tests.chaos.crowd`.
+"""A real process of a vault that exchanges tokens for a crowd at a steady pace; for `tests.chaos.crowd`.
 
-Argument: a file with the members. Each line in is a command, each line out its answer:
-`{"load": seconds, "rate": calls_per_second, "random": true, "first": 0, "step": 1}` calls members in turn, or at
-random, all of them or every so many;
-`{"facts": true}` says what the process itself knows; `{"settle": true}` waits for what is on its way.
+Argument: a file with the members. Each input line is a command, each output line its answer:
+`{"load": seconds, "rate": calls_per_second, "random": true, "first": 0, "step": 1}` calls members in turn or at random:
+all of them, or every `step`-th; `{"facts": true}` reports what the process itself knows; `{"settle": true}` waits for
+open requests.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SCOPES = {
 
 
 class Load:
-    """Calls and what became of them."""
+    """Calls and their results."""
 
     def __init__(self, vault: Vault) -> None:
         self.vault = vault
@@ -65,7 +65,7 @@ class Load:
     async def run(
         self, requests: list[ExchangeRequest], *, seconds: float, rate: float, at_random: bool, most: int | None
     ) -> None:
-        """At this rate whatever happens; or more slowly, with `most` calls at once."""
+        """Call at this rate regardless of results, or more slowly with at most `most` calls at once."""
         loop = asyncio.get_running_loop()
         first = loop.time()
         number, total = 0, int(seconds * rate)
@@ -95,7 +95,7 @@ class Load:
 
 
 def facts(vault: Vault) -> dict[str, Any]:
-    """What this process knows of itself."""
+    """What this process knows about itself."""
     process = psutil.Process()
     gc.collect()
     return {
@@ -107,7 +107,7 @@ def facts(vault: Vault) -> dict[str, Any]:
 
 
 async def main(about: dict[str, Any]) -> None:
-    """Open the vault, say so, obey until standard input ends."""
+    """Open the vault, report that, and obey until standard input ends."""
     settings, reader = settings_of(about), await read_orders()
     requests = [
         ExchangeRequest(

@@ -1,6 +1,6 @@
 """Parts of a vault that end their process by SIGKILL at a named step of a refresh; for `tests.chaos.processes.mortal`.
 
-They are put around the vault's own parts from outside: nothing in the product knows of them.
+They wrap the vault's own parts from outside, so the product doesn't know about them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ STEPS = ("claimed", "answered", "journalled", "committed")
 
 
 def die() -> None:
-    """The end that leaves no one time for anything."""
+    """End the process without letting it do anything more."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 class DyingUpstream:
-    """Dies before the request leaves (`claimed`), or with the answer in its hands (`answered`)."""
+    """Dies before the request is sent (`claimed`), or after receiving the answer (`answered`)."""
 
     def __init__(self, upstream: UpstreamOAuth, step: str) -> None:
         self._upstream = upstream
@@ -47,7 +47,7 @@ class DyingUpstream:
 
 
 class DyingJournal(Journal):
-    """Dies when the answer is durable and the database has not seen it."""
+    """Dies when the answer is durable but not yet in the database."""
 
     async def append(self, entry: JournalEntry) -> None:
         await super().append(entry)
@@ -55,14 +55,14 @@ class DyingJournal(Journal):
 
 
 class DyingActivity(Activity):
-    """Dies when the answer is committed and no one has been told."""
+    """Dies when the answer is committed but not yet returned."""
 
     async def record(self, event: Event) -> None:
         die()
 
 
 def doom(vault: Vault, step: str, *, data: Path, provider: str = "slack") -> Vault:
-    """The vault with one part that ends the process."""
+    """Yield the vault with one part that ends the process."""
     match step:
         case "claimed" | "answered":
             upstream: Any = DyingUpstream(vault.upstreams[provider], step)

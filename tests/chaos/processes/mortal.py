@@ -1,6 +1,6 @@
-"""One process of a vault with several accounts, which does what it is told and may be killed at any moment.
+"""A process of a vault with several accounts that obeys commands and may be killed at any moment.
 
-Orders: `data`, `settings`, `accounts` (name -> principal and provider), `takes_up` for what upkeep does first,
+Orders: `data`, `settings`, `accounts` (name -> principal and provider), `takes_up` to start with the upkeep's work,
 `dies_at` for a step of `tests.chaos.processes.kill_points`, `policy` for another class of provider, `deadline` for
 shorter requests. Commands, one JSON object a line: `{"exchange": [names]}` all at once; the answer has an outcome and
 milliseconds for each. With `pace` (seconds) every exchange waits a random part of it first.
@@ -35,7 +35,7 @@ LINE = 1 << 24
 
 
 async def call(vault: Vault, request: ExchangeRequest, *, after: float = 0.0) -> tuple[str, float]:
-    """How one exchange ended, and its milliseconds."""
+    """How one exchange ended, and its duration in milliseconds."""
     await asyncio.sleep(after)
     started = time.perf_counter()
     try:
@@ -51,7 +51,7 @@ async def call(vault: Vault, request: ExchangeRequest, *, after: float = 0.0) ->
 
 
 def requests_of(order: Mapping[str, Any]) -> dict[str, ExchangeRequest]:
-    """The exchange that each account is asked for."""
+    """The exchange to make for each account."""
     found: dict[str, ExchangeRequest] = {}
     for name, account in order["accounts"].items():
         whose: dict[str, Any] = {**account["principal"], "scopes": frozenset({"tools"})}
@@ -61,13 +61,13 @@ def requests_of(order: Mapping[str, Any]) -> dict[str, ExchangeRequest]:
 
 
 def as_told(policy: UpstreamPolicy, order: Mapping[str, Any]) -> UpstreamPolicy:
-    """A provider of another class than its file says."""
+    """A provider of a different class than its file says."""
     told = order["policy"]
     return replace(policy, rotation=RotationMode(told["rotation"]), grace=told["grace"])
 
 
 async def obey(order: Mapping[str, Any]) -> None:
-    """Open the vault, say so, do what is asked until the driver goes."""
+    """Open the vault, report that, and obey until the driver disconnects."""
     reader, writer = await asyncio.open_unix_connection(order["socket"], limit=LINE)
 
     def say(**answer: object) -> None:

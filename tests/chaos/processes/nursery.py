@@ -1,8 +1,7 @@
 """Starts processes of a vault fast: everything is imported once, and each process is a fork that opens it again.
 
 `python -m tests.chaos.processes.nursery` reads one JSON object a line and forks for each; `open_nursery` is the
-driver's side. A process does what `mortal`, `remote` or `interruptions` says, until its driver
-goes away or kills it.
+driver's side. A process runs `mortal`, `remote`, or `interruptions` until its driver disconnects or kills it.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ class Mortal:
         self.is_gone = False
 
     def tell(self, **command: object) -> None:
-        """A command whose answer no one waits for yet."""
+        """Send a command without waiting for its answer yet."""
         self._writer.write(json.dumps(command).encode() + b"\n")
 
     async def answer(self) -> dict[str, Any]:
-        """The next answer; raises EOFError when the process is gone."""
+        """The next answer; raises EOFError if the process is gone."""
         async with asyncio.timeout(PATIENCE):
             line = await self._reader.readline()
         if not line:
@@ -56,14 +55,14 @@ class Mortal:
         signal.pidfd_send_signal(self._handle, number)
 
     async def kill(self) -> None:
-        """SIGKILL, and wait until the kernel has taken everything away."""
+        """Kill it with SIGKILL, and wait until the kernel has removed it."""
         if not self.is_gone:
             with suppress(ProcessLookupError):
                 self.signal(signal.SIGKILL)
             await self.wait_until_gone()
 
     async def wait_until_gone(self) -> None:
-        """Wait for the end."""
+        """Wait for it to end."""
         if self.is_gone:
             return
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
@@ -79,7 +78,7 @@ class Mortal:
 
 
 class Nursery:
-    """The process that forks, and the socket at which its children report."""
+    """The process that forks, and the socket to which its children report."""
 
     def __init__(self, process: asyncio.subprocess.Process, socket: Path) -> None:
         self._process = process
@@ -89,7 +88,7 @@ class Nursery:
         self.children: list[Mortal] = []
 
     async def start(self, about: Mapping[str, object]) -> Mortal:
-        """A new process; it has begun to open its vault, and answers `ready` when it has."""
+        """Fork a new process, which starts to open its vault and answers `ready` once it is open."""
         assert self._process.stdin is not None
         self._count += 1
         number = self._count
@@ -103,7 +102,7 @@ class Nursery:
         return born
 
     async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A child says who it is."""
+        """Let a child identify itself."""
         hello = json.loads(await reader.readline())
         self._waiting[hello["number"]].set_result(Mortal(hello["pid"], reader, writer))
 

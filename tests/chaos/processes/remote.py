@@ -1,7 +1,6 @@
 """A process of a vault whose provider is its driver's own double, reached over a socket; it may die at a named step.
-
-The driver (`tests/vault/refresh/test_vault_machine.py`) keeps the provider's books, so that one history goes on through
-real deaths.
+The driver (`tests/vault/refresh/test_vault_machine.py`) keeps the provider's state, so that one history continues
+through real crashes.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class RemoteUpstream:
 
 
 async def obey(order: Mapping[str, Any]) -> None:
-    """Open the vault as it is, exchange once."""
+    """Open the existing vault, and exchange once."""
     reader, writer = await asyncio.open_unix_connection(order["socket"])
     writer.write(json.dumps({"number": order["number"], "pid": os.getpid()}).encode() + b"\n")
     store = Store(order["url"], Path(order["data"]))

@@ -1,8 +1,8 @@
-"""One real process that writes to a vault's storage when it is told to, over standard input and output.
+"""A real process that writes to a vault's storage on command, over standard input and output.
 
-Arguments: the database's URL and the data directory. Each line in is `{"load": seconds, "kinds": [...]}`, each line out
-the outcome of every write. Kinds: `event` (an event that stands alone), `change` (its own row and an event in one
-transaction), `shared` (a row that every process wants, a further statement, and an event).
+Arguments: the database's URL and the data directory. Each input line is `{"load": seconds, "kinds": [...]}`, each
+output line the outcome of every write. Kinds: `event` (a single event), `change` (its own row and an event
+in one transaction), `shared` (a row that every process changes, another statement, and an event).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EVENT = Event("tool.called", user_id="stall")
 
 
 async def spend(database: Database, bucket: str) -> None:
-    """Two statements and an event in one transaction."""
+    """Run two statements and append an event in one transaction."""
     now = database.now()
     async with database.transaction() as transaction:
         await limits.spend(transaction, bucket, limit=10**9, window=3600, now=now)
@@ -38,7 +38,7 @@ async def spend(database: Database, bucket: str) -> None:
 
 
 async def loop(write: Callable[[], Awaitable[None]], *, until: float, said: list[tuple[str, float]]) -> None:
-    """Write again and again; how each ended, and after how many seconds."""
+    """Write repeatedly; return how each write ended, and after how many seconds."""
     while time.monotonic() < until:
         started = time.monotonic()
         try:
@@ -51,7 +51,7 @@ async def loop(write: Callable[[], Awaitable[None]], *, until: float, said: list
 
 
 async def load(database: Database, activity: Activity, *, seconds: float, kinds: list[str]) -> dict[str, object]:
-    """All loops of these kinds at once."""
+    """Run all loops of these kinds at once."""
     until, said = time.monotonic() + seconds, list[tuple[str, float]]()
     writes: dict[str, Callable[[], Awaitable[None]]] = {
         "event": lambda: activity.record(EVENT),
@@ -69,7 +69,7 @@ async def load(database: Database, activity: Activity, *, seconds: float, kinds:
 
 
 async def main(url: str, data: Path) -> None:
-    """Open, say so, obey until standard input ends."""
+    """Open the storage, report that, and obey until standard input ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     store = Store(url, data)

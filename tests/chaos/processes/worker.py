@@ -1,8 +1,8 @@
-"""One real process of a vault that exchanges tokens when it is told to, over standard input and output.
+"""A real process of a vault that exchanges tokens on command, over standard input and output.
 
-Arguments: one JSON object with `data`, `database`, `providers`, `principal`. Each line in is a command, each line out
-its answer: `{"exchange": 500}` all at once, `{"load": seconds, "rate": per_second, "pragmas": [[after, text], ...]}`
-with SQLite's own switches for a disk that is full or read-only, `{"settle": true}`.
+Arguments: one JSON object with `data`, `database`, `providers`, `principal`. Each input line is a command, each output
+line its answer: `{"exchange": 500}` all at once, `{"load": seconds, "rate": per_second, "pragmas": [[after, text],
+...]}` with SQLite's own switches for a disk that is full or read-only, `{"settle": true}`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def call(vault: Vault, request: ExchangeRequest) -> tuple[float, str, int,
 
 
 def summary(calls: list[tuple[float, str, int, float]]) -> dict[str, object]:
-    """What the driver wants to know of many calls."""
+    """A summary of many calls for the driver."""
     return {
         "outcomes": dict(Counter(outcome for _, outcome, _, _ in calls)),
         "ms": [round(ms, 2) for ms, outcome, _, _ in calls if outcome == "ok"],
@@ -60,7 +60,7 @@ def summary(calls: list[tuple[float, str, int, float]]) -> dict[str, object]:
 
 
 async def turn(vault: Vault, pragmas: list[list[object]]) -> None:
-    """Turn switches of the writing connection at their times."""
+    """Change settings of the writing connection at the given times."""
     loop = asyncio.get_running_loop()
     first = loop.time()
     for after, text in pragmas:
@@ -71,7 +71,7 @@ async def turn(vault: Vault, pragmas: list[list[object]]) -> None:
 async def load(
     vault: Vault, request: ExchangeRequest, *, seconds: float, rate: float, pragmas: list[list[object]]
 ) -> dict[str, object]:
-    """Calls at a steady rate, whether or not the earlier ones have come back."""
+    """Call at a steady rate, whether or not the earlier calls have returned."""
     loop = asyncio.get_running_loop()
     first = loop.time()
     switching, running = asyncio.create_task(turn(vault, pragmas)), []
@@ -84,7 +84,7 @@ async def load(
 
 
 def settings_of(about: Mapping[str, Any]) -> Settings:
-    """Of the vault that the test tells about."""
+    """Parameters of the vault, from the test."""
     return load_settings(
         overrides={
             "database": {"url": about["database"]},
@@ -95,7 +95,7 @@ def settings_of(about: Mapping[str, Any]) -> Settings:
 
 
 async def read_orders() -> asyncio.StreamReader:
-    """The orders of the test, line by line."""
+    """Obey the test's commands, line by line."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     return reader

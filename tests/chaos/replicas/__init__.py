@@ -1,1 +1,1 @@
-"""Two servers of one vault: restarted, upgraded, rekeyed, or with clocks that disagree."""
+"""Two servers of one vault: restarted, upgraded, given a new master key, or with clocks that disagree."""

@@ -1,6 +1,6 @@
 """Two processes of one vault, one with its clock five minutes fast or slow.
 
-Its `time.time` is off. On PostgreSQL the server's clock rules; on SQLite each process reads its own.
+Its `time.time` is off. On PostgreSQL, the server's clock decides; on SQLite, each process reads its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SLOW = 1.0  # seconds that the providers take, so that the other one comes in th
 
 
 async def rounds(estate: Estate, nursery: Nursery, *, off: int, count: int) -> Figure:
-    """Both refresh the same accounts, now one first and now the other."""
+    """Both refresh the same accounts; each one goes first in turn."""
     right, wrong = await nursery.start(estate.order()), await nursery.start(estate.order(clock=off))
     await asyncio.gather(right.answer(), wrong.answer())
     meanwhile, after = Counter[str](), Counter[str]()

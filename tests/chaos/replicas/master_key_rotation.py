@@ -3,8 +3,9 @@
 On SQLite both are on one host and share the key file; on PostgreSQL each has a data directory and a key file of its
 own, as on two hosts, and an operator copies the file.
 
-A call that the vault refuses, or answers wrongly, is a fault whatever the load. One that got no answer, or was told to
-come again (429, 503), is one only on a machine that had processor time left: a busy one proves nothing, and says so.
+A call that the vault refuses or answers wrongly is a fault regardless of the load. One that got no answer, or was told
+to retry (429, 503), is a fault only if the machine had processor time left: a busy machine proves nothing, and the
+figure says so.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ LATE = frozenset({"TimeoutError", "ConnectionRefusedError", "ConnectionResetErro
 
 @dataclass
 class Operator:
-    """Runs `token-vault keys` on the first host."""
+    """Run `token-vault keys` on the first host."""
 
     replicas: list[Replica]
     done: list[str] = field(default_factory=list[str])
@@ -67,13 +68,13 @@ class Operator:
         return json.loads(out)
 
     def copy_key_file(self) -> None:
-        """To every other host."""
+        """Copy it to every other host."""
         for other in self.replicas[1:]:
             if other.data != self.replicas[0].data:
                 shutil.copy2(self.replicas[0].data / "master.key", other.data / "master.key")
 
     async def rotate_once(self, crowd: Crowd) -> None:
-        """As docs/operate/keys.md says, with all upstream tokens expiring on the way."""
+        """Rotate as docs/operate/keys.md says, while all upstream tokens expire."""
         former = next(one["id"] for one in await self.keys("list") if one["state"] == "current")
         await self.keys("add")
         await asyncio.sleep(NEXT)
@@ -89,7 +90,7 @@ class Operator:
 
 
 async def expire_all(crowd: Crowd) -> None:
-    """Every upstream token ends now."""
+    """Expire every upstream token now."""
     await crowd.provider.control("expire", face="slack")
     async with crowd.database.transaction() as transaction:
         await transaction.execute("update connections set access_expires_at = :now", {"now": crowd.database.now()})
@@ -112,7 +113,7 @@ async def on_one_host(provider: Provider, crowd: Crowd, proxy: Proxy) -> AsyncGe
 
 
 async def one_store(provider: Provider, server: Server | None, scale: Scale) -> Figure:
-    """So many rotations under load; no call may fail, and nothing may be left under a former key."""
+    """Rotate this many times under load; no call may fail, and nothing may stay encrypted with a former key."""
     async with fresh_store(server) as store, open_crowd(store, provider) as crowd:
         await crowd.add("slack", PEOPLE[scale])
         async with proxy_before([free_port(), free_port()]) as proxy:
@@ -148,12 +149,12 @@ async def one_store(provider: Provider, server: Server | None, scale: Scale) -> 
 
 
 def is_late(kind: str) -> bool:
-    """Whether a failed call got no answer in time, or was told to come again; tools say it in words."""
+    """Whether a failed call got no answer in time, or was told to retry; tools say it in words."""
     return kind in LATE or "Try again in" in kind
 
 
 def judge(failures: Counter[str], *, load: float, cores: int) -> tuple[str, int]:
-    """What to say of calls that failed, by kind, and how many of them are faults; `load` is that of the machine."""
+    """What to say about calls that failed, by kind, and how many of them are faults; `load` is the machine's."""
     if not failures:
         return "", 0
     kinds = ", ".join(f"{count} x {kind[:80]}" for kind, count in failures.most_common(5))
@@ -176,7 +177,7 @@ async def _left_behind(crowd: Crowd, masters: list[dict[str, Any]]) -> list[str]
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Both databases at once, each with its own provider: most of the time is waiting."""
+    """Run both databases at once, each with its own provider, because most of the time is waiting."""
 
     async def one(server: Server | None) -> Figure:
         async with strict_provider() as provider:

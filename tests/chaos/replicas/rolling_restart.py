@@ -1,6 +1,6 @@
 """Two servers on one PostgreSQL behind a round-robin proxy are restarted one after the other under load: no call fails.
 
-The round robin asks `/readyz` ten times a second, opens a connection per request, and never sends a request twice.
+The proxy asks `/readyz` ten times a second, opens a connection per request, and never sends a request twice.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PATIENCE = 40.0  # seconds for one call
 
 
 async def http(port: int, request: bytes) -> bytes:
-    """One request on its own connection, and everything that comes back."""
+    """Send one request on its own connection; return everything that comes back."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
@@ -55,7 +55,7 @@ async def http(port: int, request: bytes) -> bytes:
 
 @dataclass
 class Proxy:
-    """Round robin over the servers that say they are ready."""
+    """A round-robin proxy over the servers that report being ready."""
 
     ports: list[int]
     ready: set[int] = field(default_factory=set)
@@ -118,7 +118,7 @@ async def proxy_before(ports: list[int]) -> AsyncGenerator[Proxy]:
 
 @dataclass
 class Replica:
-    """One `serve` process with its own data directory, as on its own machine."""
+    """A `serve` process with its own data directory, as on its own machine."""
 
     data: Path
     port: int
@@ -137,7 +137,7 @@ class Replica:
                 await asyncio.sleep(POLL)
 
     async def stop(self) -> float:
-        """SIGTERM; the seconds until it had ended."""
+        """Send SIGTERM; return the seconds until it ended."""
         assert self.process is not None
         started = time.monotonic()
         self.process.terminate()
@@ -151,7 +151,7 @@ class Replica:
 
 
 def configuration(provider: Provider, url: str, proxy: Proxy, port: int) -> str:
-    """config.toml of a replica."""
+    """The config.toml of a replica."""
     lines = [
         "[server]", f"port = {port}", f'public_url = "http://localhost:{proxy.port}"', "drain_notice = 1",
         "[database]", f"url = {json.dumps(url)}", "[sandbox]", "loopback_upstreams = true",
@@ -173,7 +173,7 @@ async def agent_token(world: World, proxy: Proxy) -> str:
 
 
 async def mint_tokens(database: Database, store: Store, proxy: Proxy, grant_ids: Iterable[str]) -> list[str]:
-    """An access token of each grant for the vault behind the proxy."""
+    """Access tokens for the vault behind the proxy, one for each grant."""
     public = f"http://localhost:{proxy.port}"
     async with database.transaction() as transaction:
         await transaction.execute("update grants set resource = :resource", {"resource": f"{public}/mcp"})
@@ -234,7 +234,7 @@ async def one(proxy: Proxy, token: str, number: int) -> tuple[str, float]:
 async def steady_calls(
     proxy: Proxy, *agents: str, rate: float
 ) -> AsyncGenerator[list[asyncio.Task[tuple[str, float]]]]:
-    """Calls at a steady rate by these tokens in turn, whether or not the earlier ones have come back."""
+    """Call at a steady rate with these tokens in turn, whether or not the earlier calls have returned."""
     calls: list[asyncio.Task[tuple[str, float]]] = []
     over = asyncio.Event()
 
@@ -254,7 +254,7 @@ async def steady_calls(
 
 
 async def tally(calls: list[asyncio.Task[tuple[str, float]]]) -> tuple[int, int, float]:
-    """How many calls there were, how many failed, and the milliseconds that 99 of 100 stayed below."""
+    """The number of calls, of failed calls, and the 99th percentile in milliseconds."""
     outcomes = await asyncio.gather(*calls)
     counted = Counter(outcome for outcome, _ in outcomes)
     failed = sum(count for outcome, count in counted.items() if outcome != "ok")
@@ -267,7 +267,7 @@ async def tally(calls: list[asyncio.Task[tuple[str, float]]]) -> tuple[int, int,
 async def replicas_of(
     provider: Provider, url: str, proxy: Proxy, *, key: Path, ports: list[int]
 ) -> AsyncGenerator[list[Replica]]:
-    """Replicas that are ready to be started, each with its own data directory."""
+    """Prepare replicas to start, each with its own data directory."""
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="tvroll"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -281,7 +281,7 @@ async def replicas_of(
 
 
 async def restart_in_turn(world: World, *, restarts: int, rate: float) -> Figure:
-    """Restart the replicas in turn; each time the token expires too, so that refreshes fall into the draining."""
+    """Restart the replicas in turn; each time the token expires too, so that refreshes happen while one drains."""
     ports, stopping = [free_port(), free_port()], list[float]()
     async with proxy_before(ports) as proxy:
         token, key = await agent_token(world, proxy), world.store.data / "master.key"

@@ -1,4 +1,4 @@
-"""Two servers on one database go from one release to the next under load: no call fails.
+"""Two servers on one database are upgraded to the next release under load: no call fails.
 
 The earlier release is its wheel in `tests/data/releases`, unpacked. The rows were written by the code under test and
 are copied table by table, as far as the earlier schema has the columns.
@@ -55,7 +55,7 @@ async def release(version: str) -> AsyncGenerator[Path]:
 
 
 async def open_with(code: Path, store: Store) -> int:
-    """What a program of this code says to the database: its exit code."""
+    """Run a program with this code against the database; return its exit code."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", FIRST_START, store.url, str(store.data),
         cwd=code, env=environment(), stderr=asyncio.subprocess.DEVNULL,
@@ -65,7 +65,7 @@ async def open_with(code: Path, store: Store) -> int:
 
 
 async def copy_rows(source: Store, target: Store) -> None:
-    """Every row, without the columns that the target does not have."""
+    """Copy every row, without the columns that the target doesn't have."""
     async with snapshot(source.url, data=source.data) as seen:
         for table in tables():
             async for page in seen.rows(table):
@@ -113,7 +113,7 @@ async def _renew(replica: Replica, code: Path, proxy: Proxy) -> None:
 
 
 async def upgrade_in_turn(store: Store, provider: Provider, *, version: str, rate: float) -> Figure:
-    """A server of the new code comes up beside one of the old, which starts again, and then gets the new code too.
+    """A server with the new code starts next to one with the old code, which restarts and is then upgraded too.
 
     The token expires at each step.
     """

@@ -1,4 +1,4 @@
-"""Registrations that expire without having been renewed: administrators are told, once, and nobody else is."""
+"""Registrations that expire without having been renewed: administrators are notified once, and nobody else is."""
 
 from __future__ import annotations
 

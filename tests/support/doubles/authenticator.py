@@ -1,4 +1,4 @@
-"""A software authenticator: one device with passkeys, made and used with Yubico's `fido2`, not with our own library."""
+"""A software authenticator: one device whose passkeys come from Yubico's `fido2`, not from our own library."""
 
 from __future__ import annotations
 

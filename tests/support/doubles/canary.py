@@ -1,4 +1,4 @@
-"""A port of this machine that nothing may connect to."""
+"""A port of this machine to which nothing may connect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Canary:
-    """`arrivals`: how often someone connected."""
+    """`arrivals`: the number of connections."""
 
     port: int = 0
     arrivals: int = 0

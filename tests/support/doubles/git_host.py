@@ -1,7 +1,7 @@
-"""A GitHub of one repository on loopback: a few answers of its REST API, and git's own server behind `/git`.
+"""A GitHub with one repository on loopback: a few answers of its REST API, and git's own server behind `/git`.
 
-It wants the token as the real one does: `Bearer` or `token` for the API, Basic with `x-access-token` for git. Other
-hosts of git are further folders of its server, each with the user of its Basic.
+It requires the token in the same form as the real one: `Bearer` or `token` for the API, Basic with `x-access-token` for
+git. Other git hosts are further folders of its server, each with its own Basic user name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A mail server on loopback that keeps what it gets, and a place that webhooks are posted to; both can refuse."""
+"""A mail server on loopback that keeps what it gets, and a receiver of webhooks; both can refuse."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Mailbox:
     replies: dict[str, str] = field(default_factory=dict[str, str])
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: as much of RFC 5321 as a client that sends one message needs."""
+        """One connection, with as much of RFC 5321 as a client needs to send one message."""
         writer.write(f"{self.replies.get('HELO', '220 mail.example ESMTP')}\r\n".encode())
         while line := await reader.readline():
             match line[:4].upper():
@@ -71,7 +71,7 @@ async def running_mailbox() -> AsyncGenerator[Mailbox]:
 
 @dataclass
 class Receiver:
-    """A place for webhooks and ntfy messages; `status` is what it answers."""
+    """A receiver of webhooks and ntfy messages; `status` is what it answers."""
 
     url: str
     posted: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])  # path, body

@@ -1,7 +1,7 @@
-"""A site of MCP servers behind OAuth, written by no one's library: obedient unless a test says what to do wrong.
+"""A site of MCP servers behind OAuth, written without a library; correct unless a test says what to do wrong.
 
-Each server has its own authorization server below its path. People at `/authorize` agree at once. Books say what was
-asked; a token works for the resource that it was asked for only.
+Each server has its own authorization server below its path. People at `/authorize` agree at once. It records the
+requests; a token works only for the resource that it was requested for.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class RemoteDouble:
         return f"{self.base}/mcp"
 
     def end_tokens(self) -> None:
-        """No access token works anymore."""
+        """Make all access tokens stop working."""
         self.tokens.clear()
 
     def own_metadata(self) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def _without_none(content: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _forward(request: Request, url: str) -> Response:
-    """To the server behind, without the token."""
+    """Pass the request on to the server behind it, without the token."""
     passed = {
         name: value for name, value in request.headers.items() if name.startswith(("accept", "content-type", "mcp-"))
     }
@@ -299,7 +299,7 @@ async def running_site() -> AsyncGenerator[RemoteSite]:
 
 
 async def agree(url: str) -> str:
-    """Open the server's consent page as a person who agrees; where it leads."""
+    """Open the server's consent page as a person who agrees; return the URL that it leads to."""
     async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         answer = await http.get(url)
     assert answer.status_code == 302, answer.text

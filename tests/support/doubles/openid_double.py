@@ -41,7 +41,7 @@ def _b64(raw: bytes) -> str:
 
 @dataclass
 class OpenIDDouble:
-    """Signs `subject` in at once. The hooks change what it says."""
+    """Signs `subject` in at once. The hooks change its answers."""
 
     url: str
     now: Callable[[], int]
@@ -97,7 +97,7 @@ class OpenIDDouble:
         )
 
     def sign_claims(self, claims: Claims) -> str:
-        """The claims under the provider's key."""
+        """Sign the claims with the provider's key."""
         header = {"alg": self.algorithm} | ({} if self.key.kid is None else {"kid": self.key.kid})
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -106,7 +106,7 @@ class OpenIDDouble:
             return jwt.encode(header, dict(claims), self.key, algorithms=[self.algorithm])
 
     def signed_with_hmac_of_the_public_key(self, claims: Claims) -> str:
-        """Written by hand: libraries refuse to make one."""
+        """Written by hand, because libraries refuse to make one."""
         head = {"alg": "HS256", "kid": self.key.kid}
         content = ".".join(_b64(json.dumps(part).encode()) for part in (head, claims))
         return f"{content}.{_b64(hmac.digest(self.key.as_pem(private=False), content.encode(), 'sha256'))}"

@@ -30,7 +30,7 @@ class Upstream:
 def reply_in_pieces(
     *pieces: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
 ) -> Callable[[Scope, Receive, Send], object]:
-    """An answer in pieces, each sent by itself."""
+    """Send an answer in pieces, each one separately."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):

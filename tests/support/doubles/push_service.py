@@ -1,4 +1,4 @@
-"""A push service on loopback, and browsers that subscribe to it: they read messages as RFC 8291 says, on their own."""
+"""A push service on loopback, and browsers that subscribe to it and decrypt messages themselves (RFC 8291)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class PushMessage:
     body: bytes
 
     def claims(self, url: str, key: str) -> Mapping[str, object]:
-        """What the vault says about itself, signed with the key that browsers subscribed with (RFC 8292 §2, §4)."""
+        """What the vault states about itself, signed with the key that browsers subscribed with (RFC 8292 §2, §4)."""
         scheme, _, parameters = self.headers["authorization"].partition(" ")
         assert scheme == "vapid"
         found = dict(one.strip().split("=", 1) for one in parameters.split(","))
@@ -92,7 +92,7 @@ class PushMessage:
 
 @dataclass
 class PushService:
-    """It takes every message; `status` is what it answers."""
+    """Accepts every message; `status` is what it answers."""
 
     url: str
     messages: list[PushMessage] = field(default_factory=list[PushMessage])

@@ -1,4 +1,7 @@
-"""A real HTTP server on loopback that misbehaves as scripted, and counts what arrives. Acts as a provider in tests."""
+"""A real HTTP server on loopback that misbehaves as scripted, and counts what arrives.
+
+It acts as a provider in tests.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def _last(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer. `raw` instead of everything else; `close` before answering; `hang` forever."""
+    """What to answer. `raw`: exactly these bytes instead; `close`: before answering; `hang`: forever."""
 
     status: int = 200
     body: bytes = b""
@@ -70,7 +73,7 @@ Answer = Callable[[Arrival], Reply]
 
 @dataclass
 class ScriptedServer:
-    """Where it listens, what arrived, how many connections were made; `answer` may be changed at any time."""
+    """Where it listens, what arrived, and the number of connections; `answer` may be changed at any time."""
 
     url: str
     port: int
@@ -160,14 +163,14 @@ def _reply_bytes(reply: Reply, arrival: Arrival) -> bytes:
 
 
 def provider_at(name: str, url: str, *, secret: str | None = "client-secret-canary") -> Provider:
-    """A built-in provider with every address at a scripted server, and a registration of ours there."""
+    """A built-in provider with all its URLs at a scripted server, and our registration there."""
     return providers_at([name], url, secret=secret)[name]
 
 
 def providers_at(
     names: Collection[str], url: str, *, secret: str | None = "client-secret-canary"
 ) -> Mapping[str, Provider]:
-    """Several of them; the files are read once."""
+    """Several of them; the files are read only once."""
     catalog = load_catalog()
     moved = load_catalog(overrides={name: _overrides_at(catalog.provider(name), url, secret) for name in names})
     return {name: moved.provider(name) for name in names}

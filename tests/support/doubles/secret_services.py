@@ -40,12 +40,12 @@ def connect(fields: list[dict[str, object]]) -> Callable[[Arrival], Reply]:
 
 
 def openbao_settings(url: str, *entered: str) -> dict[str, object]:
-    """Of a vault that reads secrets there, each time again; people may enter references that begin so."""
+    """Settings of a vault that reads secrets there each time; people may enter references with this prefix."""
     return {"cache": 0, "entered": list(entered), "openbao_url": url, "openbao_token": BAO_TOKEN}
 
 
 def openbao(secrets: dict[str, dict[str, str]]) -> Callable[[Arrival], Reply]:
-    """An engine at `secret`; a path that begins with `denied` isn't allowed to the token."""
+    """An engine at `secret`; the token may not read a path that begins with `denied`."""
 
     def answer(arrival: Arrival) -> Reply:
         path = unquote(arrival.path).removeprefix("/v1/secret/data/")
@@ -59,7 +59,7 @@ def openbao(secrets: dict[str, dict[str, str]]) -> Callable[[Arrival], Reply]:
 
 
 def command(folder: Path, name: str, script: str) -> Path:
-    """A program of that name; `$1` and so on are its arguments."""
+    """A program with that name; `$1` and so on are its arguments."""
     folder.mkdir(exist_ok=True)
     file = folder / name
     file.write_text(f"#!/bin/sh\n{script}\n")

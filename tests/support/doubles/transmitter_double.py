@@ -1,4 +1,4 @@
-"""A transmitter of security events on loopback: its metadata, its keys, and a queue that can be polled (RFC 8936)."""
+"""A transmitter of security events on loopback: its metadata, its keys, and a queue for polling (RFC 8936)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Claims = dict[str, object]
 
 @dataclass
 class Transmitter:
-    """Signs what it is told to. `queue` is what a poll brings; `polls` are the requests that came."""
+    """Signs what it is told to. `queue` is what a poll returns; `polls` are the requests that arrived."""
 
     url: str
     now: Callable[[], int]
@@ -44,7 +44,7 @@ class Transmitter:
     answer: Callable[[Claims], Claims | list[Claims] | Response] = lambda content: content
 
     def claims(self, audience: str, kind: str, subject: object, **changes: object) -> Claims:
-        """An honest event; None leaves a claim out."""
+        """An honest event; None omits a claim."""
         found: Claims = {
             "iss": self.url,
             "aud": audience,
@@ -56,7 +56,7 @@ class Transmitter:
         return {name: value for name, value in (found | changes).items() if value is not None}
 
     def sign(self, claims: Claims, **header: object) -> str:
-        """A token of these claims under the transmitter's key; None leaves a member out."""
+        """A token with these claims, signed with the transmitter's key; None omits a member."""
         own = {"alg": "ES256", "typ": "secevent+jwt", "kid": self.key.kid} | header
         return sign_jwt({name: value for name, value in own.items() if value is not None}, claims, self.key)
 
@@ -85,7 +85,7 @@ class Transmitter:
         return JSONResponse({"sets": sets, "moreAvailable": len(sets) < len(self.queue)}, self.status)
 
     async def _manage(self, request: Request) -> Response:
-        """SSF 1.0 §8.1.1 and §8.1.2; `answer` changes what is said of a stream."""
+        """SSF 1.0 §8.1.1 and §8.1.2; `answer` changes what is reported about a stream."""
         raw = await request.body()
         content: Claims = json.loads(raw) if raw else {}
         way = request.url.path.rpartition("/")[2]

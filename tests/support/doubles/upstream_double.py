@@ -1,7 +1,7 @@
-"""A provider in this process: the double of the outside, with rotation classes, scripted misbehavior and books.
+"""A provider in this process, with rotation classes, scripted misbehavior, and records.
 
-The books record what really happened at the provider, so that a test can compare that with what the vault believes. The
-wire itself is the simulator's.
+The records show what really happened at the provider, so that a test can compare that with what the vault believes.
+Only the simulator speaks HTTP.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one refresh. `after` happens when the provider has already rotated."""
+    """What goes wrong with one refresh. `after`: it happens after the provider has rotated the token."""
 
     before: RefreshOutcome | None = None
     after: RefreshOutcome | None = None
@@ -68,7 +68,7 @@ LOST_ANSWER = Fault(after=Silent("connection reset"))
 
 
 class UpstreamDouble:
-    """An UpstreamOAuth with books. `gate` holds every refresh at the provider until it is set."""
+    """An UpstreamOAuth with records. `gate` holds every refresh at the provider until it is set."""
 
     def __init__(self, rotation: RotationMode = RotationMode.NONE, *, lifetime: int = 3600) -> None:
         self.rotation = rotation

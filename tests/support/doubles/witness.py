@@ -1,6 +1,5 @@
-"""A small witness of its own (https://c2sp.org/tlog-witness): it cosigns what continues the tree that it saw last.
-
-It shares no code with the vault's own notes and trees, so that a mistake there shows.
+"""A small witness of its own (https://c2sp.org/tlog-witness): it cosigns whatever continues the tree that it saw last.
+It shares no code with the vault's own notes and trees, so that it reveals mistakes there.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def is_consistent(old: int, size: int, before: bytes, whole: bytes, path: Sequen
 
 @dataclass
 class Witness:
-    """What it knows: a log's public keys by origin, and the size and root that it cosigned last."""
+    """What it knows: each log's public key by origin, and the size and root that it cosigned last."""
 
     keys: dict[str, list[bytes]] = field(default_factory=dict)
     seen: dict[str, tuple[int, bytes]] = field(default_factory=dict)
@@ -67,7 +66,7 @@ class Witness:
         return f"{NAME}+{number.hex()}+{b64encode(public).decode()}"
 
     def trust(self, verifier: str) -> None:
-        """Know a log's verifier key."""
+        """Trust a log's verifier key."""
         name, _, encoded = verifier.split("+", 2)
         self.keys.setdefault(name, []).append(b64decode(encoded)[1:])
 
@@ -110,7 +109,7 @@ class Witness:
 
 @asynccontextmanager
 async def running_witness() -> AsyncGenerator[Witness]:
-    """One on loopback, at `url`."""
+    """Run one on loopback, at `url`."""
     witness = Witness()
     listening = free_socket()
     witness.url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Authlib's authorization server as a company's identity provider, with identity assertions (ID-JAG) as one more grant.
+"""Authlib's authorization server as a company's identity provider, with identity assertions (ID-JAG) as a grant.
 
 Sign-in, codes, rotation, and ID tokens are Authlib's. PyJWT signs the assertions by
 draft-ietf-oauth-identity-assertion-authz-grant-04 §4.3, also for a refresh token, and bound to a DPoP key (§9.8.1.1).
@@ -47,7 +47,7 @@ _METHODS = ["client_secret_basic", "client_secret_post"]
 
 @dataclass
 class RegisteredClient(ClientMixin):
-    """A client of the company. `elsewhere`: its id at each service, by the issuer there."""
+    """A client of the company. `elsewhere`: its ID at each service, by that service's issuer."""
 
     client_id: str
     secret: str
@@ -80,7 +80,7 @@ class RegisteredClient(ClientMixin):
 
 @dataclass
 class SignInCode(AuthorizationCodeMixin):
-    """What Authlib keeps of a code."""
+    """What Authlib stores about a code."""
 
     client_id: str
     user: str
@@ -115,7 +115,7 @@ class SignInCode(AuthorizationCodeMixin):
 
 @dataclass
 class KeptToken(TokenMixin):
-    """What Authlib keeps of a refresh token."""
+    """What Authlib stores about a refresh token."""
 
     client_id: str
     user: str
@@ -130,7 +130,7 @@ class KeptToken(TokenMixin):
 
 
 class Company(AuthorizationServer):
-    """The identity provider. Whoever comes to /authorize is `person`; `denied` people get no assertion."""
+    """The identity provider. Everyone who visits /authorize is `person`; `denied` people get no assertion."""
 
     def __init__(self, issuer: str) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class Company(AuthorizationServer):
 
 
 class SentRequest(OAuth2Request):
-    """A request as Authlib reads it. It checks that the scheme is https, so it is told so."""
+    """A request as Authlib reads it. Authlib requires the scheme https, so it is set."""
 
     def __init__(self, request: Request, values: Mapping[str, str]) -> None:
         headers = {name.title(): value for name, value in request.headers.items()}
@@ -271,7 +271,7 @@ class Renewal(grants.RefreshTokenGrant):
 
 
 class AssertionGrant(BaseGrant, TokenEndpointMixin):
-    """An identity assertion for an ID token or, where the company takes it, a refresh token (RFC 8693, ID-JAG)."""
+    """An identity assertion for an ID token or, if the company accepts it, a refresh token (RFC 8693, ID-JAG)."""
 
     GRANT_TYPE = EXCHANGE
     TOKEN_ENDPOINT_AUTH_METHODS = _METHODS

@@ -1,7 +1,7 @@
 """django-oauth-toolkit as the person's provider, in a separate process: `python FILE REDIRECT`.
 
-Its rotation and reuse protection are on; its pages and its sign-in are Django's. It prints its address as a line of
-JSON, then answers questions about its books, one line each.
+Its rotation and reuse protection are on; its pages and its sign-in are Django's. It prints its URL as a line of JSON,
+then answers questions about its records, one line each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIGN_IN = (
 
 
 def configure(folder: Path) -> None:
-    """A whole Django project, kept in a folder."""
+    """A complete Django project in one folder."""
     folder.joinpath("registration").mkdir()
     folder.joinpath("registration", "login.html").write_text(SIGN_IN, encoding="utf-8")
     middleware = ("sessions.middleware.Session", "middleware.csrf.CsrfView", "auth.middleware.Authentication")
@@ -71,7 +71,7 @@ def configure(folder: Path) -> None:
 
 
 def fill(redirect: str) -> None:
-    """Two people and our registration."""
+    """Create two people and our registration."""
     from django.contrib.auth.models import User
     from oauth2_provider.models import Application
 
@@ -87,7 +87,7 @@ def fill(redirect: str) -> None:
 
 
 def routes() -> list[object]:
-    """The toolkit's endpoints, Django's sign-in, and who a token is of."""
+    """The toolkit's endpoints, Django's sign-in, and an endpoint that names a token's person."""
     from django.contrib.auth.views import LoginView
     from django.http import HttpRequest, JsonResponse
     from django.urls import include, path
@@ -106,7 +106,7 @@ def routes() -> list[object]:
 
 
 def answer(question: dict[str, str], *, issuer: str) -> dict[str, object]:
-    """What the books say, or what happens when a used refresh token comes again."""
+    """What the records contain, or what happens when a used refresh token is presented again."""
     import httpx2
     from oauth2_provider.models import AccessToken, RefreshToken
 

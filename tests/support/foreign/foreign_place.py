@@ -53,7 +53,7 @@ title = "Change your files"
 
 @dataclass(frozen=True)
 class Service:
-    """A program of other people's, what is special in the operator's file, and what a person does on its pages."""
+    """A third-party program, what the operator's file says about it, and what a person does on its pages."""
 
     script: str
     file: str
@@ -62,7 +62,7 @@ class Service:
 
 @dataclass
 class Place:
-    """The provider, the vault, someone at both, and an agent."""
+    """The provider, the vault, a person with accounts at both, and an agent."""
 
     service: Service
     provider: Driver
@@ -84,11 +84,11 @@ class Place:
         return await self.provider.ask(ask="books")
 
     async def scope_of(self, token: UpstreamToken) -> str | None:
-        """What the provider itself says of a token; None when it is dead."""
+        """What the provider itself reports about a token; None if it is dead."""
         return (await self.provider.ask(ask="token", value=token.value))["scope"]
 
     def order(self, **more: object) -> dict[str, object]:
-        """What a separate process is told about this vault and this agent."""
+        """What a separate process needs to know about this vault and this agent."""
         principal = {
             "user_id": self.agent.user_id,
             "client_id": self.agent.client_id,
@@ -108,7 +108,7 @@ class Place:
         }
 
     async def end_access_tokens(self) -> None:
-        """For processes whose clock is the true one."""
+        """For processes whose clock is the real one."""
         async with self.deployment.transaction() as transaction:
             ended = {"at": self.deployment.now() - 1}
             await transaction.execute("update connections set access_expires_at = :at", ended)
@@ -124,7 +124,7 @@ class Place:
         )
 
     async def connect(self) -> Connection:
-        """Our connect page, the provider's sign-in and consent pages, our callback."""
+        """Follow our connect page, the provider's sign-in and consent pages, and our callback."""
         link = await connect_link(
             self.deployment, principal=self.agent, provider="foreign", scopes=BOTH, reason="missing", tool="test"
         )
@@ -139,7 +139,7 @@ class Place:
         return connection
 
     async def rotate(self, connection: Connection, times: int) -> None:
-        """The new account's tokens expire that often, and each call gets a new one with everything."""
+        """Let the new account's tokens expire repeatedly; each call gets a new one with all scopes."""
         assert connection.label == "carol@foreign.example"
         assert connection.scopes >= BOTH
         seen: list[str] = []
@@ -158,7 +158,7 @@ class Place:
         assert (await browser.submit(page, form="/disconnect")).status_code == 200
 
     async def check_that_it_must_be_reconnected(self, connection: Connection) -> None:
-        """The provider ended the grant: the next call says so, and connecting again restores the same account."""
+        """The provider ends the grant: the next call reports that, and connecting again restores the same account."""
         self.let_expire()
         with pytest.raises(ConnectionRequired) as refused:
             await self.exchange()

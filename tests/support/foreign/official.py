@@ -1,7 +1,7 @@
-"""The services' own published descriptions of their answers, as JSON Schemas that refuse what is not in them.
+"""The services' own published descriptions of their answers, as JSON Schemas that refuse unknown members.
 
-Google's are the discovery documents inside google-api-python-client; GitHub's were written down from @octokit/openapi
-by tests/generating/github.py. Google names no member of an answer as required, GitHub does.
+Google's are the discovery documents in google-api-python-client; tests/generating/github.py extracted GitHub's from
+@octokit/openapi. Only GitHub marks members of answers as required.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STRINGS = {"int64": r"^-?[0-9]+$", "uint64": r"^[0-9]+$", "byte": r"^[A-Za-z0-9
 
 @FORMATS.checks("date-time")
 def _is_moment(value: object) -> bool:
-    """RFC 3339: a date, a time and an offset."""
+    """RFC 3339: a date, a time, and an offset."""
     try:
         return not isinstance(value, str) or ("T" in value and datetime.fromisoformat(value).tzinfo is not None)
     except ValueError:
@@ -41,7 +41,7 @@ def _is_day(value: object) -> bool:
 
 @FORMATS.checks("uri")
 def _is_address(value: object) -> bool:
-    """Absolute, and whole: no template is left in it."""
+    """Absolute and complete: no template is left in it."""
     return not isinstance(value, str) or (bool(urlsplit(value).netloc) and re.search(r"[{}\s]", value) is None)
 
 
@@ -51,7 +51,7 @@ def _is_mail(value: object) -> bool:
 
 
 def problems(schema: Schema, answer: object) -> list[str]:
-    """What about the answer is not as described, each with its place."""
+    """The differences between the answer and its description, each with its place."""
     validator = Draft202012Validator(schema, format_checker=FORMATS)
     found = sorted(validator.iter_errors(answer), key=lambda error: list(map(str, error.absolute_path)))
     return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in found]
@@ -69,7 +69,7 @@ def of_github() -> Mapping[str, Mapping[str, Schema]]:
 
 @cache
 def of_google(document: str) -> Mapping[str, tuple[str, str, Schema | None]]:
-    """`calendar.events.list` -> HTTP method, path below the host, schema of the answer if there is one."""
+    """`calendar.events.list` -> HTTP method, path below the host, and the answer's schema, if there is one."""
     content = google.document(document)
     shapes = {name: strict_google(one) for name, one in content["schemas"].items()}
     found: dict[str, tuple[str, str, Schema | None]] = {}

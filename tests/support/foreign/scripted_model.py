@@ -42,12 +42,12 @@ class Turn:
 
     @property
     def says(self) -> str:
-        """Everything in the messages, as one text: names of tools that are loaded later stand there."""
+        """Everything in the messages, as one text; it contains the names of tools that are loaded later."""
         return json.dumps(self.body.get("messages", []))
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """Results of tools, in order."""
+        """The results of tools, in order."""
         blocks = (message["content"] for message in self.body["messages"] if isinstance(message["content"], list))
         return [block for content in blocks for block in content if block.get("type") == "tool_result"]
 
@@ -65,7 +65,7 @@ class ScriptedModel:
 
 @asynccontextmanager
 async def scripted_model(script: Script) -> AsyncGenerator[ScriptedModel]:
-    """Answer with what the script returns for each turn that has tools; a text ends the conversation."""
+    """Answer with what the script returns for each turn that has tools; text ends the conversation."""
 
     async def messages(request: Request) -> Response:
         turn = Turn(await request.json())

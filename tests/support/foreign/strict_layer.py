@@ -1,8 +1,8 @@
-"""A strict front for emulate (npm, Vercel Labs): refuses what emulate wrongly accepts, and passes everything else on.
+"""A strict layer in front of emulate (npm, Vercel Labs): refuses what emulate wrongly accepts, passes the rest on.
 
 emulate takes any bearer token for its first user, checks few scopes and no expiry, and stores no PKCE challenge for
-some services, so a vault that sent garbage would pass against it alone. This front keeps its own books: which codes and
-tokens emulate issued, for which scopes and until when. It adds what the services have and emulate lacks (narrower
+some services, so a vault that sent garbage would pass with emulate alone. This layer keeps its own records: which codes
+and tokens emulate issued, for which scopes, and until when. It adds what the services have and emulate lacks (narrower
 tokens, some revocations). It is independent of our provider files.
 """
 
@@ -39,7 +39,7 @@ class App:
 
 @dataclass(frozen=True)
 class Face:
-    """How one service speaks; `needs` tells the scopes any of which a call takes, None where there is no such call."""
+    """How one service behaves; a call needs any one of the scopes in `needs`, None if there is no such call."""
 
     authorize: str
     pick: str  # where emulate's page sends the account that was picked
@@ -60,7 +60,7 @@ class Face:
 
 @dataclass
 class Authority:
-    """What a person allowed: everything issued for it ends with it."""
+    """A person's consent: everything issued for it ends with it."""
 
     scopes: frozenset[str]
     is_live: bool = True
@@ -68,7 +68,7 @@ class Authority:
 
 @dataclass(frozen=True)
 class IssuedToken:
-    """A token that this front has seen emulate issue, or made of one."""
+    """A token that this layer has seen emulate issue, or that was made from one."""
 
     authority: Authority
     scopes: frozenset[str]
@@ -78,7 +78,7 @@ class IssuedToken:
 
 @dataclass(frozen=True)
 class AuthorizationRequest:
-    """An authorization request, or the code that came of it."""
+    """An authorization request, or the code that resulted from it."""
 
     challenge: str | None
     scopes: frozenset[str]
@@ -94,7 +94,7 @@ class Books:
 
 
 class Refusal(Exception):
-    """What this front does not let through."""
+    """A request that this layer refuses."""
 
     def __init__(self, code: str, status: int = 400) -> None:
         super().__init__(code)
@@ -124,7 +124,7 @@ class StrictLayer:
         await self._http.aclose()
 
     def is_live(self, token: str) -> bool:
-        """Whether this access token would be let through now."""
+        """Whether this layer would accept this access token now."""
         held = self._access.get(token)
         return held is not None and held.authority.is_live and self.now < held.ends_at
 
@@ -240,7 +240,7 @@ class StrictLayer:
         return self._issue(await self._pass(request, body=self._with_client(form)), authority, scopes)
 
     def _with_client(self, form: Form) -> bytes:
-        """Some services of emulate read credentials from the body only."""
+        """Some services of emulate read credentials only from the body."""
         said = form | {"client_id": self.app.client_id, "client_secret": self.app.client_secret}
         return str(httpx2.QueryParams(said)).encode()
 
@@ -288,7 +288,7 @@ class StrictLayer:
         return _answer(await self._pass(request))
 
     async def _end_grant(self, request: Request) -> Response:
-        """GitHub's endpoint of the app: its credentials, and its own token in the body; emulate has none."""
+        """GitHub's endpoint for the app: takes its credentials, and a token in the body; emulate has none."""
         _refuse_unless(request.method == "DELETE", "no such call", 404)
         given = _basic(request.headers.get("authorization", ""))
         _refuse_unless(given == (self.app.client_id, self.app.client_secret), "invalid_client", 401)
@@ -312,7 +312,7 @@ def _basic(header: str) -> tuple[str, str]:
 
 
 def _form(body: bytes) -> Form:
-    """A form in which nothing stands twice."""
+    """A form without repeated fields."""
     found = parse_qs(body.decode(), keep_blank_values=True)
     _refuse_unless(all(len(values) == 1 for values in found.values()), "a parameter twice")
     return {name: values[0] for name, values in found.items()}

@@ -3,8 +3,8 @@
     python -m tests.support.foreign.tested_clients [FILE...]
 
 runs every test that has a mark `client(key, transport, form, revision)`, or those of some files, and writes each
-client, revision, transport and form whose tests passed, with today's date. What was not run again stays as it is. The
-table has one line for what a client ran on one day and revision.
+client, revision, transport and form whose tests passed, with today's date. Rows that weren't run again stay unchanged.
+The table has one row per client, day, and revision.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _claude_code() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """A client as the table names it; `version` is empty where it isn't installed."""
+    """A client as the table names it; `version` is empty if it isn't installed."""
 
     name: str
     version: Callable[[], str]
@@ -80,7 +80,7 @@ SOFTWARE: Mapping[str, Software] = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """What has its own row."""
+    """What makes a row distinct."""
 
     key: str
     revision: str
@@ -89,7 +89,7 @@ class Place:
 
 
 class PassedTests:
-    """A pytest plugin: runs the marked tests only, and notes whose passed."""
+    """A pytest plugin: runs only the marked tests, and records those that passed."""
 
     def __init__(self) -> None:
         self.passed: dict[Place, set[str]] = {}  # and the files of the tests
@@ -125,7 +125,7 @@ def row_of(place: Place, files: Iterable[str], day: str) -> tuple[str, ...]:
 
 
 def rows_in(page: str) -> list[tuple[str, ...]]:
-    """What the table says, as `row_of` has it: a line's tests stand for each transport and form in it."""
+    """What the table contains, in the form of `row_of`: a row's tests cover each transport and form in it."""
     _, _, rest = page.partition(f"{HEADER}\n{RULE}\n")
     found: list[tuple[str, ...]] = []
     for line in rest.partition("\n\n")[0].splitlines():
@@ -153,7 +153,7 @@ def lines_of(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def merge_rows(old: Sequence[tuple[str, ...]], new: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """New rows, and old ones that were not run again, in the order of `SOFTWARE`."""
+    """New rows, and old ones that weren't run again, in the order of `SOFTWARE`."""
     again = {(row[0], row[2:5]) for row in new}
     kept = [row for row in old if (row[0], row[2:5]) not in again]
     order = [one.name for one in SOFTWARE.values()]
@@ -185,7 +185,7 @@ def main(chosen: Sequence[str]) -> None:
 
 
 def marked_files() -> list[Path]:
-    """Test files that have such marks."""
+    """Test files with such marks."""
     own = {Path(__file__), ROOT / "tests/journeys/test_tested_clients.py"}
     found = [path for path in (ROOT / "tests").rglob("test_*.py") if "node_modules" not in path.parts]
     return [path for path in found if path not in own and "mark.client" in path.read_text(encoding="utf-8")]

@@ -1,1 +1,1 @@
-"""Models that visit every interleaving, with the rules that the product uses."""
+"""Models that visit every interleaving, using the rules of the product."""

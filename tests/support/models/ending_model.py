@@ -1,9 +1,9 @@
-"""The model of ending one grant at its provider: revoke, probe, shred, and one receipt, by two processes that can die.
+"""The model of ending a grant: two processes that can die revoke, probe, destroy the key, and issue one receipt.
 
 The grant has a refresh token and an access token. The provider may lie: it accepts a revocation and does nothing, a few
-times or forever. Or it refuses each revocation, and the access token ends for another reason. A probe asks with the
-access token, or by a refresh, which mints a token that only the process in question knows. `Rules` are those of
-`vault.upkeep.revocations` and `providers.oauth.probing`; each can be broken to see that the exploration notices.
+times or forever. Or it refuses each revocation, and the access token ends for another reason. A probe uses the access
+token, or a refresh, which returns a token that only that process knows. `Rules` are those of `vault.upkeep.revocations`
+and `providers.oauth.probing`; each can be broken to see that the exploration notices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ATTEMPTS = 3  # before it is given up
 
 @dataclass(frozen=True)
 class Provider:
-    """What it does. `lies`: how many revocations it accepts without effect."""
+    """How the provider behaves. `lies`: the number of revocations that it accepts without effect."""
 
     ends_grant: bool = True  # revoking one token ends all of the grant
     ends_access_only: bool = False  # or else of the refresh token, where the grant doesn't end whole
@@ -30,7 +30,7 @@ class Provider:
 
 @dataclass(frozen=True)
 class Rules:
-    """Ours. The way of the probe follows from the provider: `refresh_probe` None."""
+    """Our rules. The kind of probe depends on the provider if `refresh_probe` is None."""
 
     refresh_probe: bool | None = None
     implies: bool | None = None  # a dead access token proves the refresh token dead; None: where the grant ends whole
@@ -70,7 +70,7 @@ class State(NamedTuple):
 
 @dataclass
 class Findings:
-    """The shortest ways to the first state that breaks each promise."""
+    """The shortest paths to the first state that breaks each promise."""
 
     states: int = 0
     broken: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
@@ -168,7 +168,7 @@ class Model:
         return self._with(s, i, process._replace(doing="judged", verdict=DEAD if proves else UNPROVEN))
 
     def _finish(self, s: State, i: int, process: Attempt) -> State:
-        """Dead and unproven are final; so is anything when the attempts are used up, and else it is tried again."""
+        """Dead and unproven are final; so is any result after the last attempt. Otherwise it is tried again."""
         s = self._with(s, i, Attempt())
         if self.rules.is_fenced and (s.result or s.attempts != process.number):
             return s
@@ -196,7 +196,7 @@ class Model:
 
 
 def explore(provider: Provider, rules: Rules | None = None) -> Findings:
-    """Visit every state that is reachable, breadth first, so that each way is a shortest one."""
+    """Visit every reachable state, breadth first, so that each path is a shortest one."""
     model, out = Model(provider, rules or Rules()), Findings()
     ways: dict[State, tuple[str, State | None]] = {model.start(newer=newer): ("", None) for newer in (False, True)}
     queue = deque(ways)

@@ -1,4 +1,4 @@
-"""Visit every state that the model of the refresh can reach, or all up to the first harm."""
+"""Visit every state that the model of refreshes can reach, or all up to the first harmful one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.models.refresh_model import OLD, REFUSED, SMALL, THIN, YOUNG,
 
 @dataclass
 class Findings:
-    """What an exploration saw; `lost`, `doubled` and `stuck` hold the shortest way to the first such state."""
+    """The result of an exploration; `lost`, `doubled`, and `stuck` have the shortest path to the first such state."""
 
     states: int = 0
     lost_in_gap: int = 0
@@ -28,7 +28,7 @@ class Findings:
 
 @contextmanager
 def without_collection() -> Generator[None]:
-    """Without garbage collection, which would look through all visited states again and again and find none to free."""
+    """Disable garbage collection, which would examine all visited states repeatedly and free none."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -47,9 +47,9 @@ AGES = {YOUNG: 1, THIN: 2, OLD: 3}
 
 
 def key(s: State) -> int:
-    """The same number for states that differ in nothing that can ever matter, but for what may still happen to them.
+    """The same number for states that differ in nothing that matters, apart from what may still happen to them.
 
-    The two processes may change places. Fences and generations are compared with the current ones only, and both only
+    The two processes are interchangeable. Fences and generations are compared with the current ones only, and both only
     grow. A token is the live one, its predecessor as long as the grace lasts, or dead; of two dead ones it matters only
     whether both processes are about to send the same.
     """
@@ -101,10 +101,10 @@ def key(s: State) -> int:
 
 
 class VisitedClasses:
-    """The classes that were visited, each with what could still happen then.
+    """The visited classes, each with what could still happen then.
 
-    A state of a visited class adds nothing when no more of anything can happen to it: each step that it can take, the
-    visited one could take too. A gap before it forgives losses, so that a visited one without a gap is the stricter.
+    A state of a visited class adds nothing if no more can happen to it: the visited one could also take each of its
+    steps. A previous gap excuses losses, so a visited state without a gap is stricter.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class VisitedClasses:
         return self._budgets.keys()
 
     def add(self, s: State) -> bool:
-        """Whether this state has to be visited."""
+        """Whether this state must be visited."""
         left = (*s.budget, not s.gap)
         known = self._budgets.setdefault(key(s), [])
         for other in known:
@@ -126,7 +126,7 @@ class VisitedClasses:
 
 
 class SeenWhole:
-    """Every state for itself: what the reduction is compared with."""
+    """Treats every state as distinct; the reduction is compared with this."""
 
     def __init__(self) -> None:
         self._states = set[State]()
@@ -143,7 +143,7 @@ class SeenWhole:
 
 
 class Way(NamedTuple):
-    """The last step to a state, and the way before it."""
+    """The last step to a state, and the path before it."""
 
     step: str
     before: Way | None
@@ -165,7 +165,7 @@ def explore(
     until_harm: bool = False,
     seen: VisitedClasses | SeenWhole | None = None,
 ) -> Findings:
-    """Visit all that is reachable, or all up to the first harm; breadth first, so that its way is a shortest one."""
+    """Visit everything reachable, or all up to the first harm; breadth first, so that its path is a shortest one."""
     model, seen = Model(provider, rules or Rules()), seen or VisitedClasses()
     start = model.start(budget)
     seen.add(start)

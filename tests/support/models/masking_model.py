@@ -1,4 +1,4 @@
-"""What masking must find, byte by byte and without any shortcut: slow, and easy to compare with what is documented."""
+"""What masking must find, byte by byte and without shortcuts: slow, and easy to compare with the documentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HTML = re.compile(rb"&#(?:[xX]([0-9A-Fa-f]{1,6})|([0-9]{1,7}));")
 
 @dataclass(frozen=True)
 class Letter:
-    """A byte as a reader of the body has it, and where it stands."""
+    """A byte as a reader of the body sees it, and its position."""
 
     value: int
     start: int
@@ -31,7 +31,7 @@ class Letter:
 
 
 def letters_of(body: bytes) -> list[Letter]:
-    """The body with each escape read once, as far as backslashes and `%25` repeat."""
+    """The body with each escape read once, to the depth that backslashes and `%25` repeat."""
     found: list[Letter] = []
     at = 0
     while at < len(body):
@@ -86,7 +86,7 @@ def mask(body: bytes, secret: str) -> bytes:
 
 
 def _follows(letters: Sequence[Letter], first: int, wanted: bytes) -> int | None:
-    """The last letter of this secret from here on, also in lines; None if it isn't here."""
+    """The end of this secret if it starts here, also across lines; None if it doesn't."""
     at, left = first, list(wanted)
     while at < len(letters) and left:
         if letters[at].value == left[0]:

@@ -1,13 +1,13 @@
-"""Every interleaving of two processes that refresh one connection, explored with the rules that the product uses.
+"""Every interleaving of two processes that refresh one connection, explored with the rules of the product.
 
 The state holds what the provider knows, the row, the lease, the intents, the host's answer journal, and what each
 process is doing. A step is anything that can happen next: claim, the provider's processing, answer, journal, commit,
-kill, restart, pause, a lost message, a failed commit, and time running out on the lease, the access token, the
-provider's grace and the pause after a silence. A commit of an answer fails; a commit of a claim, of its undo or of a
-silence is reported failed, and happened or did not: the process completes it later, and may claim again before. The
-file that shows a process to be alive can be deleted. A connection is lost when no one can ever again get a live refresh
-token; that is forgiven only after the gap: the provider rotated and the only copy was lost on its way. It is stuck when
-its token lives, nothing is in progress, and no one may ever send it.
+kill, restart, pause, a lost message, a failed commit, and the end of the lease, the access token, the provider's grace,
+or the pause after a missing answer. A commit of an answer fails; a commit of a claim, of its undo, or of a missing
+answer is reported as failed, whether or not it happened: the process completes it later, and may claim again before
+that. The file that shows a process to be alive can be deleted. A connection is lost if no process can ever get a live
+refresh token again. That is excused only by the gap: the provider rotated, and the only copy was lost on its way. A
+connection is stuck if its token is live, nothing is in progress, and no process may ever send it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RUNNING = frozenset({"claimed", "wire", "got"})
 
 @dataclass(frozen=True)
 class Provider:
-    """What the provider does on use, and what our provider file says of it."""
+    """What the provider does with a used token, and what our provider file says about it."""
 
     name: str
     rotation: RotationMode
@@ -65,7 +65,7 @@ PROVIDERS = (
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules as the product has them; a test replaces one to see that the model notices."""
+    """The rules of the product; a test replaces one to check that the model notices."""
 
     may_send: Callable[..., SendDecision] = rotation_rules.may_send
     may_claim: Callable[..., bool] = rotation_rules.may_claim
@@ -117,7 +117,7 @@ class Process(NamedTuple):
 
 
 class Late(NamedTuple):
-    """What a process still has to make good, since a commit was reported failed: `undo` a claim, `settle` a silence."""
+    """What a process must still do after a commit was reported as failed: `undo` a claim, `settle` a missing answer."""
 
     what: str
     generation: int
@@ -125,7 +125,7 @@ class Late(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """How many of each may still happen."""
+    """How many more times each may happen."""
 
     kills: int
     pauses: int
@@ -175,7 +175,7 @@ def _put(pair: tuple[T, T], i: int, value: T) -> tuple[T, T]:
 
 
 class Model:
-    """The steps of one provider under one set of rules."""
+    """The steps for one provider and one set of rules."""
 
     def __init__(self, provider: Provider, rules: Rules) -> None:
         self.provider = provider
@@ -260,7 +260,7 @@ class Model:
             yield f"file goes{i}", gone._replace(has_file=_put(s.has_file, i, value=False))
 
     def _restart(self, s: State, i: int) -> State:
-        """A new process with a new name: what the old one left is a dead owner's."""
+        """A new process with a new name: whatever the old one left belongs to a dead owner."""
         lease, intent, found = s.lease, s.intents[i], s.journal[i]
         if lease is not None and lease.owner == i:
             s = s._replace(lease=lease._replace(is_ghost=True))
@@ -277,7 +277,7 @@ class Model:
         return s._replace(processes=_put(s.processes, i, p._replace(is_paused=False)))
 
     def _is_of(self, intent: Intent | None, generation: int, fence: int) -> bool:
-        """Whether the owner's intent is that of this claim."""
+        """Whether the owner's intent belongs to this claim."""
         if intent is None:
             return False
         return intent.fence == fence if self.rules.has_exact_intents else intent.generation == generation
@@ -291,7 +291,7 @@ class Model:
         return self._release(s, i, fence)
 
     def _settle(self, s: State, i: int, generation: int, fence: int) -> State:
-        """The provider kept silent, and no one will bring the answer anymore."""
+        """The provider didn't answer, and the answer can't arrive anymore."""
         intent = s.intents[i]
         if intent is not None and self._is_of(intent, generation, fence):
             s = s._replace(intents=_put(s.intents, i, intent._replace(is_settled=True)))
@@ -300,12 +300,12 @@ class Model:
 
     @staticmethod
     def _release(s: State, i: int, fence: int) -> State:
-        """The lease goes if it is still that of this claim."""
+        """Release the lease if it still belongs to this claim."""
         is_ours = s.lease is not None and (s.lease.owner, s.lease.fence) == (i, fence)
         return s._replace(lease=None) if is_ours else s
 
     def _make_good(self, s: State, i: int) -> Iterator[tuple[str, State]]:
-        """In the background, whatever the process does meanwhile; it may be reported failed once more."""
+        """Done in the background, whatever the process does meanwhile; it may be reported as failed once more."""
         late = s.late[i]
         if late is None:
             return
@@ -317,7 +317,7 @@ class Model:
             yield f"{late.what} late, reported failed{i}", done._replace(budget=less)
 
     def _finish(self, s: State, i: int, p: Process, *, intent: Intent | None) -> State:
-        """Nothing under way anymore; the lease goes if it is still ours."""
+        """Nothing is in progress anymore; release the lease if it is still ours."""
         s = self._release(s, i, p.fence)
         return s._replace(processes=_put(s.processes, i, IDLE), intents=_put(s.intents, i, intent))
 
@@ -327,11 +327,11 @@ class Model:
         return self.rules.lapsed_is_dead or self._has_ended(s, owner)
 
     def _has_ended(self, s: State, owner: int) -> bool:
-        """What its lock says of it."""
+        """What the process's lock indicates about it."""
         return s.processes[owner].doing == "down" if s.has_file[owner] else self.rules.missing_is_dead
 
     def _unresolved_sends(self, s: State, me: int, *, besides: int | None = None) -> list[UnresolvedSends]:
-        """As one process sees them: its own are settled when its turn has come."""
+        """As one process sees them: it settles its own when its turn comes."""
         return [
             UnresolvedSends(str(j), intent.sent_at, intent.sends, intent.is_settled or j == me or self._is_gone(s, j))
             for j in (0, 1)
@@ -371,7 +371,7 @@ class Model:
 
     @staticmethod
     def _reported_failed(name: str, undone: State, done: State, late: Late, i: int) -> Iterator[tuple[str, State]]:
-        """A commit that is reported failed, and did not happen or did: its process goes on with what it has to do."""
+        """A commit that is reported as failed, whether or not it happened: the process continues."""
         if undone.budget.unknown and undone.late[i] is None:
             less = undone.budget._replace(unknown=undone.budget.unknown - 1)
             for how, then in (("fails", undone), ("fails, committed", done)):
@@ -397,7 +397,7 @@ class Model:
         return s.processes[lease.owner].doing != "down"
 
     def _look(self, s: State, i: int) -> Iterator[tuple[str, State]]:
-        """Adopt what lies in the host's journal, decide, claim."""
+        """Adopt what is in the host's journal, then decide, then claim."""
         other = 1 - i
         found = s.journal[other]
         if found is not None and self._replaces(s, other, found):
@@ -447,7 +447,7 @@ class Model:
         yield f"send{i}", self._at(handled, i, p._replace(answer=answer), "wire")
 
     def _handle(self, s: State, token: int, *, by: int | None) -> tuple[int, State]:
-        """What the provider answers to a refresh, and what it knows then."""
+        """What the provider answers to a refresh, and what it knows afterward."""
         if not s.family:
             return REFUSED, s
         if not self.provider.rotates:
@@ -487,7 +487,7 @@ class Model:
         )
 
     def _commit(self, s: State, i: int, answer: Answer) -> State:
-        """What the commit of process i's answer does to the row, whoever does it."""
+        """What the commit of process i's answer does to the row, whoever makes it."""
         others = s.intents[1 - i]
         generation = max(s.generation, answer.spent) + 1
         if others is not None and others.generation < generation:
@@ -521,7 +521,7 @@ class Model:
     # Verdicts
 
     def is_lost(self, s: State) -> bool:
-        """No one will ever again come by a live refresh token."""
+        """No process can ever get a live refresh token again."""
         if not s.family:
             return True
         held = {s.token, *(answer.token for answer in s.journal if answer is not None)}
@@ -532,7 +532,7 @@ class Model:
         return not s.active and all(p.doing in ("idle", "down") for p in s.processes) and s.journal == (None, None)
 
     def is_stuck(self, s: State) -> bool:
-        """Nothing is on its way, time has run out on everything, and no one may send the token although it lives."""
+        """Nothing is in progress, all times have run out, and no process may send the token although it is live."""
         idle = [i for i in (0, 1) if s.processes[i].doing == "idle" and not s.processes[i].is_paused]
         if len(idle) < 2 or s.late != (None, None) or s.journal != (None, None) or s.access or s.grace or s.waits:
             return False
@@ -543,7 +543,7 @@ class Model:
         return not any(self._may_claim(s, i) and self._may_send(s, i) for i in idle)
 
     def is_doubled(self, s: State) -> bool:
-        """Two sends of one token at once, where that is not harmless."""
+        """Two sends of one token at the same time, at a provider where that does harm."""
         if self.provider.rotation not in (RotationMode.STRICT, RotationMode.REVOKES):
             return False
         one, two = s.processes

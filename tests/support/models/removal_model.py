@@ -1,7 +1,7 @@
-"""The model of a grant that is derived while what it depends on, its client or its base, is ended.
+"""The model of a grant that is derived while its client or its base grant is being ended.
 
-Two transactions under read committed: each statement sees what is committed, and waits where another holds the row. The
-exchange saw the client alive before its own began. `Rules` are those of `vault.grants.derived_grant` and
+Two transactions under read committed: each statement sees what is committed, and waits if another transaction holds the
+row. The exchange saw the client alive before its own began. `Rules` are those of `vault.grants.derived_grant` and
 `vault.clients.remove_client`; each can be broken to see that the exploration notices.
 """
 
@@ -51,7 +51,7 @@ def steps(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
 
 
 def explore(rules: Rules) -> dict[State, list[str]]:
-    """Every state that can be reached, with a shortest way to it."""
+    """Every reachable state, with a shortest path to it."""
     ways: dict[State, list[str]] = {State(): []}
     queue = deque(ways)
     while queue:
@@ -64,5 +64,5 @@ def explore(rules: Rules) -> dict[State, list[str]]:
 
 
 def way_to_survivor(rules: Rules) -> list[str]:
-    """A shortest way to a live grant of what has ended; empty when there is none."""
+    """A shortest path to a live grant of something that has ended; empty if there is none."""
     return next((way for s, way in explore(rules).items() if s.is_live and s.has_ended), [])

@@ -1,9 +1,9 @@
-"""The model of refreshing, with a database that goes back in time while its host and the journal stay.
+"""The model of refreshes, with a database that goes back in time while its host and the journal stay.
 
-At some moment someone copies the row; later the row returns to that copy: a restored volume, a lagging standby. Both
+At some moment the row is copied; later it returns to that copy, like a restored volume or a lagging standby. Both
 happen while no refresh is in progress: a lagging standby loses a claim that the new server never received, and no rule
-of ours restores it. The journal keeps the last answer of each process. After that the person may connect the account
-again, as someone does whose refresh was refused on another host: the provider forgets the old grant.
+of ours can restore that. The journal keeps the last answer of each process. Afterward, the person may connect the
+account again, as after a refused refresh on another host: the provider forgets the old grant.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AT_REST = frozenset({"idle", "down"})
 
 @dataclass(frozen=True)
 class RollbackRules(Rules):
-    """`looks_always` False: the journal is read only where the row shows a send, as it once was."""
+    """If `looks_always` is False, the journal is read only if the row shows a send, as in an earlier release."""
 
     looks_always: bool = True
     consents_outrun: bool = True  # False: a consent's generation is the next of its row
@@ -33,7 +33,7 @@ class RollbackRules(Rules):
 
 
 class World(NamedTuple):
-    """The state of one refresh, the copy of the row, and what the journal of the host holds of each process."""
+    """The state of one refresh, the copy of the row, and the host's journal of each process."""
 
     state: State
     copy: tuple[object, ...] | None
@@ -45,7 +45,7 @@ class World(NamedTuple):
 
 
 class RollbackModel(Model):
-    """Steps of the one, and of the database."""
+    """The steps of the refresh, and of the database."""
 
     def __init__(self, provider: Provider, rules: RollbackRules) -> None:
         super().__init__(provider, rules)
@@ -79,7 +79,7 @@ class RollbackModel(Model):
             yield "back", world._replace(state=s._replace(**row, journal=world.kept), has_gone_back=True)
 
     def _restore(self, world: World, now: int) -> World:
-        """The row of the backup without its refresh token; that the account is lost until the next consent is right."""
+        """The backup's row without its refresh token; losing the account until the next consent is correct."""
         s = world.state._replace(**dict(zip(_ROW, world.copy or (), strict=True)))
         outrun = max(s.generation + 1, now * OUTRUNS)
         s = s._replace(
@@ -98,7 +98,7 @@ class RollbackModel(Model):
         )
 
     def _consent(self, s: State, now: int) -> State:
-        """A new grant in the row; what the journal holds is of the old one."""
+        """A new grant in the row; the journal still has answers of the old one."""
         following = s.generation + 1
         return s._replace(
             live=s.fresh,
@@ -121,7 +121,7 @@ class RollbackModel(Model):
         return s.lease is not None or bool(of_row)
 
     def _look(self, s: State, i: int) -> Iterator[tuple[str, State]]:
-        """The newest answer of the host first, whoever wrote it."""
+        """The newest answer on the host first, regardless of its writer."""
         if self._looks_always or self._shows_send(s):
             lying = [(one.spent, one.fence, j) for j in (0, 1) if (one := s.journal[j]) is not None]
             for _, _, j in sorted(lying, reverse=True):
@@ -135,7 +135,7 @@ class RollbackModel(Model):
 
 @without_collection()
 def explore(provider: Provider, *, rules: RollbackRules, budget: Budget, until_harm: bool = False) -> Findings:
-    """Visit every world that is reachable, or all up to the first harm; breadth first."""
+    """Visit every reachable world, or all up to the first harmful one; breadth first."""
     model, out = RollbackModel(provider, rules), Findings()
     start = World(model.start(budget), None, has_gone_back=False, kept=(None, None))
     queue, seen = deque[tuple[World, Way | None]]([(start, None)]), {start}

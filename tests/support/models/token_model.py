@@ -1,10 +1,9 @@
 """Every interleaving of a client's processes, their crashes and a thief on one family of our own refresh tokens.
 
-Two honest processes share a store, as the clients in the field do: each keeps the token that it has in memory, and
-reads the store when it starts. A use is the answer and its storing; a crash comes between the two, or afterward. The
-thief copies what the store holds, once, and uses it from a network of his. Time passes in steps that fall on either
-side of every limit. The rules are the product's own, `vault.tokens.token_rules`, and a test replaces them to see that
-the model notices.
+Two honest processes share a store, as the clients in the field do: each keeps its token in memory, and reads the store
+when it starts. A use consists of the answer and storing it; a crash happens between the two, or afterward. The thief
+copies the store once, and uses the copy from another network. Time passes in steps on either side of every limit. The
+rules are the product's own, `vault.tokens.token_rules`; a test replaces them to check that the model notices.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class State(NamedTuple):
 
 @dataclass
 class Findings:
-    """The shortest way to the first state of each kind."""
+    """The shortest path to the first state of each kind."""
 
     states: int = 0
     signed_out: list[str] = field(default_factory=list[str])  # an honest use was refused
@@ -126,7 +125,7 @@ class Model:
                 yield from self._honest(s, i, held, found)
 
     def _honest(self, s: State, i: int, held: int, found: Findings) -> Iterator[tuple[str, State]]:
-        """A refresh of process i. One that slept for longer than the grace reads the store before it refreshes."""
+        """A refresh by process i. If it slept for longer than the grace, it first reads the store."""
         if self._is_late(s, held):
             held = s.store
         retries = s.lost_at is not None and s.now - s.lost_at < 30  # on the network to which it changed
@@ -179,7 +178,7 @@ class Model:
         return s.now >= spent_at + GRACE
 
     def _use(self, s: State, held: int, network: str) -> tuple[RepeatVerdict | None, State]:
-        """What the server makes of it: None for an ordinary rotation."""
+        """What the server does with it: None for an ordinary rotation."""
         s = s._replace(budget=s.budget._replace(uses=s.budget.uses - 1))
         mine = s.family[held]
         if mine.spent_at is None:
@@ -193,7 +192,7 @@ class Model:
         return verdict, s
 
     def _verdict(self, family: tuple[Generation, ...], held: int, network: str, now: int) -> RepeatVerdict:
-        """What the rule says; it depends on nothing else, so it is asked once."""
+        """The rule's verdict; it depends on nothing else, so it is computed once."""
         asked = (family, held, network, now)
         verdict = self._verdicts.get(asked)
         if verdict is None:

@@ -1,1 +1,1 @@
-"""What stands between a client and the vault in tests, and bytes as they travel: proxies, TLS, and HTTP/1.1."""
+"""What is between a client and the vault in tests, and the bytes on the wire: proxies, TLS, and HTTP/1.1."""

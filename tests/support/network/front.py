@@ -1,4 +1,4 @@
-"""Clients of a vault that reach it through a TLS proxy only: a browser, an agent's whole sign-in, a tool call."""
+"""Clients of a vault that reach it only through a TLS proxy: a browser, an agent's whole sign-in, a tool call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REDIRECT = "http://127.0.0.1:33418/callback"
 
 @dataclass
 class Front:
-    """A vault behind the proxy, and clients that reach it through there only."""
+    """A vault behind the proxy, and clients that reach it only through the proxy."""
 
     vault: RunningVault
     authority: Authority
@@ -40,7 +40,7 @@ class Front:
 
 
 async def sign_in_agent(front: Front, person: Person) -> dict[str, str]:
-    """Discover, register, authorize, redeem, as an MCP client does; the token answer and the client id."""
+    """Discover, register, authorize, and redeem like an MCP client; return the token answer and the client ID."""
     async with front.http() as http:
         asked = await http.post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
         assert asked.status_code == 401
@@ -64,7 +64,7 @@ async def sign_in_agent(front: Front, person: Person) -> dict[str, str]:
 
 
 async def post(front: Front, token: str, text: str) -> tuple[bool, str]:
-    """Call slack_post; whether it worked, and what was said."""
+    """Call slack_post; return whether it worked, and the text."""
     async with (
         front.http(authorization=f"Bearer {token}") as http,
         Client(streamable_http_client(f"{front.url}/mcp", http_client=http)) as client,

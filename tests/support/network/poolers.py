@@ -22,7 +22,7 @@ PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbi
 
 @asynccontextmanager
 async def pgbouncer(url: str, lines: Mapping[str, object] | None = None) -> AsyncGenerator[str]:
-    """The URL of the same database through a PgBouncer with these lines; skips where it is not installed."""
+    """The URL of the same database through a PgBouncer with these lines; skips if it isn't installed."""
     if PROGRAM is None:
         pytest.skip(HINT)
     parts = urlsplit(url)

@@ -48,7 +48,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Command:
-    """How one proxy is started, and the variables that its shipped file reads."""
+    """How to start one proxy, and the variables that its shipped file reads."""
 
     arguments: Sequence[str]
     variables: Mapping[str, str]
@@ -60,7 +60,7 @@ def program(name: str) -> str | None:
 
 
 def put(text: str, changes: Mapping[str, str]) -> str:
-    """The shipped text with each of these replaced; one that is not there is a mistake."""
+    """The shipped text with each of these replaced; text that isn't there is an error."""
     for old, new in changes.items():
         assert old in text, old
         text = text.replace(old, new)
@@ -151,7 +151,7 @@ MAKERS = {"nginx": nginx, "haproxy": haproxy, "caddy": caddy, "traefik": traefik
 
 @asynccontextmanager
 async def proxy(name: str, folder: Path, authority: Authority, ports: Ports) -> AsyncGenerator[None]:
-    """The proxy, from when it accepts connections until the block ends."""
+    """Run the proxy; the block starts when it accepts connections."""
     command = MAKERS[name](folder, authority, ports)
     with (folder / f"{name}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(

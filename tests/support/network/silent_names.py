@@ -1,7 +1,8 @@
-"""A program: a vault whose name server answers for providers and for no one else, in its own network namespace.
+"""A program that runs a vault in its own network namespace, with a name server that answers only for providers.
 
-`unshare --user --map-root-user --net --mount python -m tests.support.network.silent_names FOLDER` prints as JSON what
-came of providers while strangers had us look names up. Only there may a test bind the port of a name server.
+`unshare --user --map-root-user --net --mount python -m tests.support.network.silent_names FOLDER` prints as JSON how
+lookups of providers went while strangers made the vault look up other names. Only in a namespace can a test use the
+port of a name server.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PROVIDERS = 8
 
 
 class Names(asyncio.DatagramProtocol):
-    """Answers for *.live.example with 127.0.0.1; never for anything else."""
+    """Answers for *.live.example with 127.0.0.1, and for nothing else."""
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:
         self.transport = transport

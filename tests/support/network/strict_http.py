@@ -1,8 +1,8 @@
-"""A strict reader of HTTP/1.1 requests (RFC 9112), independent of the server's: the oracle of what bytes mean.
+"""A strict reader of HTTP/1.1 requests (RFC 9112), independent of the server's: the oracle for what bytes mean.
 
-It knows one reading of each message, or refuses. Wherever RFC 9112 lets a recipient repair or choose, it refuses: two
-programs that repair differently are how requests are smuggled. Two things carry nothing and change no reading, and are
-left out: line breaks before a request (§2.2), and more than one blank between the parts of a request line (§3).
+It reads each message in one way, or refuses it. Wherever RFC 9112 lets a recipient repair or choose, it refuses: two
+programs that repair differently are how requests are smuggled. Two things carry no meaning and are skipped: line breaks
+before a request (§2.2), and more than one blank between the parts of a request line (§3).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class ParsedRequest:
 class Readings:
     """What the bytes of one connection mean: whole requests, and why nothing follows them.
 
-    `end` is "empty" (nothing is left), "unfinished" (the rest could become a request), "refused" (the rest can never
-    be one) or "closed" (the client said that nothing comes).
+    `end` is "empty" (nothing is left), "unfinished" (the rest could become a request), "refused" (the rest can never be
+    one), or "closed" (the client announced the end).
     """
 
     requests: tuple[ParsedRequest, ...]
@@ -53,7 +53,7 @@ class _RequestRefused(Exception):
 
 
 def read(data: bytes) -> Readings:
-    """Every request in the bytes, up to the first that is not whole or not right."""
+    """Every request in the bytes, up to the first incomplete or invalid one."""
     found: list[ParsedRequest] = []
     at = 0
     while True:

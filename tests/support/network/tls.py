@@ -156,7 +156,7 @@ async def tls_proxy(
 
 @asynccontextmanager
 async def tunnel_to(port: int) -> AsyncGenerator[str]:
-    """An HTTP proxy whose tunnels (CONNECT, RFC 9110 §9.3.6) all lead to this port of this machine: its address."""
+    """An HTTP proxy whose tunnels (CONNECT, RFC 9110 §9.3.6) all lead to this port of this machine; yields its URL."""
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Bytes of HTTP/1.1 connections for the wire tests: whole requests, malformed where parsers disagree."""
+"""Bytes of HTTP/1.1 connections for the wire tests: valid requests, and some malformed where parsers disagree."""
 
 from __future__ import annotations
 
@@ -117,11 +117,11 @@ def chunk_body(draw: st.DrawFn, body: bytes, *, bent: bool) -> bytes:
 def requests(
     draw: st.DrawFn, starts: tuple[bytes, ...], targets: tuple[bytes, ...], fields: tuple[bytes, ...]
 ) -> bytes:
-    """One request, right or bent. `starts`: right methods with targets; `fields`: lines that each one has."""
+    """One request, valid or malformed. `starts`: valid methods with targets; `fields`: lines that each request has."""
     bent = draw(st.booleans())
 
     def pick(choices: tuple[bytes, ...]) -> bytes:
-        """In a right request the first, which is right."""
+        """In a valid request, the first one, which is valid."""
         return draw(st.sampled_from(choices)) if bent else choices[0]
 
     method, _, target = draw(st.sampled_from(starts)).partition(b" ")

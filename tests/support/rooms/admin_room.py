@@ -78,7 +78,7 @@ class AdminRoom:
         return await self.http.request(method, f"/admin/v1{path}", headers=sent, **more)  # pyright: ignore[reportArgumentType]
 
     async def signed_in_token(self, *scopes: str, name: str = "alice") -> str:
-        """A token of a public client that the person signs in to, and allows."""
+        """A token of a public client that the person signs in to and allows."""
         made = await agents.register(
             self.operator, NewAgent("Console", redirect_uris=(REDIRECT,), resources=(self.resource,))
         )
@@ -92,7 +92,7 @@ class AdminRoom:
 
 @asynccontextmanager
 async def running_admin_room(data: Path, **overrides: object) -> AsyncGenerator[AdminRoom]:
-    """Vault, simulator and the client until the block ends."""
+    """Run vault, simulator, and client until the block ends."""
     async with (
         running_room(data, overrides=overrides) as room,
         httpx2.AsyncClient(base_url=room.url, timeout=20) as http,
@@ -103,7 +103,7 @@ async def running_admin_room(data: Path, **overrides: object) -> AsyncGenerator[
 
 
 def problem(answer: httpx2.Response, status: int, code: str) -> dict[str, object]:
-    """The problem document of a refusal, whose form is checked on the way (RFC 9457)."""
+    """The problem document of a refusal; also checks its form (RFC 9457)."""
     assert answer.status_code == status, f"{answer.status_code}: {answer.text}"
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["cache-control"] == "no-store"

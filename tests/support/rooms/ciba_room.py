@@ -97,5 +97,5 @@ async def asker_client(world: World, **changes: object) -> Client:
 
 
 def nested_details(levels: int) -> str:
-    """A detail with as many arrays in it, in an object in an array."""
+    """A detail with this many arrays inside it, in an object in an array."""
     return '[{"type": "payment", "n": ' + "[" * levels + "]" * levels + "}]"

@@ -51,15 +51,15 @@ class CompanyRoom:
     everybody: ClassVar = Enrolment()
 
     def issuer(self, provider: str) -> str:
-        """Of this provider's authorization server."""
+        """The provider's authorization server."""
         return self.simulator.sandbox.issuer_of(mode(provider))
 
     def deny(self, provider: str, account: str) -> None:
-        """The company no longer vouches for this person there."""
+        """Make the company stop vouching for this person there."""
         self.simulator.sandbox.directory.services[self.issuer(provider)] = Enrolment(denied=frozenset({account}))
 
     def allow(self, provider: str) -> None:
-        """The company vouches for everyone there."""
+        """Make the company vouch for everyone there again."""
         self.simulator.sandbox.directory.services[self.issuer(provider)] = self.everybody
 
     @property
@@ -67,12 +67,12 @@ class CompanyRoom:
         return self.room.deployment.vault
 
     def pass_time(self, seconds: int) -> None:
-        """At the vault, the company and the services."""
+        """Let time pass at the vault, the company, and the services."""
         self.room.deployment.database.clock_offset += seconds
         self.simulator.advance(seconds)
 
     async def sign_in(self, name: str = "alice", *, waits: bool = True) -> tuple[User, Person]:
-        """Sign in through the company; `waits`: until the accounts that it connects are there."""
+        """Sign in through the company; `waits`: until the accounts that it connects exist."""
         person = await self.room.browser()
         begun = await person.http.get("/sign-in/openid/company", params={"return_to": "/connections"})
         assert begun.status_code == 303, begun.text
@@ -95,7 +95,7 @@ class CompanyRoom:
         return {one.provider: one for one in found}
 
     async def agent(self, user: User, *, allows: Mapping[str, frozenset[str]] | None = None) -> Principal:
-        """An agent that the person let in, with what it may use of each account."""
+        """An agent that the person authorized, with what it may use of each account."""
         client: Client = await self.room.agent()
         grant = await self.room.grant(user, client)
         accounts = await self.accounts(user)
@@ -118,11 +118,11 @@ class CompanyRoom:
         return await exchange(request, vault=self.vault, now=self.vault.database.now(), after_unauthorized=spoiled)
 
     def assertions(self, outcome: str) -> list[dict[str, object]]:
-        """The books' entries about assertions with this outcome."""
+        """The recorded entries about assertions with this outcome."""
         return [one for one in self.simulator.books()["assertions"] if one["outcome"] == outcome]
 
     def refreshes(self) -> list[object]:
-        """What became of each refresh at the company."""
+        """The outcome of each refresh at the company."""
         return [one["outcome"] for one in self.simulator.books()["refreshes"] if one["face"] == "company"]
 
 

@@ -1,4 +1,4 @@
-"""A vault that trusts a company's identity provider, and assertions of it that can lie in one claim."""
+"""A vault that trusts a company's identity provider, whose assertions can be wrong in one claim."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Company:
         return found
 
     def claims(self, **changes: object) -> dict[str, object]:
-        """Honest claims with changes; None leaves one out."""
+        """Honest claims with changes; None omits one."""
         now = self.now()
         claims: dict[str, object] = {
             "iss": self.idp.url,
@@ -102,7 +102,7 @@ class Company:
         headers: Mapping[str, str] | None = None,
         **more: str | None,
     ) -> httpx2.Response:
-        """The token request; None leaves a parameter out."""
+        """The token request; None omits a parameter."""
         form: dict[str, str | None] = {
             "grant_type": JWT_BEARER,
             "assertion": self.assertion() if assertion is None else assertion,

@@ -34,7 +34,7 @@ SCOPES = frozenset({"tools", "exchange"})
 
 @dataclass(frozen=True)
 class Caller:
-    """A client that can exchange, and how it proves who it is."""
+    """A client that can exchange, and how it authenticates."""
 
     client: Client
     credentials: Mapping[str, str] = field(repr=False)
@@ -42,7 +42,7 @@ class Caller:
 
 @dataclass
 class ExchangeRoom:
-    """The room, with what an exchange needs around it."""
+    """The room, with what an exchange needs."""
 
     room: Room
     http: httpx2.AsyncClient
@@ -140,7 +140,7 @@ class ExchangeRoom:
             )
 
     async def link(self, caller: Caller, api: str = API, *, scopes: frozenset[str] = frozenset()) -> None:
-        """Register the API and let the caller be it."""
+        """Register the API, and make the caller its client."""
         async with self.deployment.transaction() as transaction:
             await apis.add_api(transaction, api, name="API", now=self.now(), scopes=scopes)
             await apis.link_client(transaction, api, client_id=caller.client.id, now=self.now())
@@ -152,7 +152,7 @@ class ExchangeRoom:
         return await self.room.connect(agent, "google", scopes=GOOGLE, account=account, **options)
 
     def form(self, caller: Caller, subject: str, /, *, kind: str = ACCESS, **more: str | None) -> dict[str, str]:
-        """An honest exchange for Slack with changes; None leaves a parameter out."""
+        """An honest exchange for Slack with changes; None omits a parameter."""
         form: dict[str, str | None] = {
             "grant_type": TOKEN_EXCHANGE,
             **caller.credentials,
@@ -181,7 +181,7 @@ class ExchangeRoom:
         return sorted((one for one in found if one.kind == kind), key=lambda one: one.sequence)
 
     def worker_token(self, caller: Caller, user: User, *, key: ECKey, header: object = None, **claims: object) -> str:
-        """A worker's signed request; claims set to None are left out."""
+        """A worker's signed request; None omits a claim."""
         now = self.now()
         body: dict[str, object] = {
             "iss": caller.client.id,
@@ -203,7 +203,7 @@ class ExchangeRoom:
 
 
 def refusal_code(answer: httpx2.Response) -> str:
-    """The code of a refusal, whose form is checked on the way; nothing that was issued is in it."""
+    """The code of a refusal; also checks its form, and that it contains nothing that was issued."""
     assert answer.status_code >= 400, answer.text
     assert answer.headers["cache-control"] == "no-store"
     content = answer.json()

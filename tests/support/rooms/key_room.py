@@ -232,7 +232,7 @@ SERVICES: Mapping[str, tuple[str, str]] = {
 
 @dataclass
 class KeyRoom(Room):
-    """The room of the pages, with the services above."""
+    """The room of the page tests, with the services above."""
 
     def books(self) -> list[Mapping[str, object]]:
         """The calls of the service, oldest first."""
@@ -246,7 +246,7 @@ class KeyRoom(Room):
         return answer
 
     async def enter(self, person: Person, page: httpx2.Response, **values: str) -> httpx2.Response:
-        """Send the page with these values; `key` is the field of that name."""
+        """Submit the page with these values; `key` is the field with that name."""
         sent: dict[str, str | list[str] | None] = {
             name if name in {"label", "ends"} else f"field.{name}": value for name, value in values.items()
         }

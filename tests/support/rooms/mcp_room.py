@@ -69,7 +69,7 @@ class Room:
         audience: str | None = None,
         client_name: str = "Test agent",
     ) -> Agent:
-        """An agent of the user, as the authorization server would leave it behind."""
+        """An agent of the user, in the state in which the authorization server leaves it."""
         deployment = self.vault.deployment
         now = deployment.now()
         async with deployment.transaction() as transaction:
@@ -212,7 +212,7 @@ def modern(method: str, params: Mapping[str, object] | None = None, **more: obje
 
 
 def modern_headers(method: str, name: str | None = None, **more: str) -> dict[str, str]:
-    """The headers that go with it."""
+    """The headers that belong to it."""
     found = {
         "accept": ACCEPT,
         "content-type": "application/json",
@@ -241,7 +241,7 @@ INITIALIZE: dict[str, object] = {
 
 
 async def legacy_session(http: httpx2.AsyncClient, *, capabilities: Mapping[str, object] | None = None) -> str:
-    """Open a handshake session; its id."""
+    """Open a handshake session; return its ID."""
     message = {**INITIALIZE, "params": {**INITIALIZE["params"], "capabilities": dict(capabilities or {})}}
     answer = await http.post("/mcp", json=message, headers=legacy_headers())
     assert answer.status_code == 200, answer.text

@@ -1,4 +1,4 @@
-"""Every real way to narrow, with a vault and the simulator in that provider's mode."""
+"""Every real way to narrow a token, with a vault and the simulator in that provider's mode."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Family:
 
     @property
     def page(self) -> str:
-        """Where the books have its narrowings."""
+        """The recorded narrowings."""
         return "derivations" if self.provider in {"github", "box"} else "refreshes"
 
 
@@ -108,7 +108,7 @@ BY_NAME = {family.provider: family for family in FAMILIES}
 
 @dataclass
 class Place:
-    """The vault at one family, over real HTTP."""
+    """The vault connected to one family, over real HTTP."""
 
     family: Family
     simulator: Simulator
@@ -171,7 +171,7 @@ class Place:
 
 
 def provider_at(simulator: Simulator, name: str, mode: str) -> Provider:
-    """The shipped file, at the addresses of the mode."""
+    """The shipped file, with the URLs of the mode."""
     apis = load_catalog().provider(name).apis
     section = family_settings(simulator, mode, apis=apis)
     overrides = ProviderOverrides(**section)

@@ -26,7 +26,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Worl
 
 @pytest.fixture
 async def stored_world(store: Store) -> AsyncGenerator[World]:
-    """The same on each database, for what only the database can decide: who was first."""
+    """The same on each database, for what only the database can decide, such as which request was first."""
     async with (
         vault_with(store.data, database={"url": store.url}, **GENEROUS) as (vault, http),
         vault.person() as alice,

@@ -59,7 +59,7 @@ def b64(data: bytes | str | Mapping[str, object]) -> str:
 
 
 def sign_jwt(header: Mapping[str, object], claims: Mapping[str, object], key: RSAKey | ECKey) -> str:
-    """A JWT with any header at all, rightly signed under its `alg` (ES256 or RS256 where that is another)."""
+    """A JWT with any header, correctly signed with its `alg` (ES256 or RS256 if that is a different one)."""
     signing_input = f"{b64(header)}.{b64(claims)}"
     name = str(header.get("alg"))
     digest = {"384": hashes.SHA384(), "512": hashes.SHA512()}.get(name[2:], hashes.SHA256())
@@ -103,7 +103,7 @@ class Code:
     redirect_uri: str = REDIRECT
 
     def form(self, **changes: str | None) -> dict[str, str]:
-        """The honest token request with changes; None leaves a parameter out."""
+        """The honest token request with changes; None omits a parameter."""
         form: dict[str, str | None] = {
             "grant_type": "authorization_code",
             "client_id": self.client_id,
@@ -131,7 +131,7 @@ class World:
 
     @contextmanager
     def clock_ahead(self, seconds: int) -> Generator[None]:
-        """The block happens `seconds` later."""
+        """Run the block `seconds` later."""
         database = self.vault.deployment.database
         database.clock_offset += seconds
         try:
@@ -146,7 +146,7 @@ class World:
         return str((await self.register(**metadata))["client_id"])
 
     def authorize_url(self, client_id: str, challenge: str, **changes: str | None) -> str:
-        """The honest authorization request with changes; None leaves a parameter out."""
+        """The honest authorization request with changes; None omits a parameter."""
         query: dict[str, str | None] = {
             "response_type": "code",
             "client_id": client_id,
@@ -183,7 +183,7 @@ class World:
         return await self.http.post("/token", data=dict(form), **options)  # pyright: ignore[reportArgumentType]
 
     async def tokens(self, client_id: str | None = None, **changes: str | None) -> dict[str, str]:
-        """Everything the token endpoint gives an honest client, and its id."""
+        """Everything that the token endpoint gives an honest client, and the client's ID."""
         code = await self.code(client_id, **changes)
         answer = await self.token(code.form())
         assert answer.status_code == 200, answer.text
@@ -194,13 +194,13 @@ class World:
         return await self.token(form)
 
     async def probe(self, access_token: str, scheme: str = "Bearer") -> int:
-        """The status with which the token is received where a token is needed."""
+        """The status with which an endpoint that needs a token receives this one."""
         answer = await self.http.get("/userinfo", headers={"Authorization": f"{scheme} {access_token}"})
         return answer.status_code
 
 
 def error_of(answer: httpx2.Response) -> str:
-    """The error code of a JSON refusal, whose form is checked on the way."""
+    """The error code of a JSON refusal; also checks its form."""
     assert answer.headers["content-type"].startswith("application/json"), answer.text
     assert answer.headers["cache-control"] == "no-store"
     assert "Traceback" not in answer.text

@@ -1,4 +1,4 @@
-"""A vault with sign-in through an OpenID Connect provider, as fixtures, and a person on that way."""
+"""Fixtures: a vault with sign-in through an OpenID Connect provider, and a person who signs in there."""
 
 from __future__ import annotations
 

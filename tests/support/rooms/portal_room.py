@@ -33,7 +33,7 @@ CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"  # RFC 7636 appendix B
 
 
 def query_of(url: str) -> dict[str, str]:
-    """The query of a URL, one value each."""
+    """The query of a URL, one value per name."""
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
 
 
@@ -59,7 +59,7 @@ class Room:
         return await self.stack.enter_async_context(Person(self.url, transport=transport))
 
     async def user(self, name: str = "") -> User:
-        """Alice, or someone new."""
+        """Alice, or a new user."""
         if name == "alice":
             found = await users.find_user(self.deployment.database, name)
             assert found is not None
@@ -89,7 +89,7 @@ class Room:
         return client
 
     async def grant(self, user: User, client: Client) -> str:
-        """The user lets the agent in; the id of that."""
+        """The user authorizes the agent; returns the grant's ID."""
         async with self.deployment.transaction() as transaction:
             grant = await grants.create_grant(
                 transaction,
@@ -105,7 +105,7 @@ class Room:
     async def account(
         self, user: User, provider: str, *, label: str, scopes: frozenset[str], age: int = 0
     ) -> Connection:
-        """A connected account with made-up tokens, without a way to the provider; `age` in seconds."""
+        """A connected account with made-up tokens, which never calls the provider; `age` is in seconds."""
         answer = TokenAnswer("made-up", "made-up", scopes=scopes, expires_in=3600, account=Account(label, label))
         async with self.deployment.transaction() as transaction:
             return await connections.open_connection(
@@ -143,7 +143,7 @@ class Room:
         reason: str = "missing",
         account: str | None = None,
     ) -> ConnectLink:
-        """What a tool call of the agent answers with; of its own grant, since one grant gets few of them."""
+        """What a tool call of the agent answers; each call uses its own grant, because one grant gets few of them."""
         principal = Principal(user.id, client.id, secrets.token_hex(8), frozenset({"tools"}), f"{self.url}/mcp")
         link = await connect_link(
             self.deployment,
@@ -158,7 +158,7 @@ class Room:
         return link
 
     async def to_provider(self, person: Person, link: ConnectLink) -> str:
-        """Say yes on the connect page; the provider's address that follows."""
+        """Agree on the connect page; return the provider's URL that follows."""
         page = await person.open(link.url)
         answer = await person.submit(page, form="/connect/", button=("decision", "allow"))
         assert answer.status_code == 303, answer.text
@@ -167,7 +167,7 @@ class Room:
     async def connect(
         self, person: Person, user: User, client: Client, *, account: str = "alice", **options: object
     ) -> httpx2.Response:
-        """The whole way: link, our page, the provider's page, the callback, the result."""
+        """Do everything: link, our page, the provider's page, the callback, the result."""
         link = await self.link(user, client, **options)  # pyright: ignore[reportArgumentType]
         callback = await consent(await self.to_provider(person, link), account=account)
         page = await person.open(callback)
@@ -180,7 +180,7 @@ class Room:
         return list(await read_events(self.deployment, user_id=user_id))
 
     async def until_asked(self, connection_id: str) -> None:
-        """Until the provider answered an attempt to end the grant; a page waits only some seconds for it."""
+        """Wait until the provider has answered an attempt to end the grant; a page waits only a few seconds for it."""
         deployment = self.deployment
         async with asyncio.timeout(60):
             while True:
@@ -191,7 +191,7 @@ class Room:
                 await revocations.run_due(deployment.vault)
 
     async def see_end(self, person: Person, connection_id: str) -> httpx2.Response:
-        """The connections page once the provider answered."""
+        """The connections page after the provider has answered."""
         await self.until_asked(connection_id)
         return await person.open(f"/connections?closed={connection_id}")
 
@@ -229,7 +229,7 @@ async def scopes_allowed(room: Room, user: User, client: Client) -> list[frozens
 
 
 def with_parameters(url: str, **changes: str | None) -> str:
-    """The URL with parameters changed; None takes one out."""
+    """The URL with changed parameters; None removes one."""
     parts = urlsplit(url)
     query = {**dict(parse_qsl(parts.query)), **changes}
     return urlunsplit(parts._replace(query=urlencode({k: v for k, v in query.items() if v is not None})))

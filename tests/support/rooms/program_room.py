@@ -69,7 +69,7 @@ class ProgramRoom:
 
     @asynccontextmanager
     async def access(self, *accounts: str, wait: float = 0.0) -> AsyncGenerator[ProgramAccess]:
-        """What decides for a program of the agent; `said` gets the links."""
+        """What decides about a program of the agent; `said` gets the links."""
         asking = PermissionWait(lambda message, url: self.said.append(f"{message} {url}"), wait)
         opened = ProgramAccess(self.vault.deployment, self.principal, asking, agent=AGENT, accounts=accounts)
         try:
@@ -85,7 +85,7 @@ class ProgramRoom:
         accounts: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Ran:
-        """Run the program as the agent, with what it writes in a file."""
+        """Run the program as the agent, with a file as its output."""
         return await run_in(
             self.vault.deployment,
             self.principal,
@@ -103,7 +103,7 @@ class ProgramRoom:
         return await self.run(sys.executable, "-c", program, **options)  # pyright: ignore[reportArgumentType] -- of `run`
 
     async def events(self, kind: str) -> list[Event]:
-        """Those of the agent, newest first."""
+        """The events of the agent, newest first."""
         deployment = self.vault.deployment
         found = await read_events(deployment)
         return [one for one in reversed(found) if one.kind == kind and one.client_id == self.principal.client_id]
@@ -137,7 +137,7 @@ async def run_in(
     wait: float = 0.0,
     allows_other_hosts: bool = False,
 ) -> Ran:
-    """Run a program whose home is `folder` as this agent, with what it writes in a file."""
+    """Run a program with `folder` as its home as this agent, with a file as its output."""
     out = folder / "out"
     out.unlink(missing_ok=True)
     options = ProgramOptions(
@@ -155,7 +155,7 @@ async def run_in(
 
 @asynccontextmanager
 async def program_room(folder: Path) -> AsyncGenerator[ProgramRoom]:
-    """A vault with GitHub at a double; the agent may use alice's account for nothing yet."""
+    """A vault with GitHub at a double; the agent may not use alice's account yet."""
     async with git_host(folder / "git", token=TOKEN) as host:
         providers = {
             "github": {

@@ -107,7 +107,7 @@ class ProxyHandle:
         verify: bool | ssl.SSLContext = True,
         **options: object,
     ) -> httpx2.Response:
-        """A call with the handle; nothing but what the caller says is added."""
+        """A call with the handle; adds nothing to what the caller specifies."""
         sent = {"authorization": f"{scheme} {self.value}"} | dict(headers or {})
         async with httpx2.AsyncClient(timeout=30, trust_env=False, verify=verify) as http:
             return await http.request(method, self.base(api) + path, headers=sent, **options)
@@ -122,7 +122,7 @@ async def issue(
     lifetime: int = HOUR,
     key_thumbprint: str | None = None,
 ) -> ProxyHandle:
-    """A handle as the token endpoint leaves it behind."""
+    """A handle in the state in which the token endpoint leaves it."""
     deployment = room.vault.deployment
     now = deployment.now()
     async with deployment.transaction() as transaction:
@@ -154,9 +154,8 @@ async def proxy_room(
     settings: Mapping[str, Mapping[str, object]] = {},
     **overrides: object,
 ) -> AsyncGenerator[ProxyRoom]:
-    """A vault with Slack, Google and GitHub at one scripted server; their APIs elsewhere with `apis_at`.
-
-    `others`: further providers, each with the API that stands at `/NAME` there. `settings`: more of these, by provider.
+    """A vault with Slack, Google and GitHub at one scripted server; with `apis_at`, their APIs are elsewhere. `others`:
+    further providers, each with its API at `/NAME` there. `settings`: further settings, by provider.
     """
     secret = secrets.token_urlsafe(8)
     async with running_simulator() as simulator, scripted_server(post_reply) as server:

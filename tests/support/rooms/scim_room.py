@@ -78,7 +78,7 @@ async def running_scim_room(data: Path, **overrides: object) -> AsyncGenerator[S
 
 
 def refusal(answer: httpx2.Response, status: int, kind: str | None = None) -> str:
-    """What the error of a refusal says, whose form is checked on the way (RFC 7644 §3.12)."""
+    """The text of a refusal's error; also checks its form (RFC 7644 §3.12)."""
     assert answer.status_code == status, f"{answer.status_code}: {answer.text}"
     assert answer.headers["content-type"] == "application/scim+json"
     content = answer.json()

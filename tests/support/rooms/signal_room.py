@@ -1,4 +1,4 @@
-"""A vault that hears a company's transmitter, and whose people sign in at the company, as fixtures and helpers."""
+"""Fixtures: a vault that gets events from a company's transmitter, and whose people sign in at the company."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SignalRoom:
     http: httpx2.AsyncClient
 
     async def link_person(self, *, email: str = "", is_admin: bool = False) -> LinkedPerson:
-        """Someone new with everything that a signal can end."""
+        """A new person with everything that a signal can end."""
         user = await self.room.vault.add_user(f"person-{secrets.token_hex(4)}", is_admin=is_admin)
         subject = secrets.token_hex(8)
         now = self.room.deployment.now()
@@ -78,7 +78,7 @@ class SignalRoom:
         return answer.status_code == 200
 
     async def can_refresh(self, linked: LinkedPerson) -> bool:
-        """Whether the agent's refresh token works now; it then has new ones."""
+        """Whether the agent's refresh token works now; if so, the agent then has new tokens."""
         form = {"grant_type": "refresh_token", "client_id": linked.tokens.client_id}
         answer = await self.http.post("/token", data=form | {"refresh_token": linked.tokens.refresh_token or ""})
         if answer.status_code != 200:
@@ -105,7 +105,7 @@ class SignalRoom:
 
 @pytest.fixture(scope="package")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[SignalRoom]:
-    """One vault for all files of tests; `company` has the defaults, the others one more setting each."""
+    """One vault for all test files; `company` has the defaults, each of the others one more setting."""
     async with (
         running_openid(lambda: int(time.time())) as openid,
         running_transmitter(lambda: int(time.time())) as transmitter,

@@ -14,7 +14,7 @@ from tests.support.harness import RunningVault, free_socket, serve_app
 async def open_doors(
     stack: AsyncExitStack, vault: RunningVault, data: Path
 ) -> tuple[httpx2.AsyncClient, httpx2.AsyncClient]:
-    """A client at this process, and one at another, which starts. Both end with the stack."""
+    """A client for this process, and one for another, which it starts. Both end with the stack."""
     other, listening = await stack.enter_async_context(open_deployment(vault.settings, data=data)), free_socket()
     await stack.enter_async_context(serve_app(build_app(other), listening))
     host = {"host": vault.url.removeprefix("http://")}  # as a load balancer hands it on

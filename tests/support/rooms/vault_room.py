@@ -150,7 +150,7 @@ class Room:
 
     @asynccontextmanager
     async def held_refresh(self) -> AsyncGenerator[asyncio.Task[UpstreamToken]]:
-        """An exchange whose refresh is at the provider, which answers once its `gate` is set."""
+        """An exchange whose refresh is waiting at the provider, which answers once its `gate` is set."""
         self.slack.gate = asyncio.Event()
         async with asyncio.timeout(WAIT):
             slow = asyncio.create_task(self.exchange())
@@ -232,7 +232,7 @@ async def open_room(store: Store, *, rotation: RotationMode = RotationMode.REVOK
 
 @asynccontextmanager
 async def second_process(room: Room) -> AsyncGenerator[Room]:
-    """The same vault opened again: own database handles, own key ring, own tasks, own owner id."""
+    """The same vault opened again, with its own database handles, key ring, tasks, and owner ID."""
     database = await room.store.open()
     database.clock_offset = room.database.clock_offset
     activity = Activity(database)

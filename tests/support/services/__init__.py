@@ -1,7 +1,7 @@
-"""Small APIs of further services for the simulator: what the declared tools call, in each service's own words.
-
-`providers/simulator/families/resources.py` checks before that the token allows the operation. Written data stays until
-the simulator is reset. Shapes are from the services' documentation, read on 2026-11-25 and not run against them.
+"""Small APIs of further services for the simulator: the operations that declared tools call, in each service's format.
+`providers/simulator/families/resources.py` first checks that the token allows the operation. Written data stays until
+the simulator is reset. The formats come from the services' documentation, read on 2026-11-25, and weren't compared with
+the live services.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ APIS: Mapping[str, ServiceAPI] = {
 
 @asynccontextmanager
 async def running_services() -> AsyncGenerator[Simulator]:
-    """The simulator with these APIs behind the modes that name them, and the modes `api-NAME`."""
+    """Run the simulator with these APIs behind the modes that name them, and the modes `api-NAME`."""
     async with running_simulator() as simulator:
         for name, api in APIS.items():
             add_api(simulator, name, api)

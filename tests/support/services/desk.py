@@ -44,7 +44,7 @@ class ServiceCall:
         return self.call.arguments
 
     def records(self, kind: str, *, seed: Sequence[Record] = ()) -> list[Record]:
-        """This person's records of a kind; the first time, copies of `seed`."""
+        """This person's records of one kind; initially copies of `seed`."""
         key = (kind, self.account)
         return cast("list[Record]", self.sandbox.added.setdefault(key, [dict(record) for record in seed]))
 
@@ -55,12 +55,12 @@ class ServiceCall:
         )
 
     def note(self, service: str, text: str) -> None:
-        """Record in the books that something was made."""
+        """Record that something was created."""
         self.sandbox.books.write("posts", self.sandbox.clock.now(), face=service, user=self.person.name, text=text)
 
 
 def at(value: JsonValue, *steps: str | int) -> JsonValue:
-    """The value at these steps; None when there is none."""
+    """The value at this path; None if there is none."""
     for step in steps:
         if isinstance(value, dict) and isinstance(step, str):
             value = value.get(step)
@@ -72,7 +72,7 @@ def at(value: JsonValue, *steps: str | int) -> JsonValue:
 
 
 def text(value: JsonValue, *steps: str | int) -> str:
-    """The text at these steps; empty when there is none."""
+    """The text at this path; empty if there is none."""
     found = at(value, *steps)
     return found if isinstance(found, str) else ""
 

@@ -1,6 +1,6 @@
-"""Facebook's Graph API for Pages (developers.facebook.com/docs/pages-api): one's Pages, a post on one.
+"""Facebook's Graph API for Pages (developers.facebook.com/docs/pages-api): a person's Pages, and posts on them.
 
-A post needs the Page's own token, which the person's gets by asking for it; with the person's own it is refused.
+A post needs the Page's own token, which the person's token can request; with the person's token it is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIELDS = ("id", "name", "category", "tasks", "access_token")
 
 
 def answer(visit: ServiceCall) -> Response:
-    """One operation, with the person's token or with that of a Page."""
+    """One operation, with the person's token or a Page's token."""
     mine = next((page for page in _PAGES if visit.token.item == _address(page)), None)
     match visit.call.method, visit.parts:
         case "GET", ["me", "accounts"]:
@@ -40,7 +40,7 @@ def answer(visit: ServiceCall) -> Response:
 
 
 def _address(page: Record) -> str:
-    """How the token of a Page says that it is one."""
+    """How a Page's token can be recognized."""
     return f"facebook://x/api/{page['id']}"
 
 
@@ -72,7 +72,7 @@ def refusal(status: int, code: int, message: str, *, kind: str = "OAuthException
 
 
 def no_authority(status: int) -> Response:
-    """The token is dead, or the person has not granted a permission."""
+    """The token is dead, or the person hasn't granted a permission."""
     if status == 401:
         return refusal(400, 190, "Error validating access token: the session has expired.")
     return refusal(403, 200, "(#200) Requires a permission that was not granted.")

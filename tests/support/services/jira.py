@@ -61,7 +61,7 @@ def _at_site(visit: ServiceCall, issues: list[Record], method: str, rest: list[s
 
 
 def _fits(one: Record, jql: str) -> bool:
-    """Only `text ~ "words"` counts; any other JQL finds everything."""
+    """Only `text ~ "words"` is evaluated; any other JQL finds everything."""
     _, found, words = jql.partition('text ~ "')
     return not found or words.partition('"')[0] in text(one, "summary").lower()
 

@@ -1,4 +1,4 @@
-"""Linear (linear.app/developers/graphql): the queries that tools send, told apart by their first field."""
+"""Linear (linear.app/developers/graphql): the queries that tools send, distinguished by their first field."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SEED: tuple[Record, ...] = (
 
 
 def answer(visit: ServiceCall) -> Response:
-    """One query or mutation; a mistake is told with 200 and `errors`, as Linear does."""
+    """One query or mutation; errors have status 200 and `errors`, as at Linear."""
     if visit.call.method != "POST" or visit.parts != ("graphql",):
         return reply({"errors": [{"message": "not found"}]}, status=404)
     issues = visit.records("linear", seed=_SEED)

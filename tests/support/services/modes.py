@@ -1,4 +1,4 @@
-"""Family modes with their own API, for the tools that call it: the services beside this file."""
+"""Family modes with their own API, for the tools that call it: the services in this folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from providers.simulator.modes.model import Mode, Operation
 
 
 def _with_api(name: str, api: str, *operations: tuple[str, str, str]) -> Mode:
-    """A known service whose operations (method, path, scopes any of which allows it) are answered by that API."""
+    """A known service whose operations (method, path, scopes of which any one is enough) that API answers."""
     made = tuple(Operation(method, path, frozenset(scopes.split())) for method, path, scopes in operations)
     return replace(KNOWN[name], api=api, operations=made)
 

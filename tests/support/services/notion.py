@@ -15,7 +15,7 @@ _SEED: tuple[Record, ...] = (
 
 
 def answer(visit: ServiceCall) -> Response:
-    """One operation; an unknown page answers as one that was not shared."""
+    """One operation; an unknown page gets the same answer as one that wasn't shared."""
     pages = visit.records("notion", seed=_SEED)
     match visit.call.method, visit.parts:
         case "POST", ["search"]:

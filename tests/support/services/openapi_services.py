@@ -1,4 +1,4 @@
-"""Services that answer as the OpenAPI documents say that they publish themselves: `tests/generating/openapi.py`."""
+"""Services that answer as their published OpenAPI documents say: `tests/generating/openapi.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVICES: Mapping[str, object] = json.loads(_KEPT.read_text(encoding="utf-8"))
 
 
 def answer_of(service: str) -> Callable[[ServiceCall], Response]:
-    """What this service answers: the same to every call of an operation."""
+    """This service's answer: the same for every call of an operation."""
     known = [
         (operation.partition(" ")[0], re.compile(operation.partition(" ")[2].replace("{}", "[^/]+")), told)
         for operation, told in SERVICES[service]["answers"].items()

@@ -92,7 +92,7 @@ def _task(visit: ServiceCall) -> Response:
 
 
 def no_authority(status: int) -> Response:
-    """The token is dead, or was not given for the API."""
+    """The token is dead, or wasn't issued for the API."""
     if status == 401:
         return refusal(401, "INVALID_SESSION_ID", "Session expired or invalid")
     return refusal(403, "INVALID_SESSION_ID", "This session is not valid for use with the REST API")

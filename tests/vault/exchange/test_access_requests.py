@@ -1,4 +1,4 @@
-"""What requests gave of a group's account: beyond its rule, for one agent, until an end that can have many causes."""
+"""Access requests for a group's account: what they allow one agent beyond the group's rule, and what ends that."""
 
 from __future__ import annotations
 

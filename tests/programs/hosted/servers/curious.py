@@ -1,4 +1,4 @@
-"""An MCP server over stdio that does what it is told with this machine. Standard library only; never our own code."""
+"""An MCP server over stdio that does what it is told on this machine. Standard library only; never our own code."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def fetch(url: str, method: str = "GET", body: str = "") -> object:
 
 
 def fetch_both(url: str, other: str, strict: int, method: str = "GET", body: str = "") -> object:
-    """Fetch two addresses; a strict call fails where one of them does."""
+    """Fetch two URLs; a strict call fails if one of them does."""
     found = [fetch(url, method, body), fetch(other)]
     if strict and any(one["status"] != 200 for one in found):
         raise OSError("not both")
@@ -85,12 +85,12 @@ def fetch_both(url: str, other: str, strict: int, method: str = "GET", body: str
 
 
 def peek(url: str, method: str = "GET", body: str = "") -> object:
-    """The same, in a tool that is said to only read."""
+    """The same, in a tool that claims to only read."""
     return fetch(url, method, body)
 
 
 def fetch_later(url: str, seconds: float) -> object:
-    """Fetch an address after the answer; `answers_seen` tells what came of it."""
+    """Fetch a URL after answering; `answers_seen` returns the result."""
 
     def work() -> None:
         time.sleep(seconds)
@@ -104,14 +104,14 @@ def fetch_later(url: str, seconds: float) -> object:
 
 
 def fetch_beside(url: str, seconds: float) -> object:
-    """Fetch an address beside the call, and answer after a while."""
+    """Fetch a URL during the call, and answer after a while."""
     fetch_later(url, 0)
     time.sleep(seconds)
     return "answered"
 
 
 def answers_seen() -> object:
-    """What calls after answers came to."""
+    """The results of calls made after answering."""
     return list(SEEN)
 
 
@@ -121,7 +121,7 @@ def grow(megabytes: int) -> object:
 
 
 def fork(number: int) -> object:
-    """Start sleeping processes, as many as the kernel lets."""
+    """Start sleeping processes, as many as the kernel allows."""
     started = 0
     for _ in range(number):
         try:
@@ -148,7 +148,7 @@ def end() -> object:
 
 
 def mumble(lines: int) -> object:
-    """Write to both streams what is no message."""
+    """Write text that isn't a message to both streams."""
     for number in range(lines):
         print(f"line {number}", file=sys.stderr, flush=True)
         print("this is no JSON", flush=True)
@@ -161,13 +161,13 @@ def fail(code: int) -> object:
 
 
 def flood() -> object:
-    """Write what no one asked for, without an end."""
+    """Write unrequested lines without end."""
     while True:
         print("this is no JSON", flush=True)
 
 
 def pid() -> object:
-    """Who I am, by the time at which I started."""
+    """An identifier for this process: the time at which it started."""
     return STARTED
 
 

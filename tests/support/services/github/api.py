@@ -1,4 +1,4 @@
-"""The GitHub face's REST API: repositories, issues and comments in GitHub's words, with pages in `Link` headers.
+"""The GitHub face's REST API: repositories, issues, and comments in GitHub's format, with paging in `Link` headers.
 
 The caller has checked that the token allows the operation. `shapes` builds the answers.
 """
@@ -113,7 +113,7 @@ class _Operation:
         return self._page([shapes.issue(repository, one, api=self._base) for one in shown])
 
     def _search(self) -> Response:
-        """All words in the title; qualifiers other than `repo:` are taken and find everything."""
+        """All words in the title; qualifiers other than `repo:` are accepted and ignored."""
         words = self._call.query.get("q", "").split()
         if not words:
             raise _invalid("Search", "q")
@@ -197,7 +197,7 @@ class _Operation:
         return found
 
     def _page(self, items: Sequence[dict[str, JsonValue]]) -> Response:
-        """One page; where there are others, `Link` says so (docs.github.com/rest: Using pagination)."""
+        """One page; `Link` names the others, if any (docs.github.com/rest: Using pagination)."""
         query = self._call.query
         size, number = query.get("per_page", "30"), query.get("page", "1")
         if not size.isdecimal() or not number.isdecimal():

@@ -67,7 +67,7 @@ _TITLES = ("Water the tomatoes", "Prune the roses", "Mend the fence", "Order see
 
 
 class Repositories:
-    """All of them; private ones are seen by their owner only."""
+    """All repositories; only their owner sees private ones."""
 
     def __init__(self, now: float) -> None:
         self._last = 1000

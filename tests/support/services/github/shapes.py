@@ -1,6 +1,6 @@
 """GitHub's answers as its published OpenAPI document describes them: users, repositories, issues, pull requests, files.
 
-Whole, as GitHub's are: an SDK may read any member. `api` is the base of absolute addresses.
+They are complete, like GitHub's, because an SDK may read any member. `api` is the base of absolute URLs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _sha(text: str) -> str:
 
 
 def own_user(person: Person, *, api: str, public: int, private: int) -> Shape:
-    """Someone, as they see themselves; with how many repositories they have."""
+    """A user as they see themselves, including the number of their repositories."""
     unsaid = ("company", "location", "hireable", "bio")
     counts = ("public_gists", "followers", "following", "private_gists", "disk_usage", "collaborators")
     return {
@@ -162,7 +162,7 @@ def issue(known: Repository, one: SimulatedIssue, *, api: str) -> Shape:
 
 
 def found_issue(known: Repository, one: SimulatedIssue, *, api: str) -> Shape:
-    """An issue among what was searched for; one without a text has no `body`."""
+    """An issue in search results; one without text has no `body`."""
     shape = {**issue(known, one, api=api), "score": 1.0}
     return {name: value for name, value in shape.items() if name != "body" or value is not None}
 
@@ -245,7 +245,7 @@ def comment(known: Repository, about: SimulatedIssue | PullRequest, one: Comment
 
 
 def file(known: Repository, path: str, content: str, *, api: str, asked: str) -> Shape:
-    """A file; `asked` is its path as the caller spelt it."""
+    """A file; `asked` is its path as the caller spelled it."""
     encoded = b64encode(content.encode()).decode()
     lines = "\n".join(encoded[at : at + 60] for at in range(0, len(encoded), 60)) + "\n"
     at, sha = f"{api}/repos/{known.full_name}/contents/{asked}", _sha(content)
@@ -267,7 +267,7 @@ def file(known: Repository, path: str, content: str, *, api: str, asked: str) ->
 
 
 def tree(known: Repository, *, api: str, is_whole: bool) -> Shape:
-    """What lies in a repository: folders (`tree`) and files (`blob`), at the top or, with `is_whole`, everywhere."""
+    """The content of a repository: folders (`tree`) and files (`blob`), at the top or, with `is_whole`, everywhere."""
     at = f"{api}/repos/{known.full_name}/git"
     folders = {path[:end] for path in known.files for end, letter in enumerate(path) if letter == "/"}
     found: list[JsonValue] = []
@@ -285,7 +285,7 @@ def tree(known: Repository, *, api: str, is_whole: bool) -> Shape:
 
 
 def rate_limit(now: float) -> Shape:
-    """How much may still be asked."""
+    """The remaining rate limit."""
 
     def allowance(limit: int) -> JsonValue:
         return {"limit": limit, "remaining": limit - 1, "reset": round(now) + 3600, "used": 1}
