@@ -54,7 +54,7 @@ SLACK: Mapping[str, Case] = {
         "slack",
         "slack.api.chat.postMessage",
         {"channel": "C0SBGENERAL", "text": "seen"},
-        "Answered in C0SBGENERAL",
+        "Replied in C0SBGENERAL",
         {"channel": "C0SBGENERAL"},
         _first_thread,
     ),
@@ -77,7 +77,7 @@ SLACK: Mapping[str, Case] = {
         "slack", "slack.api.users.list", {"limit": 2}, "There are more", {"id": "U0SBALICE01", "name": "alice"}
     ),
     "slack_direct_message": Case(
-        "slack", "slack.api.chat.postMessage", {"user": "U0SBBOB0001", "text": "Lunch at one?"}, "Written in D0SB"
+        "slack", "slack.api.chat.postMessage", {"user": "U0SBBOB0001", "text": "Lunch at one?"}, "Sent in D0SB"
     ),
     "slack_react": Case(
         "slack",
@@ -197,7 +197,9 @@ HUBSPOT: Mapping[str, Case] = {
     "hubspot_contact_read": Case("hubspot", "", {"contact": "101"}, "Dana Reed, Buyer at", {"job": "Buyer"}),
     "hubspot_companies": Case("hubspot", "", {"query": "berlin"}, "Customer GmbH", {"domain": "customer.example"}),
     "hubspot_deals": Case("hubspot", "", {"query": "renewal"}, "contractsent", {"id": "501", "amount": "1200"}),
-    "hubspot_note": Case("hubspot", "", {"contact": "101", "text": "Called.", "at": _APRIL}, "Noted", {"id": "9001"}),
+    "hubspot_note": Case(
+        "hubspot", "", {"contact": "101", "text": "Called.", "at": _APRIL}, "Added the note", {"id": "9001"}
+    ),
 }
 SALESFORCE: Mapping[str, Case] = {
     "salesforce_contacts": Case(
@@ -215,7 +217,7 @@ SALESFORCE: Mapping[str, Case] = {
         "salesforce",
         "",
         {"contact": salesforce.CONTACT, "subject": "Called", "text": "Wants a quote.", "on": "2026-11-25"},
-        "Noted (id 00T",
+        "Added the note (id 00T",
     ),
 }
 FACEBOOK: Mapping[str, Case] = {
@@ -272,7 +274,9 @@ PAGERDUTY: Mapping[str, Case] = {
     "pagerduty_incidents": Case("pagerduty", "", {"status": "resolved"}, "on fire", {"id": "PT4KHLK", "number": 1234}),
     "pagerduty_incident_read": Case("pagerduty", "", {"incident": "PT4KHLK"}, "on fire", {"status": "acknowledged"}),
     "pagerduty_on_call": Case("pagerduty", "", {}, "Tim Wright", {"level": 2}),
-    "pagerduty_note": Case("pagerduty", "", {"incident": "PT4KHLK", "text": "On it."}, "Noted", {"id": "PWL7QXS"}),
+    "pagerduty_note": Case(
+        "pagerduty", "", {"incident": "PT4KHLK", "text": "On it."}, "Added the note", {"id": "PWL7QXS"}
+    ),
 }
 FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "github": ("github", ("rest",)),

@@ -121,10 +121,10 @@ CASES: Mapping[str, Case] = {
     "slack_channels": Case('"#garden" topic "Hedges"'),
     "slack_post": Case("Posted", {"channel": GENERAL, "text": "The roses are out."}),
     "slack_history": Case("Who waters?", {"channel": GENERAL}, a_message),
-    "slack_reply": Case(f"Answered in {GENERAL}", {"channel": GENERAL, "text": "I do."}, a_thread),
+    "slack_reply": Case(f"Replied in {GENERAL}", {"channel": GENERAL, "text": "I do."}, a_thread),
     "slack_thread": Case("Who waters?", {"channel": GENERAL}, a_thread),
     "slack_users": Case(ACCOUNT),
-    "slack_direct_message": Case("Written in D", {"text": "Lunch at one?"}, a_person),
+    "slack_direct_message": Case("Sent in D", {"text": "Lunch at one?"}, a_person),
     "slack_react": Case("Reacted.", {"channel": GENERAL, "emoji": "thumbsup"}, a_post),
     "calendar_list": Case('"Planting" (id planting)'),
     "calendar_create": Case(
