@@ -28,7 +28,7 @@ def unruled_problem(provider: Provider, calls: UnruledCalls) -> str | None:
     if not provider.apis:
         return "its file names no API; add one under apis"
     if EVERYTHING in provider.unruled.closed:
-        return "answers of its API tell credentials; only request rules can leave those out"
+        return "its API's responses can contain credentials; only request rules can exclude them"
     if calls == "read" and EVERYTHING in provider.unruled.unsafe_reads:
         return 'a GET of its API can change something; use "any"'
     return None

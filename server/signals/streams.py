@@ -88,7 +88,7 @@ class StreamClient:
         return self._stream(_parse(answer, expected=(HTTPStatus.CREATED, HTTPStatus.OK)))
 
     async def update(self, stream_id: str) -> SignalStream:
-        """Make a stream as the settings now say (§8.1.1.3)."""
+        """Update a stream to the current settings (§8.1.1.3)."""
         content = {"stream_id": stream_id, **self._configuration(is_polled=self.transmitter.poll_url is not None)}
         stream = self._stream(
             _parse(await self._ask("PATCH", "configuration_endpoint", content=content), expected=(HTTPStatus.OK,))

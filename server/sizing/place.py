@@ -49,7 +49,7 @@ class BenchPlace:
 
 @asynccontextmanager
 async def bench_place(provider: int, *, server_url: str | None) -> AsyncGenerator[BenchPlace]:
-    """A place whose provider listens at that port. `server_url`: of a PostgreSQL server, for a database of its own."""
+    """A place whose provider listens on that port. `server_url`: a PostgreSQL server on which it creates a database."""
     with tempfile.TemporaryDirectory(prefix="token-vault-bench-") as folder:
         data = Path(folder) / "data"
         data.mkdir(mode=0o700)

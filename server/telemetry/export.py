@@ -124,7 +124,7 @@ class _ToolNames:
 
 
 class _PageReader(PrometheusMetricReader):
-    """The SDK's page, with the times of the tally."""
+    """The SDK's metrics page, including the histograms of the tally."""
 
     def __init__(self, tally: Tally, resource: Resource, *, registry: CollectorRegistry) -> None:
         self._tally = tally
@@ -137,7 +137,7 @@ class _PageReader(PrometheusMetricReader):
 
 
 class _SendingReader(PeriodicExportingMetricReader):
-    """The SDK's sender, with the times of the tally."""
+    """The SDK's exporter, including the histograms of the tally."""
 
     def __init__(self, tally: Tally, resource: Resource, exporter: OTLPMetricExporter) -> None:
         self._tally = tally

@@ -154,7 +154,9 @@ def test_what_a_file_names_as_unsafe_or_closed_stays_so() -> None:
         ProviderFileRefused, match=r'slack.unruled_calls: a GET of its API can change something; use "any"'
     ):
         _open("slack", "read")
-    with pytest.raises(ProviderFileRefused, match=r"facebook.unruled_calls: answers of its API tell credentials"):
+    with pytest.raises(
+        ProviderFileRefused, match=r"facebook.unruled_calls: its API's responses can contain credentials"
+    ):
         _open("facebook", "any")
     slack, instagram = _open("slack", "any"), _open("instagram", "any")
     read, call = frozenset({READ}), frozenset({CALL})

@@ -126,7 +126,7 @@ def _is_first_guess(password: str, *, name: str) -> bool:
 
 
 def _follows(text: str, walk: str) -> bool:
-    """Whether text goes along the walk, which starts over at its end."""
+    """Whether the text follows this walk, wrapping around at its end."""
     return text in walk * (len(text) // len(walk) + 2)
 
 

@@ -57,7 +57,7 @@ _REFRESHES = """
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Figures that change every second. Times are in seconds; None: none yet."""
+    """Figures that change every second. Times are Unix seconds; None if there was no such event yet."""
 
     approvals_waiting: int
     newest_event_at: int | None

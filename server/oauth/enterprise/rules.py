@@ -16,7 +16,7 @@ from vault.records import Client, ClientKind
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What the rules allow together. `accounts`: scopes and the words of `vault.company_access`, by provider."""
+    """What the rules allow together. `accounts`: scopes and keywords of `vault.company_access`, by provider."""
 
     names: tuple[str, ...]
     scopes: frozenset[str]

@@ -87,7 +87,9 @@ async def restarts(place: Server | None, nursery: Nursery, *, rounds: int) -> Fi
     """Run through the classes several times on one database."""
     seen, where = StartTimes(), "SQLite" if place is None else "PostgreSQL"
     async with fresh_store(place) as store, open_estate(store, CLASSES, users=1) as estate:
-        await restart(estate, nursery, next(iter(estate.held.values())), StartTimes())  # what is compiled is compiled
+        await restart(
+            estate, nursery, next(iter(estate.held.values())), StartTimes()
+        )  # not measured: it compiles modules
         for _ in range(rounds):
             for held in list(estate.held.values()):
                 await restart(estate, nursery, held, seen)
