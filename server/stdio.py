@@ -53,7 +53,7 @@ class StdioOptions:
     client_name: str
     opener: Callable[[str], bool] | None  # opens the owner's browser
     greet: Callable[[Deployment], None]  # called when the vault is open
-    complain: Callable[[BaseException], str | None]  # reports a refusal, returns its sentence; None for others
+    complain: Callable[[BaseException], str | None]  # reports a refusal and returns its sentence; None for other errors
 
 
 async def serve_stdio(options: StdioOptions) -> bool:

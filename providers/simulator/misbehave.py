@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from providers.simulator.accounts import Face
 from providers.simulator.state.faults import Fault
 
-TRANSPORT = "simulator.transport"  # where the server's protocol leaves the connection in the ASGI state
+TRANSPORT = "simulator.transport"  # where the server's protocol stores the connection in the ASGI state
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 _PROXY_PAGE = (
     "<!doctype html><html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"

@@ -61,7 +61,7 @@ async def consent(
             there = urljoin(authorize_url, page.headers["location"])
             if urlsplit(there)[:2] != urlsplit(authorize_url)[:2]:
                 return there
-            page = await client.get(there)  # an error page of the provider's own
+            page = await client.get(there)  # the provider's own error page
         form = _ConsentForm()
         form.feed(page.text)
         if page.status_code != 200 or not form.hidden:

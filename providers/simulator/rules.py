@@ -19,7 +19,7 @@ class RotationRule(StrEnum):
     NONE = "none"  # it stays
     GRACE = "grace"  # it rotates; reuse within `grace_seconds` is answered
     STRICT = "strict"  # it rotates; reuse is refused and nothing else happens
-    REUSE_REVOKES_FAMILY = "reuse_revokes_family"  # it rotates; reuse ends every token of its family
+    REUSE_REVOKES_FAMILY = "reuse_revokes_family"  # it rotates; reuse ends all tokens of its family
 
 
 class FaceRules(BaseModel):
@@ -32,21 +32,22 @@ class FaceRules(BaseModel):
     grace_answer: Literal["resend", "sibling"] = "resend"
     after_grace: Literal["refuse", "revoke_family"] = "refuse"
     access_lifetime: int = Field(gt=0)  # seconds
-    refresh_lifetime: int | None = None  # seconds from consent until the family dies, however often it is refreshed
-    refresh_idle: int | None = None  # seconds without a refresh until the family dies
+    refresh_lifetime: int | None = None  # seconds from consent until the family ends, however often it is refreshed
+    refresh_idle: int | None = None  # seconds without a refresh until the family ends
     refresh_limit: int | None = (
-        None  # live families with a refresh token per person and client; the oldest dies silently
+        None  # live families with a refresh token per person and client; the oldest ends silently
     )
     code_lifetime: int = 60
-    # `scope` on refresh; sticky shrinks the grant forever, refused takes only the very scopes that were granted
+    # `scope` on refresh; sticky shrinks the grant permanently, refused accepts only exactly the granted scopes
     narrowing: Literal["ignored", "real", "sticky", "refused"] = "ignored"
-    refresh_ends_access: bool = False  # a refresh kills the access tokens issued before it
+    refresh_ends_access: bool = False  # a refresh ends the access tokens issued before it
     revoke: Literal["grant", "token", "family", "lies"]  # what the revocation endpoint actually ends
-    additive_scopes: bool = False  # a new consent keeps what earlier ones granted
-    http_for_public_apps_only: bool = False  # Slack takes http redirects only of apps with PKCE; a sandbox takes all
-    tells_refresh_lifetime: bool = False  # the answer names `refresh_token_expires_in`, where the family ends at all
-    api_enabled: bool = True  # false: the project of this client has not turned the API on
-    page_size: int = Field(default=100, gt=0)  # the server's own cap on a page of a list
+    additive_scopes: bool = False  # a new consent keeps the scopes of earlier ones
+    # Slack accepts http redirects only from apps with PKCE; a sandbox accepts all
+    http_for_public_apps_only: bool = False
+    tells_refresh_lifetime: bool = False  # the answer has `refresh_token_expires_in`, if the family ends at all
+    api_enabled: bool = True  # false: the client's project hasn't turned on the API
+    page_size: int = Field(default=100, gt=0)  # the server's own limit for a page of a list
 
 
 def default_rules(face: Face) -> FaceRules:

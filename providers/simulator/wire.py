@@ -157,7 +157,7 @@ async def _read(request: Request) -> SimulatedCall | None:
     content_type = request.headers.get("content-type", "")
     kind = content_type.split(";")[0].strip().lower()
     arguments: dict[str, JsonValue] = {}
-    if kind == "application/json" and bytes(body) not in (b"", b"null"):  # Dropbox: no arguments are null
+    if kind == "application/json" and bytes(body) not in (b"", b"null"):  # Dropbox: no arguments are sent as null
         try:
             arguments = _OBJECT.validate_json(bytes(body))
         except ValidationError:

@@ -83,7 +83,7 @@ class RecentTokens:
         token = await exchange(request, vault=vault, now=now)
         if (basis := token.basis) is not None and not token.approval:
             kept = _KnownToken(replace(token, value="", entered="", basis=None), basis)
-            ends = (basis.until, basis.token.ageing_at)  # from then on each call sees to the next token
+            ends = (basis.until, basis.token.ageing_at)  # from then on, each call requests the next token
             self._recent.keep(key, kept, facts=(*settings, basis.rows), ends=ends, now=now)
         return token
 
@@ -94,7 +94,7 @@ async def _open(request: ExchangeRequest, known: _KnownToken, *, vault: Vault) -
         try:
             token = await open_again(known.token, known.basis, vault=vault)
         except VaultError:
-            return None  # the exchange says why
+            return None  # the exchange gives the reason
         event = exchange_event(replace(request, call=None), token, vault=vault)
         known.opened = _OpenedToken(token, event, format_details(event.details))
     return known.opened

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _PIECE = 65536  # bytes
 _LONGEST = 8 * 2**20  # bytes of a line; HTTP takes less
-_TOO_LONG = b"(a line that is too long)"  # in its place: no JSON, so it is refused like anything else that is none
+_TOO_LONG = b"(a line that is too long)"  # in its place: not JSON, so it is refused like anything else that isn't
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ async def standard_lines() -> AsyncGenerator[tuple[Lines, LineWriter] | None]:
         lines = ours.enter_context(_interruptible_input())
         descriptor = None if lines is None else ours.enter_context(_own_output())
         if lines is None or descriptor is None:
-            ours.close()  # the SDK takes both descriptors as they were
+            ours.close()  # the SDK uses both descriptors as they were
             yield None
             return
         writer = LineWriter(descriptor)
@@ -92,7 +92,7 @@ class LineWriter:
         """One line, without its end. Raises BrokenPipeError or ConnectionResetError when no one reads anymore."""
         rest = line + b"\n"
         if self._writing is None:
-            # A pipe or socket that is writable takes this much without blocking.
+            # A writable pipe or socket accepts this much without blocking.
             while rest and self._poll.poll(0):
                 rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
             if not rest:
@@ -152,8 +152,8 @@ class Lines:
         self._descriptor = descriptor
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
-        self._size = 0  # of the line that is not whole yet
-        self._ready: list[bytes] = []  # whole lines, the next one last
+        self._size = 0  # of the incomplete last line
+        self._ready: list[bytes] = []  # complete lines, the next one last
         self._is_over = False
 
     def can_wait(self) -> bool:

@@ -18,7 +18,7 @@ from vault.storage.database import Reader
 
 LOOKED_AT: Final = 2000
 PAGE: Final = 100  # if the directory does not say how many it wants
-_FARTHEST: Final = 2**31  # an index that every database takes, behind all that there is
+_FARTHEST: Final = 2**31  # an index that every database accepts, beyond all rows
 Item = TypeVar("Item", bound=Resource[Any])
 Stored = TypeVar("Stored")
 

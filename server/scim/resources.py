@@ -43,11 +43,11 @@ from vault import groups
 from vault.directory import ProvisionedPerson
 
 Some = TypeVar("Some", bound=Resource[Any])
-MOST: Final = 200  # resources of one answer
+MOST: Final = 200  # resources in one answer
 MOST_EMAILS: Final = 20  # of one person
 _LONGEST: Final = 1024  # characters of an ID
-_MOST_TEXT: Final = 16_384  # characters of all that is stored of a person
-# Entra sends `remove` with a value, and replaces entries that are not there; attributes that we lack do no harm.
+_MOST_TEXT: Final = 16_384  # characters of everything stored about a person
+# Entra sends `remove` with a value, and replaces entries that don't exist; attributes that we don't have are ignored.
 POLICY: Final = ScimPolicy(
     unknown=ScimPolicy.Unknown.ignore,
     remove_value_as_filter=ScimPolicy.RemoveValue.apply,

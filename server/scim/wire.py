@@ -45,7 +45,7 @@ from vault.groups import GroupNameRefused, GroupNameTaken
 from vault.refusals import VaultError
 
 BODY_LIMIT: Final = 1024 * 1024  # bytes: a group of 10,000
-MOST_OPERATIONS: Final = 100  # of one PATCH; each goes through all values of its attribute
+MOST_OPERATIONS: Final = 100  # operations of one PATCH; each goes through all values of its attribute
 _TYPE: Final = (b"content-type", b"application/scim+json")
 _TYPES: Final = frozenset({"application/scim+json", "application/json"})
 _MOST_PARAMETERS: Final = 20

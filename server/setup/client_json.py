@@ -218,7 +218,7 @@ def _content(text: str, section: str) -> tuple[Mapping[str, object], Mapping[str
 
 
 def _as_dict(value: object) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", value)  # what _JsonReader makes of an object
+    return cast("Mapping[str, object]", value)  # what _JsonReader returns for an object
 
 
 def _member(node: _Node, key: str) -> _Member | None:

@@ -32,7 +32,7 @@ Entry = Mapping[str, object]
 ALL: Final[tuple[TransportName, ...]] = ("stdio", "http", "sse")
 NO_SSE: Final[tuple[TransportName, ...]] = ("stdio", "http")
 MCP_REMOTE: Final = "mcp-remote@0.15.1"  # the version that the tests run
-START_TIMEOUT: Final = 60  # seconds: the first start makes keys
+START_TIMEOUT: Final = 60  # seconds: the first start creates keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ _KEEP: Final = re.compile(r"[|>][0-9]?\+[0-9]?\s*(#|$)")
 
 @dataclass(frozen=True, slots=True)
 class _YamlSection:
-    lines: tuple[str, ...]  # of the whole text, without their ends
+    lines: tuple[str, ...]  # lines of the whole text, without line ends
     start: int | None  # the section's own line
     end: int  # the line after its last one
     indent: int  # of its entries
-    entries: Mapping[str, tuple[int, int]]  # the lines of each: from, and the first after it
+    entries: Mapping[str, tuple[int, int]]  # the lines of each: the first, and the first one after it
 
 
 def entry_of(text: str, section: str, name: str) -> object:
@@ -139,7 +139,7 @@ def _read(text: str, section: str) -> _YamlSection:
         if not _significant(line) or line.startswith(" ") or (line.rstrip() == "---" and number == 0):
             continue
         if line.startswith("- ") and (start is None or end < len(lines)):
-            continue  # an item of the key above: a list may stand at its key's own indent
+            continue  # an item of the key above: a list may have the same indent as its key
         found = _KEY.fullmatch(line.rstrip())
         if found is None:
             raise EntryError(f"line {number + 1} isn't a key of a block mapping")
@@ -153,7 +153,7 @@ def _read(text: str, section: str) -> _YamlSection:
             start = number
     if start is None:
         return _YamlSection(lines, None, len(lines), 2, {})
-    while end > start + 1 and (not lines[end - 1].strip() or lines[end - 1].startswith("#")):  # of what follows
+    while end > start + 1 and (not lines[end - 1].strip() or lines[end - 1].startswith("#")):  # of the following lines
         end -= 1
     return _entries(lines, start, end)
 

@@ -131,7 +131,7 @@ def _remember(files: Files, *, old: str | None, new: str) -> None:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_bytes().decode()  # line ends as they are
+        return path.read_bytes().decode()  # line ends unchanged
     except FileNotFoundError:
         return None
 

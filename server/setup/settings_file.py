@@ -17,7 +17,7 @@ from tomlkit.items import Table, Whitespace
 
 from providers.outbound.json_values import is_object
 
-Setting = str | bool | Sequence[str] | None  # None: not there
+Setting = str | bool | Sequence[str] | None  # None: it didn't exist
 
 
 class ConfigFileRefused(Exception):

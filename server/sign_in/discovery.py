@@ -70,7 +70,7 @@ def _read_kept(kept: Path, issuer: str, *, has_certificate: bool) -> Endpoints |
     """What this issuer said at an earlier start."""
     try:
         content = json.loads(kept.read_text(encoding="utf-8"))
-        endpoints = {"is_openid": True, **content["endpoints"]}  # of an earlier release, which knew no others
+        endpoints = {"is_openid": True, **content["endpoints"]}  # from an earlier release, which knew no others
         is_same = content["issuer"] == issuer and content.get("has_certificate", False) is has_certificate
         return _ENDPOINTS.validate_python(endpoints) if is_same else None
     except (OSError, ValueError, KeyError, TypeError, ValidationError):

@@ -51,7 +51,7 @@ async def create_user(deployment: Deployment, *, issuer: str, subject: str, show
     for name in (base, *(f"{base} ({secrets.token_hex(3)})" for _ in range(4))):
         try:
             async with deployment.transaction() as transaction:
-                # In the transaction: what another process is just committing is not visible outside it yet.
+                # In the transaction: what another process is committing right now isn't visible outside it yet.
                 found = await users.find_by_identity(transaction, issuer=issuer, subject=subject)
                 if found is not None:
                     return found
@@ -78,7 +78,7 @@ async def link_provisioned(deployment: Deployment, *, issuer: str, subject: str,
         person = await users.get_user(transaction, known[0].user_id) if len(known) == 1 else None
         if person is None:
             return None
-        await users.hold_user(transaction, person.id)  # of two identities at once one is first
+        await users.hold_user(transaction, person.id)  # of two simultaneous identities, one is first
         if any(one.issuer == issuer for one in await users.list_identities(transaction, person.id)):
             raise users.IdentityTaken("this person has another identity of this issuer")
         await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=person.id, now=now)

@@ -136,7 +136,7 @@ class SignedIn:
     user: User
     return_to: str = field(repr=False)
     signed_in_at: int | None = None  # when the provider last authenticated the person, if it says so
-    is_strong: bool = False  # with several factors
+    is_strong: bool = False  # whether it used several factors
 
 
 def callback_url(deployment: Deployment, name: str) -> str:
@@ -151,7 +151,7 @@ def _registered_provider(deployment: Deployment, name: str) -> OpenIDSettings:
     return found
 
 
-# Fetching what the provider says
+# Fetching what the provider publishes
 
 
 def _policy(deployment: Deployment) -> AddressPolicy:
@@ -184,7 +184,7 @@ async def find_provider(http: Outbound, issuer: str, *, allow_loopback: bool) ->
     return OpenIDProvider(server, jwks_uri)
 
 
-# Going to the provider
+# Redirecting to the provider
 
 
 async def start(deployment: Deployment, name: str, *, return_to: str, is_again: bool = False) -> SignInStart:
@@ -281,7 +281,7 @@ async def _claim_state(deployment: Deployment, name: str, answer: SignInAnswer) 
     )
     now, purpose = deployment.now(), TicketPurpose.SIGN_IN_STATE
     binding = hashlib.sha256(answer.browser.encode("utf-8", "surrogatepass")).digest()
-    # Read first: no stranger's request can write. What isn't of this browser stays for the one that asked.
+    # Read first, so that no stranger's request can write. A state of another browser stays valid for that browser.
     ticket = await tickets.peek(deployment.database, deployment.keys, answer.state, purpose=purpose, now=now)
     if ticket is None or not hmac.compare_digest(ticket.binding or b"", binding) or ticket.payload.get("name") != name:
         raise refused

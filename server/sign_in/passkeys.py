@@ -38,7 +38,7 @@ ANSWER_LIMIT: Final = 16 * 1024  # characters
 _TIMEOUT: Final = 120_000  # milliseconds, a hint to the browser
 _NONCE: Final = 16
 _HEAD: Final = _NONCE + 8  # and the end, in seconds
-_ADDS: Final = 30  # tries of a person in WINDOW
+_ADDS: Final = 30  # attempts of a person in WINDOW
 # Exceptions, other than its own, that py_webauthn raises for an answer that no browser sends
 MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError, UnsupportedAlgorithm)
 _Base64: Final = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=ANSWER_LIMIT)
@@ -204,7 +204,7 @@ def read_answer(text: str) -> Answer:
         raise _unreadable("answer") from error
 
 
-# Whether the answer counts
+# Whether the answer is accepted
 
 
 async def add(deployment: Deployment, user: User, *, answer: Answer, secret: str, name: str) -> Passkey:

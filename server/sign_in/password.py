@@ -41,7 +41,7 @@ _KNOWN_BROWSER_FAILURES: Final = 10
 _SESSIONS: Final = 100  # sign-ins per person in WINDOW: each leaves a row and an event
 PASSWORD_CHANGED: Final = "password_changed"  # how a session began
 _PEER: Final = "token_vault.peer"  # in the ASGI scope: one look-up per request
-UNKNOWN_TIME: Final = 0  # of a sign-in whose provider does not say when it authenticated the person
+UNKNOWN_TIME: Final = 0  # for a sign-in whose provider doesn't report when it authenticated the person
 
 Cookie = Literal["session", "browser", "known", "openid"]
 _COOKIE_NAMES: Final[Mapping[Cookie, str]] = {

@@ -26,7 +26,7 @@ _RISC: Final = "https://schemas.openid.net/secevent/risc/event-type/"
 _OAUTH: Final = "https://schemas.openid.net/secevent/oauth/event-type/"
 _SSF: Final = "https://schemas.openid.net/secevent/ssf/event-type/"
 VERIFICATIONS: Final = frozenset({f"{_SSF}verification", f"{_RISC}verification"})  # SSF 1.0 §8.1.4.1, and Google's
-# The rule of an event's type (CAEP 1.0 §3, RISC 1.0 §2).
+# The rule for an event's type (CAEP 1.0 §3, RISC 1.0 §2).
 RULES: Final = {
     f"{_CAEP}session-revoked": "session_revoked",
     f"{_RISC}sessions-revoked": "session_revoked",

@@ -59,7 +59,7 @@ async def poll_one(deployment: Deployment, name: str, transmitter: TransmitterSe
     taken, has_more, rounds = 0, True, 0
     while (has_more and rounds < _ROUNDS) or acknowledged or refused:
         rounds += 1
-        most = _MOST if has_more and rounds <= _ROUNDS else 0  # §2.4: with 0, it acknowledges only
+        most = _MOST if has_more and rounds <= _ROUNDS else 0  # §2.4: with 0, the request only acknowledges
         answer = await _ask(deployment, name, transmitter, most=most, acknowledged=acknowledged, refused=refused)
         acknowledged, refused = [], {}
         tokens = answer.get("sets", {})

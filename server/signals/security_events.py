@@ -27,14 +27,14 @@ from server.signatures import jose
 from server.signatures.key_sets import NoKeys, claims_of_issuer
 
 LIMIT: Final = 64 * 1024  # bytes of a delivery
-TYPES: Final = ("secevent+jwt", "application/secevent+jwt")  # RFC 8417 §2.3; RFC 7515 §4.1.9 lets the prefix be
+TYPES: Final = ("secevent+jwt", "application/secevent+jwt")  # RFC 8417 §2.3; RFC 7515 §4.1.9 lets the prefix be omitted
 _LEEWAY: Final = 60  # seconds between the transmitter's clock and ours
 _DOCUMENT_LIMIT: Final = 64 * 1024
 _FETCH_TIME: Final = 3.0  # seconds
-_KEPT: Final = 3600  # seconds that a transmitter's metadata counts
-_MILLISECONDS: Final = 10**11  # no instant in seconds before the year 5138
+_KEPT: Final = 3600  # seconds for which a transmitter's metadata is used
+_MILLISECONDS: Final = 10**11  # larger than any time in seconds before the year 5138
 _ALIASES: Final = 8  # identifiers of one subject
-# Where the keys of a transmitter are, and since when that is known.
+# Where the keys of a transmitter are, and when that was found.
 _found: WeakKeyDictionary[Outbound, dict[str, tuple[str, int]]] = WeakKeyDictionary()
 
 

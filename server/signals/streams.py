@@ -77,7 +77,7 @@ class StreamClient:
         """All streams that this vault may see (§8.1.1.2)."""
         answer = await self._ask("GET", "configuration_endpoint")
         content = _parse(answer, expected=(HTTPStatus.OK,))
-        found = content if is_array(content) else [content]  # drafts before 02: one
+        found = content if is_array(content) else [content]  # drafts before 02 have only one
         if len(found) > _MOST:
             raise StreamRefused(f"it lists more than {_MOST} streams")
         return tuple(self._stream(one) for one in found)

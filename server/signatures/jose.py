@@ -19,10 +19,10 @@ from joserfc.jws import JWSRegistry
 from server.http.strict_json import json_object
 from vault.spans import KEY_USES
 
-SIGNING_ALGORITHM: Final = "RS256"  # every client library verifies it
+SIGNING_ALGORITHM: Final = "RS256"  # every client library can verify it
 # For foreign tokens (client assertions, DPoP proofs). Never `none`, never HMAC (RFC 8725 §3.1).
 FOREIGN_ALGORITHMS: Final = ("ES256", "RS256", "PS256")
-# For tokens of issuers, which choose theirs. `Ed25519` is RFC 9864's name for `EdDSA` with this curve.
+# For tokens of issuers, which choose their own. `Ed25519` is RFC 9864's name for `EdDSA` with this curve.
 ISSUER_ALGORITHMS: Final = (*FOREIGN_ALGORITHMS, "ES384", "EdDSA", "Ed25519")
 # Header members that a signed token may have. The last two name a certificate; we ignore them.
 HEADER_MEMBERS: Final = ("alg", "typ", "kid", "x5t", "x5t#S256")

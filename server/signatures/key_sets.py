@@ -44,7 +44,7 @@ class NoKeys(jose.TokenMalformed):
 @dataclass(frozen=True, slots=True)
 class _FetchedKeys:
     keys: Jwks
-    at: int  # when the set arrived, or, if none ever did, when it was tried
+    at: int  # when the set arrived or, if none ever did, when it was last requested
     tried_at: int  # later than `at` in an outage
 
 

@@ -83,7 +83,7 @@ async def measure(*, seconds: float, server_url: str | None, program: Sequence[s
             seals, opens = _time_keys(seconds=seconds / 2)
         tell("start", 2, STEPS)
         async with serve_place(place, program) as process:
-            for request in (requests.exchange, requests.call):  # the process loads a part of itself for its first ones
+            for request in (requests.exchange, requests.call):  # the process loads some modules during its first ones
                 await drive(place.port, request, seconds=_WARM_UP, wanted=b"")
             tell("tool calls", 3, STEPS)
             calls = await _rate(place, process, requests.call, seconds=seconds, wanted=b"1764000000.000100")

@@ -67,7 +67,7 @@ async def serve_place(place: BenchPlace, program: Sequence[str]) -> AsyncGenerat
     ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     environment["TOKEN_VAULT_DATABASE__URL"] = place.database
-    environment["TOKEN_VAULT_SERVER__CORE_DUMPS"] = "true"  # else only root can read how much memory it uses
+    environment["TOKEN_VAULT_SERVER__CORE_DUMPS"] = "true"  # otherwise only root can read how much memory it uses
     arguments = ("serve", "--data", str(place.data), "--config", str(place.data / "config.toml"))
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(

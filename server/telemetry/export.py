@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = "token_vault"
 _SCOPE: Final = InstrumentationScope(_NAME, VERSION)
-_SAMPLED: Final = 0.02  # of the traces that begin here
+_SAMPLED: Final = 0.02  # share of the traces that begin here
 
 
 class Telemetry:

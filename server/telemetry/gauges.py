@@ -20,7 +20,7 @@ from vault.spans import KEY_USES
 from vault.upkeep.census import Census, Pulse, journal_size, take_census, take_pulse
 
 PULSE_EVERY: Final = 5.0  # seconds
-CENSUS_SHARE: Final = 100  # a census, which grows with the vault, may take one part in this many of the time
+CENSUS_SHARE: Final = 100  # a census, which takes longer in a larger vault, may use one part in this many of the time
 logger = logging.getLogger("token_vault.telemetry")
 _Read = Callable[[], Iterable[Observation]]
 

@@ -16,7 +16,7 @@ from vault.storage.database import NO_PARAMETERS, Database, Program, Row, Transa
 from vault.storage.event_chain import Batch
 
 T = TypeVar("T")
-Answer: TypeAlias = "CoroutineType[Any, Any, T]"  # of a function that only passes on
+Answer: TypeAlias = "CoroutineType[Any, Any, T]"  # of a function that only forwards
 
 
 class ObservedDatabase:
@@ -151,7 +151,7 @@ class _ObservedTransaction:
 class ObservedOutbound(Outbound):
     """Times each request to a provider. Its URL stays out of the trace: paths and queries name people's things."""
 
-    meters: Meters | None = None  # set when it is known which providers there are
+    meters: Meters | None = None  # set once the providers are known
 
     async def send(self, request: OutboundRequest) -> OutboundResponse:
         """As `Outbound.send`."""

@@ -44,7 +44,7 @@ COUNTS: Final[Mapping[str, str]] = {
     "token_vault.events": "Committed events of the activity by kind and outcome",
 }
 _EVENTS: Final = "token_vault.events"
-_COUNTED: Final[Mapping[str, tuple[str, Sequence[str]]]] = {  # by kind of event: what it counts in, and its labels
+_COUNTED: Final[Mapping[str, tuple[str, Sequence[str]]]] = {  # by kind of event: the counter, and its labels
     "tool.called": ("token_vault.tool.calls", ("tool", "outcome", "code", "narrowing")),
     "proxy.called": ("token_vault.proxy.calls", ("provider", "outcome")),
     "token.exchanged": ("token_vault.exchanges", ("provider", "narrowing")),
@@ -71,8 +71,8 @@ class Meters:
         self.recorder = recorder
         self.span = partial(RunningSpan, self)
         self._tally = tally
-        self._bound: dict[object, Times] = {}  # by what spans say: their labels are made once
-        self._named: dict[object, Labels] = {}  # by what events say
+        self._bound: dict[object, Times] = {}  # labels by the attributes of spans, created once
+        self._named: dict[object, Labels] = {}  # by the attributes of events
         self._is_known = {"provider": is_provider, "tool": is_tool}
         for name, text in COUNTS.items():
             counted = tally.counts[name] = Counter()

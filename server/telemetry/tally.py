@@ -25,8 +25,8 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-OTHER: Final = "other"  # in place of a value that is none of ours
-MOST_SERIES: Final = 10_000  # of one name; what comes after them is one
+OTHER: Final = "other"  # replaces a value that isn't one of ours
+MOST_SERIES: Final = 10_000  # label sets of one name; all further ones count as one
 Labels = tuple[tuple[str, str], ...]
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
 

@@ -98,7 +98,8 @@ def main() -> int:
     if arguments.list:
         print("\n".join(f"{name:20} {(module.__doc__ or '').splitlines()[0]}" for name, module in found.items()))
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a signal to us also ends our servers and providers
+    # a signal to this process also ends its servers and providers
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     scale = Scale.SMALL if arguments.small else Scale.FULL
     chosen = arguments.group or list(found)
     runs: list[Run] = []

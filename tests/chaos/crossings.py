@@ -23,13 +23,13 @@ from vault.records import ClientKind, Connection
 AT_ONCE = 24
 COVERS = {EVENTS: frozenset({EVENTS, READONLY})}
 GRANTED = {"slack": SLACK, "google": frozenset({EVENTS, READONLY})}
-ACCOUNTS = (  # user -> what is connected: no account belongs to two people
+ACCOUNTS = (  # user -> connected accounts; none belongs to two people
     ("ann", (("slack", "alice"), ("slack", "bob"), ("google", "carol"))),
     ("ben", (("slack", "carol"), ("google", "alice"), ("google", "bob"))),
 )
 
 
-# What the request rules know for a call and the simulator ignores; `text` is in the body.
+# Parameters that the request rules know for a call and the simulator ignores; `text` is in the body.
 MARKERS = ("quotaUser", "team_id", "text")
 
 

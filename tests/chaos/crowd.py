@@ -40,7 +40,7 @@ class Member:
     """One person with one account."""
 
     provider: str
-    family: str  # of the grant, in the simulator's books
+    family: str  # of the grant, in the simulator's records
     connection_id: str
     user_id: str
     grant_id: str

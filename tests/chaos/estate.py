@@ -60,7 +60,7 @@ class Estate:
 
     store: Store
     files: Path
-    database: Database  # ours, for looking and for moving time on
+    database: Database  # ours, to inspect the vault and to move its time
     keys: KeyRing
     simulators: Mapping[str, Provider]
     catalog: Catalog

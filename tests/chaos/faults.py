@@ -22,7 +22,7 @@ from tests.chaos.world import Server, World, fresh_store, open_world, postgres_s
 from tests.support.processes import end
 
 RATE = 25.0  # calls per second and process
-RECOVERY = 5.0  # seconds after the fault within which every call succeeds again
+RECOVERY = 5.0  # seconds after the fault until every call must succeed again
 SMALLEST_FILE = 4096  # bytes
 BEFORE, AFTER = 1.0, 7.0  # seconds of load around the fault
 
@@ -170,7 +170,8 @@ def crowd_out(seconds: float) -> Fault:
                     await stack.enter_async_context(_aside(world))
                 except asyncpg.TooManyConnectionsError:
                     until = min(until, time.monotonic() + seconds)
-                    await ours.execute(_CUT)  # what becomes free is taken in the next turn, by us or by them
+                    # connections that become free are taken in the next turn, by us or by the workers
+                    await ours.execute(_CUT)
                     await asyncio.sleep(0.02)
 
     return work
@@ -207,7 +208,7 @@ def lock(seconds: float) -> Fault:
 
     async def work(world: World) -> None:
         async with lock_holder(str(world.store.data / "vault.sqlite"), seconds) as process:
-            await asyncio.sleep(0.3)  # what was claimed before has come, and nothing can be claimed now
+            await asyncio.sleep(0.3)  # earlier claims have been answered, and none can be made now
             world.sent_before = len(await world.provider.refreshes())
             await process.wait()
 
@@ -222,7 +223,7 @@ def full_disk(seconds: float) -> Fault:
         for pid, (_, hard) in limits.items():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (SMALLEST_FILE, hard))
         try:
-            await asyncio.sleep(0.3)  # what was on its way has come
+            await asyncio.sleep(0.3)  # answers in transit have arrived
             world.sent_before = len(await world.provider.refreshes())
             await world.expire()
             await asyncio.sleep(seconds)
@@ -265,7 +266,7 @@ async def figures(scale: Scale) -> list[Figure]:
                     found.append(await under(world, name, fault, seconds=seconds))
         async with fresh_store(None) as store, open_world(store, provider) as world:
             name = f"SQLite locked for {locked:.0f} s by another process"
-            after = 4 if full else -1  # the token ends while the file is held
+            after = 4 if full else -1  # the token expires while the file is locked
             found.append(await under(world, name, lock(locked), seconds=locked, may_send=False, expires_after=after))
         for what, on, off in (
             ("read-only", "pragma query_only = on", "pragma query_only = off"),

@@ -33,10 +33,10 @@ from tests.support.processes import end, free_port
 
 TOOLS = {"slack": "slack_channels", "google": "calendar_list"}
 SLOWER = 1.2  # at most this many times as slow
-HANGS = 1000.0  # milliseconds after which a call of the forty has hung
-NOISE = 2.0  # milliseconds that two measurements of the same thing may differ
+HANGS = 1000.0  # milliseconds after which a call of one of the forty counts as hung
+NOISE = 2.0  # milliseconds by which two equal measurements may differ
 PAUSES = {"struck": 2.0, "same": 1.0, "other": 1.0}  # seconds between calls of one person, on average
-LULL = 3.0  # seconds after the hanging in which no one is measured: those who waited all come at once
+LULL = 3.0  # seconds after it hung that aren't measured: everyone who waited calls at once
 
 
 @dataclass

@@ -31,8 +31,8 @@ from vault.storage.snapshots import snapshot
 from vault.upkeep import revocations
 
 RATE = 400.0  # calls per second at most
-REFRESHES = 150.0  # of them where each needs a refresh
-AT_ONCE = 64  # calls: on a busy machine they come more slowly
+REFRESHES = 150.0  # of them, if each needs a refresh
+AT_ONCE = 64  # number of calls; on a busy machine they take longer
 
 
 def damage_bytes(sealed: bytes) -> bytes:
@@ -160,7 +160,7 @@ async def one_bad(provider: Provider, server: Server | None, *, connections: int
         troubles += await revoke(crowd, bad, members[:5])
         twice = await crowd.spent_twice()
     rounds = {"with good tokens": with_good, "with old ones": with_old, "after a restore": after}
-    # a restored vault asks the person of a row that it cannot read
+    # a restored vault asks the person to reconnect if it can't read their row
     affected = [sum(count for code, count in one["outcomes"].items() if code != "ok") for one in rounds.values()]
     served = [one["outcomes"].get("ok", 0) for one in rounds.values()]
     holds = (

@@ -31,12 +31,12 @@ from vault.upstream import SEND_DEADLINE
 R = TypeVar("R")
 
 PEOPLE = {Scale.FULL: 3, Scale.SMALL: 1}  # each with an account of every class
-TIME = {Scale.FULL: 270.0, Scale.SMALL: 1.0}  # seconds on one database, after which no wave begins
-ANSWERS = ((2.0, 8.0), (8.0, 30.0))  # seconds that a refresh takes; each range for one half
+TIME = {Scale.FULL: 270.0, Scale.SMALL: 1.0}  # seconds on one database after which no new wave begins
+ANSWERS = ((2.0, 8.0), (8.0, 30.0))  # seconds that a refresh takes; half of the refreshes use each range
 FAULTS = (1.0, 60.0)  # seconds for which the storage fails
 DECIDED = 240.0  # seconds within which every account of a wave works or asks for its person
-LATE = SEND_DEADLINE - 1.5  # seconds from which an answer may miss its request on a busy machine
-OUT_OF_GRACE = GRACE - 3 * SEND_DEADLINE - 15  # seconds without storage after which a try may come too late
+LATE = SEND_DEADLINE - 1.5  # seconds after which an answer may come too late on a busy machine
+OUT_OF_GRACE = GRACE - 3 * SEND_DEADLINE - 15  # seconds without storage after which another attempt may come too late
 LIMIT = 2 * (TIME[Scale.FULL] + DECIDED + 120)
 
 
@@ -58,7 +58,7 @@ class Wave:
     families: Mapping[str, str]
     fault: str
     seconds: float  # that the storage failed
-    began: float = 0.0  # of the books' clock
+    began: float = 0.0  # by the clock of the records
     ended: float = 0.0
     outcomes: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -69,7 +69,7 @@ class Tally:
 
     waves: int = 0
     failed: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])  # how, and seconds
-    late: int = 0  # refreshes whose answer missed the request
+    late: int = 0  # refreshes whose answer came too late
     timely: int = 0
     retried: Counter[str] = field(default_factory=Counter[str])
     in_the_gap: Counter[str] = field(default_factory=Counter[str])
@@ -166,7 +166,7 @@ class Slow:
             async with lock_holder(str(store.data / "vault.sqlite"), seconds) as process:
                 await process.wait()
         elif kind == "frozen":
-            await freeze(server, seconds)(None)  # it asks nothing of a world
+            await freeze(server, seconds)(None)  # it needs no world
         elif kind == "killed":
             await asyncio.to_thread(server.restart)
         else:

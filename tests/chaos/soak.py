@@ -21,7 +21,7 @@ CALLED_EVERY = 0.7  # of a token's life
 WARM_UP = 0.25  # of the whole time
 DEBT = 0.01
 GROWTH = 0.05
-FILES = 20  # more open than after the warm-up
+FILES = 20  # additional ones that are open, compared with after the warm-up
 
 _DEBT = """
     select count(*) as due, min(access_expires_at) as oldest from connections
@@ -36,7 +36,7 @@ class TokenSamples:
     debts: list[float] = field(default_factory=list[float])
     worst_lag: int = 0
     memory: list[int] = field(default_factory=list[int])
-    files: list[int] = field(default_factory=list[int])  # open ones, connections too
+    files: list[int] = field(default_factory=list[int])  # open file descriptors, including connections
 
 
 @dataclass(frozen=True)

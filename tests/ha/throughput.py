@@ -33,7 +33,7 @@ from vault.storage.database import integer
 
 LIMIT = 600.0
 WARM = 300  # exchanges of each replica before it is measured
-CONNECTIONS = 16  # of clients, at each replica
+CONNECTIONS = 16  # clients at each replica
 WANTED = b'"access_token":"'
 
 
@@ -150,7 +150,7 @@ async def measure(where: Place, *, scope: str, calls: int, what: str) -> Figure:
         f"{found.commits / found.seconds:.0f} commits/s; so {1e6 / found.vault_us:.0f}/s for each core of the vault, "
         f"{1e6 / found.postgres_us:.0f}/s for each core of PostgreSQL",
         "every exchange succeeds",
-        holds=True,  # else `drive` has raised
+        holds=True,  # otherwise `drive` raised
     )
 
 
@@ -191,7 +191,7 @@ async def chain(server: Server, *, writers: int, seconds: float) -> Figure:
         f"the activity's chain alone, {writers} writer{'s' if writers > 1 else ''} of one event after the other",
         f"{done / seconds:.0f} commits/s",
         "every append succeeds",
-        holds=True,  # else `record` has raised
+        holds=True,  # otherwise `record` raised
     )
 
 

@@ -50,7 +50,7 @@ async def run_on_terminal(
 
     def read() -> str:
         seen, unanswered, waiting = b"", b"", list(answers)
-        with suppress(OSError):  # how Linux says that the other end is closed
+        with suppress(OSError):  # how Linux reports that the other end is closed
             while part := os.read(ours, 65536):
                 seen += part
                 unanswered += part

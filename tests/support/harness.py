@@ -40,7 +40,8 @@ PASSWORD = "a long enough test password"
 
 def free_socket() -> socket.socket:
     """A listening socket on a free loopback port."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio keeps Nagle on
+    # otherwise asyncio leaves Nagle on
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", 0))
     listening.listen(128)
@@ -188,9 +189,9 @@ class RunningVault:
         return Tokens(client_id, tokens["access_token"], tokens.get("refresh_token"), tokens["scope"])
 
 
-_first_runs: list[dict[str, tuple[int, bytes]]] = []  # the files that each left behind: mode and content
-_number_of: dict[Path, int] = {}  # data directory -> which of them it began with
-_living = Counter[int]()  # vaults of each that run now
+_first_runs: list[dict[str, tuple[int, bytes]]] = []  # the files that each first run left: mode and content
+_number_of: dict[Path, int] = {}  # data directory -> the first run that it started with
+_living = Counter[int]()  # number of vaults of each that run now
 _copies = itertools.count()
 
 

@@ -41,7 +41,7 @@ async def count_waiting(transaction: Transaction) -> int:
     """How many sessions wait for a lock in this PostgreSQL database; other databases of the server don't count."""
     row = await transaction.fetch_one(
         "select count(*) as n from pg_locks where not granted and pid in (select h.pid from pg_locks h"
-        " join pg_database d on d.oid = h.database where d.datname = current_database())"  # each holds its tables
+        " join pg_database d on d.oid = h.database where d.datname = current_database())"  # each contains its tables
     )
     assert row is not None
     return integer(row, "n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 MEMORY: Final = Path("/dev/shm")
-NEEDED: Final = 4 << 30  # bytes; a whole run takes less
+NEEDED: Final = 4 << 30  # bytes; a whole run needs less
 
 
 def use_memory() -> None:
@@ -21,7 +21,7 @@ def use_memory() -> None:
     free = min(place.f_bavail * place.f_frsize, int(available[1]) << 10 if available else 0)
     if free >= NEEDED and not place.f_flag & os.ST_NOEXEC:
         os.environ["TMPDIR"] = str(MEMORY)
-        tempfile.tempdir = None  # it may have been looked up already
+        tempfile.tempdir = None  # the folder may already have been looked up
 
 
 def short_folder() -> str:

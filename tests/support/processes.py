@@ -26,7 +26,7 @@ PROGRAM = [sys.executable, "-m", "token_vault"]
 ROOT = Path(__file__).parent.parent.parent
 WORKERS = 8  # each has its own ports
 _GIVEN: deque[int] = deque(maxlen=300)
-session.DISCOVER_TIMEOUT_SECONDS = 60.0  # a client takes a program that starts slowly for one of an older revision
+session.DISCOVER_TIMEOUT_SECONDS = 60.0  # a client takes a slowly starting program for one with an older revision
 
 
 def opened_url(address: str) -> str:

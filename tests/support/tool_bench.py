@@ -27,7 +27,7 @@ from tests.support.doubles.scripted_server import (
 TOOLS = {tool.name: tool for tool in builtin_tools()}
 NOW = 1_790_000_000  # 2026-09-21T14:13:20Z
 TOKEN = "upstream-token-canary-0123456789"
-PACKED = {  # where an account holds several values
+PACKED = {  # for an account with several values
     "aws": json.dumps({"access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "x" * 40, "region": "us-east-1"}),
 }
 

@@ -22,7 +22,7 @@ class Case:
     arguments: Mapping[str, object]
     says: str
     has: Mapping[str, object] = field(default_factory=dict[str, object])  # in the structured answer, or its first item
-    prepare: Prepare | None = None  # further arguments, made of what the simulator has
+    prepare: Prepare | None = None  # further arguments, made from the simulator's data
 
 
 def _first_message(simulator: Simulator) -> Mapping[str, object]:
@@ -291,7 +291,7 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "digitalocean": ("api-digitalocean", ("main",)),
     "figma": ("api-figma", ("main",)),
     "pagerduty": ("api-pagerduty", ("main",)),
-}  # provider to the simulator's mode and the APIs of its file
+}  # provider -> the simulator's mode, and the APIs of its file
 
 
 def settings_of_families(simulator: Simulator) -> Mapping[str, Mapping[str, object]]:

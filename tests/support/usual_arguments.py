@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from providers.tools.spec import ToolSpec
 from tests.support.toolset_cases import CASES
 
-# of arguments that a case leaves out, or makes of what the simulator has: the first one that fits
+# for arguments that a case omits, or takes from the simulator's data: the first one that fits
 STAND_INS: tuple[object, ...] = (
     *("cursor1", "C0123ABCDE", "1700000000.000100", "2026-12-01T09:00:00+01:00", "2026-12-01", "a@b.example", "12"),
     *("open", ["a"], "https://example.com/a.png", "spotify:track:4iV5W9uYEdYUVa79Axb7Rh", "+15550100200", "a.b-c/d"),

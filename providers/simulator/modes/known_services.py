@@ -23,7 +23,7 @@ _MICROSOFT = SERVICES["microsoft"]
 
 # fmt: off
 KNOWN: Mapping[str, Mode] = {
-    # Graph's scopes may be answered with the address of Graph before them.
+    # Answers may have Graph's URL as a prefix of its scopes.
     "microsoft": replace(_MICROSOFT, identity_scopes=frozenset({"User.Read"}), shape=replace(_MICROSOFT.shape,
         said={"Mail.Read": f"{_GRAPH}/Mail.Read", "User.Read": f"{_GRAPH}/User.Read"})),
     "slack": service("Slack", "basic", "strict", life=43200, pkce="no", sep=",", scope_parameter="user_scope",

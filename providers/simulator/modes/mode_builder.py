@@ -28,7 +28,7 @@ _ROTATION = {
 }
 _PKCE: Mapping[str, Literal["required", "optional", "ignored", "refused"]] = {
     "must": "required",
-    "may": "required",  # a file with this fact sends it
+    "may": "required",  # files with this fact send it
     "no": "refused",
     "?": "optional",
 }

@@ -13,7 +13,7 @@ from providers.simulator.rules import FaceRules, RotationRule
 
 # secret_user: the secret is the user name of Basic; client_header: `Authorization: Client SECRET` (Square)
 ClientAuth = Literal["basic", "post", "none", "secret_user", "client_header"]
-PREFIX = "families."  # of the face names: `families.square` in books and faults
+PREFIX = "families."  # the name of the face: `families.square` in records and faults
 
 NOTHING: Mapping[str, str] = {}
 
@@ -34,9 +34,9 @@ class Shape:
     extra: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])  # next to the tokens, at the top
     form_unless_asked: bool = False  # urlencoded, unless the request accepts application/json
     grant_expiry_name: str | None = None  # member with the seconds until the grant ends
-    error_names: tuple[str, str] = ("error", "error_description")  # where errors are, as dotted paths
-    said: Mapping[str, str] = field(default_factory=dict[str, str])  # a scope -> what the answer calls it
-    unsaid: frozenset[str] = frozenset()  # scopes that no answer names (offline_access at Microsoft)
+    error_names: tuple[str, str] = ("error", "error_description")  # where answers have errors, as dotted paths
+    said: Mapping[str, str] = field(default_factory=dict[str, str])  # scope -> its name in answers
+    unsaid: frozenset[str] = frozenset()  # scopes that answers never name (offline_access at Microsoft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,28 +90,29 @@ class Mode:
     scope_parameter: str = "scope"
     scope_separator: str = " "
     scopes: frozenset[str] | None = None  # those that exist; None: any
-    fixed_scopes: frozenset[str] | None = None  # set on the app: what is asked does not matter
+    fixed_scopes: frozenset[str] | None = None  # set on the app: the requested scopes don't matter
     refresh_scope_parameter: str = "scope"
     refresh_scope_is_array: bool = False
     redirect_uri_at_token: Literal["required", "ignored", "refused"] = "required"
-    state_at_token: bool = False  # a code is redeemed with the state of its consent
+    state_at_token: bool = False  # a code is redeemed together with the `state` of its consent
     required_authorize: Mapping[str, str] = field(default_factory=dict[str, str])
     required_token: Mapping[str, str] = field(default_factory=dict[str, str])
-    required_refresh: Mapping[str, str] = field(default_factory=dict[str, str])  # of a refresh only
+    required_refresh: Mapping[str, str] = field(default_factory=dict[str, str])  # only for a refresh
     required_headers: Mapping[str, str] = field(default_factory=dict[str, str])
     api_headers: Mapping[str, str] = field(default_factory=dict[str, str])  # of every call with a token
-    token_header: str = "authorization"  # which brings the token
+    token_header: str = "authorization"  # which has the token
     refresh_at: Literal["token", "refresh"] = "token"  # the endpoint of a refresh
     long_lived: tuple[str, str] | None = None  # a second step after the code: its grant type, the token's parameter
-    renewal: str | None = None  # the grant type with which a long-lived token is exchanged for the next
+    renewal: str | None = None  # the grant type for exchanging a long-lived token for the next one
     grant_types: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's grant type -> its name here
     # When there is a refresh token
-    offline_parameter: tuple[str, str] | None = None  # an authorize parameter and the value that it needs
+    offline_parameter: tuple[str, str] | None = None  # an authorization parameter and its required value
     offline_scope: str | None = None
     has_refresh: bool = True
     # Answers
     shape: Shape = Shape()
-    callback: Mapping[str, str] = field(default_factory=dict[str, str])  # what the redirect carries with the code
+    # what the redirect contains in addition to the code
+    callback: Mapping[str, str] = field(default_factory=dict[str, str])
     code_name: str = "code"
     error_codes: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's code -> the one in answers
     authorize_errors: Literal["page", "redirect"] = "page"
@@ -119,8 +120,8 @@ class Mode:
     covers: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     one_resource: str | None = None  # tokens are for one resource; scopes without a prefix belong to this one
     downscope: Literal["none", "scoped", "exchange"] = "none"  # beside `rules.narrowing`: GitHub's way, RFC 8693
-    resources: bool = False  # the scoped token may be limited to one item
-    status: bool = False  # an endpoint tells what a token may do
+    resources: bool = False  # the scoped token can be limited to one item
+    status: bool = False  # an endpoint reports what a token may do
     # The rest
     revoking: RevocationMode = RevocationMode()
     identity_method: Literal["GET", "POST"] = "GET"
@@ -129,9 +130,9 @@ class Mode:
     identity_query: str | None = None  # a text that the body of an identity request must contain (GraphQL)
     identity_scopes: frozenset[str] = frozenset()  # one of these is required at the identity endpoint
     busy: str | None = None  # the token endpoint's own code for rate limits
-    outage: str | None = None  # and for not knowing what happened
+    outage: str | None = None  # and for an unknown outcome
     rotation_known: bool = True  # whether any source documents what a used refresh token does
-    account: tuple[str, str] = ("{id}", "{email}")  # what is an account's id here, and what a person calls it
+    account: tuple[str, str] = ("{id}", "{email}")  # an account's ID here, and its name for people
     operations: tuple[Operation, ...] = ()
     api: str = "echo"  # the API with this name in `Sandbox.apis` answers; without one, the answer names the call
     token_prefix: str = ""

@@ -38,7 +38,7 @@ _NARROWING: Mapping[str, Mode] = {
     "narrows": Mode("Narrows"),
     "ignores-scope": Mode("Ignores scope", lenient(narrowing="ignored")),
     "refuses-scope": Mode("Refuses other scopes", lenient(narrowing="refused")),
-    # Doorkeeper, django-oauth-toolkit, Canaille: the grant itself shrinks, and earlier access tokens die.
+    # Doorkeeper, django-oauth-toolkit, Canaille: the grant itself shrinks, and earlier access tokens stop working.
     "sticky": Mode("Sticky", lenient(rotation=RotationRule.STRICT, narrowing="sticky", refresh_ends_access=True)),
     "narrows-unsaid": Mode("Narrows, says nothing", shape=Shape(scope="absent"), status=True),
 }

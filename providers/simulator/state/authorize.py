@@ -46,7 +46,7 @@ class ConsentDecision:
 
     account: str
     allow: bool
-    scopes: frozenset[str] | None = None  # None: everything that was asked
+    scopes: frozenset[str] | None = None  # None: everything that was requested
 
 
 @dataclass(slots=True)

@@ -44,8 +44,8 @@ class Directory:
     """The company's state. `services`: enrolments by the issuer of the service's authorization server."""
 
     services: dict[str, Enrolment] = field(default_factory=dict[str, Enrolment])
-    signed_in: str | None = None  # whom the browser is: then no one is asked to sign in
-    renews_id_tokens: bool = True  # a refresh brings another ID token
+    signed_in: str | None = None  # the person signed in to the browser, who isn't asked to sign in
+    renews_id_tokens: bool = True  # a refresh returns another ID token
     takes_refresh_tokens: bool = False  # in place of an ID token, for an assertion
     codes: dict[str, SignInCode] = field(default_factory=dict[str, SignInCode])
     redeemed: set[str] = field(default_factory=set[str])  # `jti` of used assertions, at all services

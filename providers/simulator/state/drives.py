@@ -27,7 +27,7 @@ class SimulatedFile:
     days: int
     parent: str = "root"
     target: str | None = None
-    size: int | None = None  # where it is said to be another than that of the content
+    size: int | None = None  # if it is stated to differ from the content's
 
     @property
     def is_google(self) -> bool:

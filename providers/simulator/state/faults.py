@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 FaultKind = Literal[
     "status",  # a status code and nothing usable in the body
     "rate_limited",  # 429 with Retry-After in the provider's shape
-    "html",  # a proxy's page in place of JSON
+    "html",  # a proxy's page instead of JSON
     "empty",  # 200 and no body
     "ok_false",  # HTTP 200 with an error
     "invalid_grant",  # a false refusal: the token is valid
@@ -49,14 +49,14 @@ class Fault(BaseModel):
     when: Literal["before", "after"] = "before"
     times: int | None = Field(default=1, ge=1)  # None: until cleared
     families: frozenset[str] | None = None  # apply to these grants only, by their labels in the books
-    skip: int = Field(default=0, ge=0)  # let this many pass first
+    skip: int = Field(default=0, ge=0)  # let this many requests pass first
     status: int | None = Field(default=None, ge=200, le=599)  # None: 502 for html, 500 for status, 429 for rate_limited
     body: str | None = None
     error: str | None = None
     retry_after: int | None = 1
     location: str | None = None
     seconds: float = Field(default=1.0, ge=0, le=600)
-    persists: bool = False  # a slow request takes effect although its caller gave up
+    persists: bool = False  # a slow request takes effect even if its caller gave up
     size: int = Field(default=8 * 1024 * 1024, ge=1, le=256 * 1024 * 1024)  # bytes of a huge body
     change: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])  # dotted paths into the answer
     remove: list[str] = Field(default_factory=list[str])

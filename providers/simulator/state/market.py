@@ -9,7 +9,7 @@ from typing import Final
 from joserfc.jwk import KeySet
 
 PRICES: Final[Mapping[str, float]] = {"ACME": 41.5, "GLOBEX": 7.25, "INITECH": 112.0}
-FIRST: Final[Mapping[str, int]] = {"ACME": 10}  # what everyone owns at first
+FIRST: Final[Mapping[str, int]] = {"ACME": 10}  # what everyone owns initially
 
 
 @dataclass

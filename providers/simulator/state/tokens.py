@@ -48,7 +48,7 @@ class AccessToken:
     scopes: frozenset[str]
     expires_at: float
     revoked: bool = False
-    item: str | None = None  # the one thing that it is limited to
+    item: str | None = None  # the only item that it is limited to
     parent: str | None = None  # the label of the token that it was derived from
 
 
@@ -62,7 +62,7 @@ class SimulatedRefreshToken:
     spent_at: float | None = None
     answer: SimulatedTokens | None = field(
         default=None, repr=False
-    )  # the answer to its use, for a grace that resends it
+    )  # the answer to its use, for a grace period that repeats it
     successor: SimulatedRefreshToken | None = field(default=None, repr=False)
 
 
@@ -102,7 +102,7 @@ class TokenStore:
 
     def __init__(self, *, face: str, rules: FaceRules, mint: Mint) -> None:
         self.rules = rules
-        self.omit_refresh_tokens = 0  # this many of the next answers carry no refresh token; -1 for all
+        self.omit_refresh_tokens = 0  # this many of the next answers have no refresh token; -1 for all
         self.refresh_lifetimes: dict[str, int] = {}  # by client: seconds from the issue of each refresh token
         self.endless: set[str] = set()  # clients whose access tokens do not expire: Slack apps without rotation
         self.families: list[Family] = []

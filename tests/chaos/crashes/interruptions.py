@@ -41,8 +41,8 @@ KILLS = {Scale.FULL: 60, Scale.SMALL: 4}  # of each command and database
 class KillTally:
     """How the kills were distributed, and what was wrong."""
 
-    before: int = 0  # the work had changed nothing
-    after: int = 0  # it was done
+    before: int = 0  # the kill came before any change
+    after: int = 0  # it came after the command was done
     wrong: list[str] = field(default_factory=list[str])
 
 
@@ -117,7 +117,7 @@ class InterruptedCommand:
     def __init__(self, nursery: Nursery, chance: random.Random) -> None:
         self.nursery = nursery
         self.chance = chance
-        self.takes = 0.0  # seconds that the command takes when no one kills it
+        self.takes = 0.0  # seconds that the command takes if nobody kills it
 
     async def whole(self, order: Mapping[str, object]) -> None:
         """Run it to completion; return how long it took."""
@@ -141,7 +141,7 @@ async def people(store: Store) -> None:
     database = await store.open()
     try:
         keys, scopes = await store.open_keys(database), frozenset({"chat:write"})
-        policy = load_catalog().provider("slack").policy()  # reads many files: not while a transaction waits
+        policy = load_catalog().provider("slack").policy()  # reads many files, so not while a transaction waits
         async with database.transaction() as transaction:
             for number in range(PEOPLE):
                 user = await users.create_user(transaction, f"person {number}", now=database.now())

@@ -11,7 +11,7 @@ from tests.chaos.processes.nursery import Nursery, open_nursery
 from tests.chaos.world import PATIENCE, Server, World, fresh_store, open_world, postgres_server, strict_provider
 
 GRACE = 60
-WIRE = ("arrived", "handled")  # the request is at the provider, which has not looked yet, or has: killed from outside
+WIRE = ("arrived", "handled")  # the request is at the provider, which has or hasn't processed it: killed from outside
 
 
 @dataclass(frozen=True)

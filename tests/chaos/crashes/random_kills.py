@@ -25,11 +25,11 @@ from tests.chaos.world import Server, fresh_store, postgres_server
 from vault.refresh.journal import Journal
 
 KILLS = {Scale.FULL: 500, Scale.SMALL: 12}  # on each database
-KNOWN = 1000.0  # milliseconds from the start of the next process within which a loss is known
-UNDECIDED = 20  # looks at an account that is being decided
-TIME = 450.0  # seconds on one database; what was not done then is a figure that was missed
+KNOWN = 1000.0  # milliseconds from the start of the next process within which a loss must be known
+UNDECIDED = 20  # checks of an account whose state isn't final yet
+TIME = 450.0  # seconds on one database; work not done by then counts as a missed figure
 LIMIT = 2 * TIME + 120
-BUSY = 0.08  # seconds: the longest that a provider is made to take
+BUSY = 0.08  # seconds: the longest delay that a provider is given
 
 
 class Way(StrEnum):
@@ -55,7 +55,7 @@ class Round:
     outcomes: dict[str, str] = field(default_factory=dict[str, str])
     families: dict[str, str] = field(default_factory=dict[str, str])
     before: dict[str, int] = field(default_factory=dict[str, int])
-    journalled: set[str] = field(default_factory=set[str])  # lost although an answer lay in the journal
+    journalled: set[str] = field(default_factory=set[str])  # lost although an answer was in the journal
     known: dict[str, float] = field(default_factory=dict[str, float])  # ms from the next process's start to its answer
 
 
@@ -68,7 +68,8 @@ class Tally:
     needless: list[str] = field(default_factory=list[str])
     undecided: list[str] = field(default_factory=list[str])
     in_the_gap: Counter[str] = field(default_factory=Counter[str])
-    hit: Counter[str] = field(default_factory=Counter[str])  # accounts whose token was on its way at the kill
+    # accounts whose token was in transit when the process was killed
+    hit: Counter[str] = field(default_factory=Counter[str])
     recovered: Counter[str] = field(default_factory=Counter[str])
     tries: int = 0  # of a token whose sender was killed
     known: list[float] = field(default_factory=list[float])
@@ -216,7 +217,7 @@ class KilledVault:
     def _judge_rounds(
         self, tally: Tally, held: HeldConnection, books: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
     ) -> None:
-        name, doomed = held.name, set[str]()  # families that a killed process's request may still end
+        name, doomed = held.name, set[str]()  # token families that a killed process's request may still end
         for number, one in enumerate(self.rounds):
             family, outcome = one.families[name], one.outcomes[name]
             entries = books.get((held.provider, family), [])

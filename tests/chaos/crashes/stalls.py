@@ -26,7 +26,7 @@ from vault.audit.proof import prove
 KINDS = ["event", "change", "shared"]
 STOPS = {Scale.FULL: 40, Scale.SMALL: 3}
 STOPPED = 4.0  # seconds: longer than any lock may be held
-MOST = 3.0  # seconds that the others may be held up
+MOST = 3.0  # seconds for which the others may be delayed
 SEED = 11
 
 

@@ -56,7 +56,7 @@ async def stop_one(estate: Estate, nursery: Nursery, *, scale: Scale) -> Figure:
     states = Counter((await estate.states()).values())
     one.signal(signal.SIGCONT)
     meanwhile = await asking
-    await one.answer()  # its callers may have been told to come again
+    await one.answer()  # its callers may have been told to retry
     after = Counter(outcome for outcome, _ in (await other.ask(exchange=None))["calls"].values())
     kept = sum(generation == 2 for generation in (await estate.generations()).values())
     await estate.expire()

@@ -41,7 +41,8 @@ class Load:
     def __init__(self, vault: Vault) -> None:
         self.vault = vault
         self.outcomes = Counter[str]()
-        self.milliseconds = Counter[float]()  # by tenths: a list of all would grow, and with it the vault's process
+        # by tenths of a second: a list of all calls would make the vault's process grow
+        self.milliseconds = Counter[float]()
         self.reasons = Counter[str]()
         self.running: set[asyncio.Task[None]] = set()
 

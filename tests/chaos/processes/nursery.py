@@ -137,7 +137,7 @@ def _fork(order: Mapping[str, Any], programs: Mapping[str, Callable[[Mapping[str
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        if skew := order.get("clock"):  # seconds that this process's clock is off
+        if skew := order.get("clock"):  # seconds by which this process's clock is off
             true = time.time
             time.time = lambda: true() + skew
         programs[order.get("program", "mortal")](order)
@@ -156,7 +156,7 @@ def main() -> None:
     from tests.chaos.processes import mortal, remote
 
     programs = {"mortal": mortal.live, "remote": remote.live, "interruptions": interruptions.live}
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the children here
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for the children here
     gc.freeze()
     for line in sys.stdin:
         _fork(json.loads(line), programs)

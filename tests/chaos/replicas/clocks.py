@@ -16,7 +16,7 @@ from tests.chaos.processes.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
 
 OFF = 300  # seconds
-SLOW = 1.0  # seconds that the providers take, so that the other one comes in the middle
+SLOW = 1.0  # seconds that the providers take, so that the other process calls meanwhile
 
 
 async def rounds(estate: Estate, nursery: Nursery, *, off: int, count: int) -> Figure:

@@ -44,7 +44,7 @@ PEOPLE = {Scale.FULL: 200, Scale.SMALL: 20}
 ROUNDS = {Scale.FULL: 1, Scale.SMALL: 1}
 RATE = {Scale.FULL: 20.0, Scale.SMALL: 5.0}
 NEXT = 5.0  # seconds of load between two steps
-BUSY = 1.5  # load average per core from which what was slow isn't a fault of ours
+BUSY = 1.5  # load average per core above which a slow call isn't our fault
 LATE = frozenset({"TimeoutError", "ConnectionRefusedError", "ConnectionResetError", "429", "503"})
 
 

@@ -38,7 +38,7 @@ from tests.support.processes import end, free_port
 from vault.storage.database import Database
 
 MODERN = "2026-07-28"
-POLL = 0.1  # seconds between two looks at a server's readiness
+POLL = 0.1  # seconds between two checks of a server's readiness
 PATIENCE = 40.0  # seconds for one call
 
 
@@ -123,7 +123,7 @@ class Replica:
     data: Path
     port: int
     process: asyncio.subprocess.Process | None = None
-    code: Path = ROOT  # where the program is; another release for an upgrade
+    code: Path = ROOT  # the program's folder; that of another release for an upgrade
     variables: dict[str, str] = field(default_factory=dict[str, str])  # of its environment
 
     async def start(self, proxy: Proxy) -> None:

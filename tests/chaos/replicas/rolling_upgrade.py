@@ -132,7 +132,7 @@ async def upgrade_in_turn(store: Store, provider: Provider, *, version: str, rat
             await replicas[0].start(proxy)
             async with steady_calls(proxy, token, rate=rate) as calls:
                 await asyncio.sleep(SETTLED)
-                await replicas[1].start(proxy)  # brings the schema up to date beside the old one
+                await replicas[1].start(proxy)  # upgrades the schema while the old one runs
                 database = await store.open()
                 try:
                     world = replace(made, store=store, database=database)

@@ -77,7 +77,7 @@ class Receiver:
     posted: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])  # path, body
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)  # of the last one
-    overflows: bool = False  # with more than anyone reads
+    overflows: bool = False  # answers with more than a client reads
     holds: asyncio.Event | None = None  # until this is set
 
     async def take(self, request: Request) -> Response:

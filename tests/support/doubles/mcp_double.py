@@ -51,9 +51,9 @@ class RemoteDouble:
     scope_of: dict[str, str] = field(default_factory=dict)
     resource: str = ""
     issuer: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)  # replaces members of the authorization server's
+    metadata: dict[str, Any] = field(default_factory=dict)  # replaces members of the authorization server's metadata
     challenge: str | None = None  # instead of the right one
-    answer: Response | None = None  # to every call of a tool
+    answer: Response | None = None  # the answer to every tool call
     page: int = 100
     ending: Response | None = None  # to DELETE; with it, there are sessions
     key: tuple[str, str] | None = None  # header and value, in place of OAuth

@@ -26,7 +26,7 @@ from tests.support.harness import free_socket, serve_app
 CLIENT_ID = "vault-at-op"
 CLIENT_SECRET = "secret of the vault: at the+op"
 Claims = dict[str, object]
-# What its documents can answer while it is out of order: `broken` names one.
+# How its documents can answer while it is broken: `broken` names one.
 OUTAGES = {
     "unavailable": PlainTextResponse("try later", 503),
     "not found": PlainTextResponse("no such route", 404),
@@ -58,7 +58,7 @@ class OpenIDDouble:
     credentials: str = f"{CLIENT_ID}:{quote(CLIENT_SECRET, safe='')}"
     used_header: bool = False
     broken: str = ""
-    is_oauth_only: bool = False  # describes itself where RFC 8414 says, not where OpenID Connect does
+    is_oauth_only: bool = False  # publishes its metadata where RFC 8414 says, not where OpenID Connect does
     requests: list[dict[str, str]] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -59,7 +59,7 @@ class Reply:
     raw: bytes | None = None
     close: bool = False
     hang: bool = False
-    stall: bool = False  # answer as far as `body` goes, then hang
+    stall: bool = False  # send `body`, then hang
     claimed_length: int | None = None
 
 

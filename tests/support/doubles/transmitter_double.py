@@ -93,7 +93,7 @@ class Transmitter:
         self.authorizations.append(request.headers.get("authorization", ""))
         stream_id = str(content.get("stream_id", request.query_params.get("stream_id", "")))
         if request.method == "POST" and way == "configuration":
-            stream_id = new_id(9)  # a command takes it
+            stream_id = new_id(9)  # a command accepts it
             self.streams[stream_id] = {"stream_id": stream_id, "iss": self.url, "aud": "unset"}
         elif request.method == "GET" and way == "configuration":
             return self._respond([dict(one) for one in self.streams.values()])

@@ -37,7 +37,7 @@ class Family:
     scopes: frozenset[str]
     refresh_token: str | None
     spent: set[str] = field(default_factory=set[str])
-    before: str | None = None  # spent last: within grace it may be used again
+    before: str | None = None  # used last: within the grace it may be used again
     is_alive: bool = True
 
 
@@ -56,7 +56,7 @@ class Fault:
 
     before: RefreshOutcome | None = None
     after: RefreshOutcome | None = None
-    scopes: frozenset[str] | None = None  # the provider says and issues these instead
+    scopes: frozenset[str] | None = None  # the provider reports and issues these instead
     hides_scope: bool = False
 
 
@@ -78,21 +78,21 @@ class UpstreamDouble:
         self.revocations: list[tuple[str | None, str | None]] = []
         self.revoked_accounts: list[str | None] = []
         self.revoke_outcomes: deque[RevokeAnswer] = deque()
-        self.issued: dict[str, frozenset[str]] = {}  # access token -> scopes that it really carries
+        self.issued: dict[str, frozenset[str]] = {}  # access token -> scopes that it really has
         self.families: list[Family] = []
         self.gate: asyncio.Event | None = None
         self.arrived = asyncio.Event()
         self.probes: list[tuple[str | None, str | None, bool]] = []
-        self.were_revoked: list[bool] = []  # of each probe
-        self.probe_outcomes: deque[ProbeOutcome] = deque()  # instead of what the books say
-        self.lies = False  # says that it revoked, and does nothing
+        self.were_revoked: list[bool] = []  # for each probe, whether the token was revoked
+        self.probe_outcomes: deque[ProbeOutcome] = deque()  # used instead of the recorded state
+        self.lies = False  # reports a revocation, and does nothing
         self.revoke_gate: asyncio.Event | None = None
         self.revoke_arrived = asyncio.Event()
         self.is_configured = True
-        self.identity_error: str | None = None  # the code that whoever asks for the account gets
-        self.ends_everything = False  # one revocation ends whatever the person gave the app
-        self.has_grace = False  # sends the answer again to whoever brings the token before
-        self.padding: tuple[int, int] = (0, 0)  # letters that an access and a refresh token have at least
+        self.identity_error: str | None = None  # the error code for every lookup of the account
+        self.ends_everything = False  # one revocation ends everything that the person granted the app
+        self.has_grace = False  # repeats the answer for the previous token
+        self.padding: tuple[int, int] = (0, 0)  # minimum length of access and refresh tokens
         self._numbers = itertools.count(1)
 
     def authorization_url(

@@ -52,7 +52,7 @@ def configure(folder: Path) -> None:
                 "OPTIONS": {"transaction_mode": "IMMEDIATE"},
             }
         },
-        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],  # fast; no one's password
+        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],  # fast, because nobody uses these passwords
         STATIC_URL="/static/",
         LOGIN_URL="/sign-in",
         USE_TZ=True,

@@ -37,7 +37,7 @@ NAMES = ("slack", "google", "github", "microsoft", "linear")
 AUTH = "https://www.googleapis.com/auth/"
 IDENTITY = frozenset({"openid", "email", f"{AUTH}userinfo.email"})
 HOUR = 3600
-ACCOUNT = "carol"  # the second user of every service: emulate takes bad tokens for the first one
+ACCOUNT = "carol"  # the second user of every service: emulate treats bad tokens as the first one's
 MAIL = "carol@example.com"
 
 

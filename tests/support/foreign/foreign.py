@@ -26,7 +26,7 @@ from tests.support.person import Person
 
 FOLDER = Path(__file__).parents[2] / "node"
 MODULES = FOLDER / "node_modules"
-Message = dict[str, Any]  # JSON of foreign programs; what a test says of it is checked by its assertions
+Message = dict[str, Any]  # JSON of foreign programs, whose form a test checks by its assertions
 PATIENCE = 30.0  # seconds for one answer of a foreign program
 
 

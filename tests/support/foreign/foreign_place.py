@@ -28,7 +28,7 @@ BOTH = frozenset({"files:read", "files:write"})
 CLIENT = {"client_id": "vault", "client_secret": "a-secret-of-the-vault"}
 
 
-# What the operator's file says of each; its addresses and what else is special stand between the two.
+# The operator's file for each; its URLs and special parts go between the two.
 FIRST = """
 name = "foreign"
 title = "Foreign Files"

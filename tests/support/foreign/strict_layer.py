@@ -50,11 +50,11 @@ class Face:
     client_auth: Literal["client_secret_basic", "client_secret_post"] = "client_secret_post"
     pkce: Literal["required", "refused"] = "required"
     revoke: str | None = None
-    root: str | None = None  # the member of a token answer that holds the person's tokens
-    app_level: bool = False  # scopes are set on the app; no one asks for them, and who may write may read
+    root: str | None = None  # the member of a token answer that contains the person's tokens
+    app_level: bool = False  # scopes are set on the app and not requested, and write includes read
     always: frozenset[str] = frozenset()  # scopes that the service adds
     lifetime: int = NEVER
-    narrows: bool = False  # `scope` on refresh makes a narrower token
+    narrows: bool = False  # `scope` on refresh returns a narrower token
     errors: Literal["http", "ok_flag"] = "http"
 
 
@@ -73,7 +73,7 @@ class IssuedToken:
     authority: Authority
     scopes: frozenset[str]
     ends_at: int
-    real: str  # what emulate knows it by
+    real: str  # its name at emulate
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class StrictLayer:
         self.face, self.app, self.books = face, app, Books()
         self.now = 0  # seconds; tests move it
         self._requests: dict[str, AuthorizationRequest] = {}  # by state
-        self._codes: dict[str, AuthorizationRequest | Authority] = {}  # an authority: the code was used for it
+        self._codes: dict[str, AuthorizationRequest | Authority] = {}  # the grant that the code was redeemed for
         self._access: dict[str, IssuedToken] = {}
         self._refresh: dict[str, Authority] = {}
         self._http = httpx2.AsyncClient(base_url=upstream, timeout=20, trust_env=False)
@@ -154,7 +154,7 @@ class StrictLayer:
             kept["authorization"] = f"Bearer {token}"
         body, method = await request.body() if body is None else body, request.method
         if self.face.errors == "ok_flag" and method == "GET" and token is not None:
-            # Slack reads arguments of either; emulate has no GET
+            # Slack accepts arguments from either; emulate has no GET
             body, method, kept["content-type"] = request.url.query.encode(), "POST", "application/x-www-form-urlencoded"
         return await self._http.request(method, request.url.path, params=request.url.query, content=body, headers=kept)
 
@@ -217,7 +217,7 @@ class StrictLayer:
         _refuse_unless(form.get("grant_type") == "authorization_code", "unsupported_grant_type")
         asked = self._codes.get(form.get("code", ""))
         if isinstance(asked, Authority):
-            asked.is_live = False  # RFC 6749 §4.1.2: a code that comes twice ends what it gave
+            asked.is_live = False  # RFC 6749 §4.1.2: a code that is used twice ends what was issued for it
         _refuse_unless(isinstance(asked, AuthorizationRequest), "invalid_grant")
         assert isinstance(asked, AuthorizationRequest)
         _refuse_unless(form.get("redirect_uri") == self.app.redirect_uri, "invalid_grant")

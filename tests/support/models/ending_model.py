@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 DEAD, ALIVE, UNPROVEN, SILENT = "verified_dead", "still_alive", "unsupported", "unreachable"
-ATTEMPTS = 3  # before it is given up
+ATTEMPTS = 3  # before giving up
 
 
 @dataclass(frozen=True)
 class Provider:
     """How the provider behaves. `lies`: the number of revocations that it accepts without effect."""
 
-    ends_grant: bool = True  # revoking one token ends all of the grant
-    ends_access_only: bool = False  # or else of the refresh token, where the grant doesn't end whole
-    rotates: bool = False  # a refresh spends its token
+    ends_grant: bool = True  # revoking one token ends the whole grant
+    ends_access_only: bool = False  # otherwise that of the refresh token, if the grant doesn't end as a whole
+    rotates: bool = False  # a refresh uses up its token
     lies: int = 0
-    refuses: bool = False  # it says so, and does nothing
+    refuses: bool = False  # it reports success, and does nothing
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,16 @@ class Rules:
     """Our rules. The kind of probe depends on the provider if `refresh_probe` is None."""
 
     refresh_probe: bool | None = None
-    implies: bool | None = None  # a dead access token proves the refresh token dead; None: where the grant ends whole
-    cleans_up: bool = True  # what a probe by refresh was given is revoked at once
-    minted_is_alive: bool = True  # an attempt that was given a token says so, whatever comes of cleaning up
+    # a dead access token proves that the refresh token is dead; None: if the grant ends as a whole
+    implies: bool | None = None
+    cleans_up: bool = True  # tokens from a probe by refresh are revoked at once
+    minted_is_alive: bool = True  # an attempt that got a token reports it, even if cleaning up fails
     is_fenced: bool = True  # only the newest attempt may finish
     is_one_commit: bool = True  # the receipt is stored with the end
-    knows_age: bool = True  # an access token that ended by age proves nothing of the rest
-    heeds_refusal: bool = True  # after a refused revocation, a token's end proves nothing of the other
-    awaits_refresh: bool = True  # no attempt while a refresh of before the disconnection may still bring newer tokens
+    knows_age: bool = True  # an expired access token proves nothing about the rest
+    heeds_refusal: bool = True  # after a refused revocation, the end of one token proves nothing about the other
+    # no attempt while a refresh from before the disconnection may still return newer tokens
+    awaits_refresh: bool = True
 
 
 class Attempt(NamedTuple):
@@ -56,9 +58,9 @@ class State(NamedTuple):
 
     refresh: bool  # the row's refresh token is live
     access: bool
-    is_aged: bool  # the access token ended by itself
-    newer: bool  # a refresh rotated, and its answer is on its way
-    minted: bool  # a live token that a probe was given
+    is_aged: bool  # the access token expired
+    newer: bool  # a refresh rotated, and its answer is in transit
+    minted: bool  # a live token that a probe received
     lies: int
     attempts: int
     result: str  # of the row; empty: pending
@@ -101,7 +103,7 @@ class Model:
         )
 
     def steps(self, s: State) -> Iterator[tuple[str, State]]:
-        if s.newer:  # the answer of the refresh: newer tokens, and attempts with the older ones are void
+        if s.newer:  # the answer of the refresh has newer tokens, so attempts with the older ones don't count
             if not s.result:
                 yield "renew", s._replace(newer=False, refresh=True, attempts=s.attempts + 1)
             if self.rules.awaits_refresh:
@@ -124,7 +126,7 @@ class Model:
                     yield "claim", self._with(s, i, claimed)._replace(attempts=s.attempts + 1)
             case "claimed":
                 yield "revoke", self._with(self._revoke(s), i, process._replace(doing="asked"))
-                if s.losses:  # the answer is lost: it counts as unreachable, whatever the provider did
+                if s.losses:  # the answer is lost, so it counts as unreachable, whatever the provider did
                     lost = process._replace(doing="judged", verdict=SILENT)
                     yield "lose", self._with(self._revoke(s), i, lost)._replace(losses=s.losses - 1)
             case "asked":
@@ -143,7 +145,7 @@ class Model:
             return s
         if s.lies:
             return s._replace(lies=s.lies - 1)
-        if self.provider.rotates and s.minted:  # the row's token is used, so that ending it ends nothing
+        if self.provider.rotates and s.minted:  # the row's token was used, so revoking it ends nothing
             return s
         if self.provider.ends_grant:
             return s._replace(refresh=False, access=False, minted=False)

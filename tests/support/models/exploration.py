@@ -70,7 +70,7 @@ def key(s: State) -> int:
             )
         side = side << 1 | s.has_file[number]
         side <<= 7
-        if late is not None:  # a fence that is about to be taken again matters where fences can be
+        if late is not None:  # a fence that is about to be reused matters if fences can be reused
             side |= 64 | (late.what == "undo") << 5 | (late.generation == s.generation) << 4
             side |= (late.fence == s.fence) << 3 | (late.fence == s.fence + 1) << 2
             side |= (intent is not None and late.fence == intent.fence) << 1

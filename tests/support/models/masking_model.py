@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from providers.api.masking import needles
 
 BREAKS = b"\r\n\t ="
-LONG_ENOUGH = 12  # characters of a secret that is looked for in lines
+LONG_ENOUGH = 12  # minimum length of a secret that is searched for across lines
 _LETTERS = {ord("n"): 10, ord("r"): 13, ord("t"): 9}
 _NUMBER = rb"([2-7][0-9A-Fa-f]|0[9AaDd])"
 _BACKSLASHED = re.compile(rb"(?:u00|x)" + _NUMBER)
@@ -76,7 +76,7 @@ def mask(body: bytes, secret: str) -> bytes:
         for at in range(len(body) - len(one) + 1):
             if body.startswith(one, at):
                 done[at : at + len(one)] = b"*" * len(one)
-        # A backslash before its first letter can make that an end of line.
+        # A backslash before its first letter can turn that into an end of line.
         for wanted in (one, one[1:]) if one[0] in _LETTERS else (one,):
             for first in range(len(letters)):
                 if (last := _follows(letters, first, wanted)) is not None:

@@ -22,9 +22,9 @@ from vault.upstream import RotationMode, UpstreamPolicy
 
 NOW = 100_000
 GRACE = 60
-YOUNG, THIN, OLD = NOW - 1, NOW - GRACE + 10, NOW - GRACE - 1  # when the first unresolved send was
+YOUNG, THIN, OLD = NOW - 1, NOW - GRACE + 10, NOW - GRACE - 1  # time of the first unresolved send
 REFUSED = -1
-LONG = 3600.0  # seconds that a paused process slept
+LONG = 3600.0  # seconds for which a paused process slept
 T = TypeVar("T")
 RUNNING = frozenset({"claimed", "wire", "got"})
 
@@ -80,8 +80,8 @@ class Rules:
     pause_after: Callable[..., int] = rotation_rules.pause_after
     is_in_grace: Callable[..., bool] = rotation_rules.is_in_grace
     has_unique_fences: bool = True
-    has_exact_intents: bool = True  # what is made good later touches the intent of its own claim only
-    missing_is_dead: bool = False  # no owner file passes for a death
+    has_exact_intents: bool = True  # later cleanup affects only the intent of its own claim
+    missing_is_dead: bool = False  # a missing owner file counts as a death
 
 
 class Intent(NamedTuple):
@@ -89,15 +89,15 @@ class Intent(NamedTuple):
     sent_at: int
     sends: int
     is_settled: bool
-    order: int  # the number of its first claim: who sent earlier
-    fence: int = 0  # of its last claim; 0: that one was undone
+    order: int  # the number of its first claim: that of the first sender
+    fence: int = 0  # of its last claim; 0 if that was undone
 
 
 class Lease(NamedTuple):
     owner: int
     fence: int
     has_lapsed: bool
-    is_ghost: bool  # the process that took it is gone, its successor has another name
+    is_ghost: bool  # the process that took it is gone, and its successor has a different name
 
 
 class Answer(NamedTuple):
@@ -132,8 +132,8 @@ class Budget(NamedTuple):
     losses: int
     failures: int  # commits of an answer
     claims: int
-    unknown: int = 0  # commits that are reported failed, and happened or did not
-    files: int = 0  # owner files taken away under a living process
+    unknown: int = 0  # commits that are reported as failed, whether or not they happened
+    files: int = 0  # owner files deleted while their process lives
 
 
 class State(NamedTuple):
@@ -141,7 +141,7 @@ class State(NamedTuple):
     before: int  # the token that `live` replaced
     family: bool
     grace: bool
-    rotator: int  # the process whose send `live` came from; it began the grace
+    rotator: int  # the process whose send returned `live`, which began the grace
     fresh: int
     generation: int
     token: int
@@ -154,20 +154,20 @@ class State(NamedTuple):
     processes: tuple[Process, Process]
     budget: Budget
     gap: bool
-    attempts: int = 0  # claims that were tried, committed or not
+    attempts: int = 0  # claims that were attempted, committed or not
     late: tuple[Late | None, Late | None] = (None, None)
     has_file: tuple[bool, bool] = (True, True)
-    waits: bool = False  # the pause after a silence is not over
-    stray: int | None = None  # the token of a request that its sender gave up and the provider has not handled yet
+    waits: bool = False  # the pause after a missing answer isn't over
+    stray: int | None = None  # the token of a request that its sender abandoned and the provider hasn't processed yet
 
 
 IDLE, DOWN = Process("idle"), Process("down")
 SMALL = Budget(kills=1, pauses=1, losses=1, failures=1, claims=3)
 FULL = Budget(kills=2, pauses=1, losses=1, failures=1, claims=4)
 WIDE = Budget(kills=3, pauses=2, losses=2, failures=1, claims=6)
-STORAGE = Budget(kills=1, pauses=1, losses=1, failures=1, claims=3, unknown=2)  # a storage that fails in the middle
+STORAGE = Budget(kills=1, pauses=1, losses=1, failures=1, claims=3, unknown=2)  # storage that fails in the middle
 FILES = Budget(kills=1, pauses=1, losses=1, failures=0, claims=3, unknown=0, files=1)
-HOUR = Budget(kills=1, pauses=0, losses=5, failures=0, claims=7)  # a provider's bad hour
+HOUR = Budget(kills=1, pauses=0, losses=5, failures=0, claims=7)  # an outage of the provider
 
 
 def _put(pair: tuple[T, T], i: int, value: T) -> tuple[T, T]:
@@ -192,7 +192,8 @@ class Model:
         for i in (0, 1):
             process = s.processes[i]
             if process.doing == "down":
-                if s.has_file[i]:  # else nothing tells the dead from the living, and whoever comes is someone else
+                # otherwise nothing distinguishes dead from live processes, and each new one is a different owner
+                if s.has_file[i]:
                     yield f"restart{i}", self._restart(s, i)
             elif process.is_paused:
                 yield f"wake{i}", self._wake(s, i, process)
@@ -209,7 +210,7 @@ class Model:
             yield "late request", handled._replace(gap=s.gap or (answer != REFUSED and self.provider.rotates))
         if s.access:
             yield "access token ends", s._replace(access=False)
-        if s.waits and s.stray is None:  # no one is busy with one request for longer
+        if s.waits and s.stray is None:  # no process works on one request for longer
             yield "pause ends", s._replace(waits=False)
         hurries = any(p.doing == "claimed" and p.relies_on_grace and not p.is_paused for p in s.processes)
         for i in (0, 1):
@@ -223,7 +224,7 @@ class Model:
                 yield f"grace thins{i}", s._replace(intents=_put(s.intents, i, intent._replace(sent_at=THIN)))
             elif not hurries:
                 yield f"intent ages{i}", s._replace(intents=_put(s.intents, i, intent._replace(sent_at=OLD)))
-        began = s.intents[s.rotator]  # the grace is not older than the send that rotated
+        began = s.intents[s.rotator]  # the grace isn't older than the send that rotated the token
         if s.grace and not hurries and (began is None or began.sent_at == OLD):
             yield "grace closes", s._replace(grace=False)
         if s.lease is not None and not s.lease.has_lapsed:
@@ -236,7 +237,7 @@ class Model:
     def _faults(self, s: State, i: int, p: Process) -> Iterator[tuple[str, State]]:
         if s.budget.kills and p.doing != "idle":
             gone = self.provider.rotates and p.answer not in (None, REFUSED) and p.doing in ("wire", "got")
-            gone = gone or (s.stray is not None and not s.waits)  # its request is out, and no one waits for the end
+            gone = gone or (s.stray is not None and not s.waits)  # its request was sent, and nobody waits for its end
             yield (
                 f"kill{i}@{p.doing}",
                 s._replace(
@@ -341,7 +342,7 @@ class Model:
     def _work(self, s: State, i: int, p: Process) -> Iterator[tuple[str, State]]:
         match p.doing:
             case "idle":
-                late = s.late[i]  # an undoing harms no one, whenever it comes; a silence is written down first
+                late = s.late[i]  # an undo is harmless at any time; a missing answer is recorded first
                 if late is not None and late.what == "settle":
                     return
                 if s.active and s.budget.claims and self._may_claim(s, i):
@@ -419,7 +420,7 @@ class Model:
         tried = s._replace(
             budget=s.budget._replace(claims=s.budget.claims - 1),
             attempts=attempt,
-            has_file=_put(s.has_file, i, value=True),  # made again before each claim
+            has_file=_put(s.has_file, i, value=True),  # created again before each claim
         )
         lease = Lease(i, fence, has_lapsed=False, is_ghost=False)
         done = tried._replace(lease=lease, fence=fence, intents=intents)
@@ -491,7 +492,7 @@ class Model:
         others = s.intents[1 - i]
         generation = max(s.generation, answer.spent) + 1
         if others is not None and others.generation < generation:
-            others = None  # it stays in the database a while, and counts for nothing
+            others = None  # it stays in the database for a while, without effect
         intents = _put(_put(s.intents, 1 - i, others), i, None)
         return self._release(s, i, answer.fence)._replace(
             generation=generation,
@@ -510,7 +511,7 @@ class Model:
             failed = s._replace(budget=s.budget._replace(failures=s.budget.failures - 1))
             if self.rules.has_journal:
                 yield f"commit fails{i}", failed
-            else:  # the exception throws the answer away
+            else:  # the exception discards the answer
                 yield f"commit fails{i}", self._finish(failed, i, p, intent=s.intents[i])
         if self._replaces(s, i, answer):
             yield f"commit{i}", self._commit(s, i, answer)._replace(processes=_put(s.processes, i, IDLE))

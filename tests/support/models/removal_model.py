@@ -19,8 +19,8 @@ BEGUN, HELD, STORED, DONE, REFUSED = "begun", "held", "stored", "done", "refused
 class Rules:
     """Ours."""
 
-    holds: bool = True  # the exchange holds the row of what it depends on
-    checks: bool = True  # and is refused where that has ended
+    holds: bool = True  # the exchange locks the row that it depends on
+    checks: bool = True  # and is refused if that has ended
     ends_first: bool = True  # the removal ends the row before it ends the grants that it sees
 
 

@@ -17,8 +17,8 @@ from tests.support.models.exploration import Findings, Way, without_collection
 from tests.support.models.refresh_model import Answer, Budget, Model, Provider, Rules, State
 
 _ROW = ("generation", "token", "active", "access", "lease", "intents", "waits")
-OUTRUNS = 100  # generations: more than any history here has
-RESTORED = 10 * OUTRUNS  # what a restore once added, whenever it happened
+OUTRUNS = 100  # generations: more than any history here reaches
+RESTORED = 10 * OUTRUNS  # what a restore used to add, whenever it happened
 _AT_REST = frozenset({"idle", "down"})
 
 
@@ -28,7 +28,7 @@ class RollbackRules(Rules):
 
     looks_always: bool = True
     consents_outrun: bool = True  # False: a consent's generation is the next of its row
-    restores: int = 0  # how many there may be
+    restores: int = 0  # the most that there may be
     restores_outrun: bool = True  # False: a restore adds the same to a generation each time
 
 
@@ -41,7 +41,7 @@ class World(NamedTuple):
     kept: tuple[Answer | None, Answer | None]
     has_consented: bool = False
     restores: int = 0
-    moments: int = 1  # the clock: consents and restores so far
+    moments: int = 1  # the clock: the number of consents and restores so far
 
 
 class RollbackModel(Model):

@@ -37,7 +37,7 @@ class Budget(NamedTuple):
     uses: int = 5
     steps: int = 2
     crashes: int = 2
-    moves: int = 0  # of the client to another network, in the middle of a request
+    moves: int = 0  # of the client to another network, during a request
     thefts: int = 0
 
 
@@ -47,10 +47,10 @@ class State(NamedTuple):
     alive: bool
     memory: tuple[int | None, int | None]  # generation that each process holds; None: it does not run
     store: int
-    thief: int | None  # the generation that he holds
+    thief: int | None  # the generation that the thief holds
     budget: Budget
-    is_unseen: bool = False  # the thief got something that no event tells yet
-    rallies: int = 0  # how often the thief got something after the client had been there since
+    is_unseen: bool = False  # the thief got something, and no event shows it yet
+    rallies: int = 0  # how often the thief got something after the client's latest use
     thief_was_last: bool = False
     lost_at: int | None = None  # when the client's last answer was lost by a change of its network
 
@@ -62,8 +62,9 @@ class Findings:
     states: int = 0
     signed_out: list[str] = field(default_factory=list[str])  # an honest use was refused
     ended: list[str] = field(default_factory=list[str])  # by a thief's use, or by the client's after it
-    unseen: list[str] = field(default_factory=list[str])  # the client went on, and no event tells of the thief
-    late: list[str] = field(default_factory=list[str])  # answered although the two uses were a grace apart
+    unseen: list[str] = field(default_factory=list[str])  # the client continued, and no event shows the thief
+    # answered although the two uses were further apart than the grace
+    late: list[str] = field(default_factory=list[str])
     rallies: int = 0
     way: list[str] = field(default_factory=list[str])  # to the most rallies
 
@@ -87,7 +88,7 @@ class Model:
             state = waiting.popleft()
             found.states += 1
             for what, after in self._steps(state, found):
-                after = after._replace(memory=_sort_pair(after.memory))  # the processes are alike
+                after = after._replace(memory=_sort_pair(after.memory))  # the processes are equivalent
                 if after not in self._came:
                     self._came[after] = (state, what)
                     waiting.append(after)

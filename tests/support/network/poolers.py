@@ -42,7 +42,7 @@ async def pgbouncer(url: str, lines: Mapping[str, object] | None = None) -> Asyn
         + "".join(f"{name} = {value}\n" for name, value in chosen.items())
     )
     arguments = [PROGRAM, "--quiet"]
-    if os.geteuid() == 0:  # it does not run as root, and the socket is its owner's
+    if os.geteuid() == 0:  # it doesn't run as root, and the socket belongs to its owner
         owner = Path(behind).stat()
         os.chown(folder, owner.st_uid, owner.st_gid)
         arguments += ["--user", pwd.getpwuid(owner.st_uid).pw_name]

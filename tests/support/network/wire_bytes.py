@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from hypothesis import strategies as st
 
-Connection = tuple[bytes, tuple[int, ...]]  # what is sent, and where it is cut into packets, in thousandths
+Connection = tuple[bytes, tuple[int, ...]]  # what is sent, and where it is split into packets, in thousandths
 
 LINE_ENDS = (b"\r\n",) * 40 + (b"\n", b"\r", b"\r\r\n", b"\n\r\n", b"\r\n ", b"\x00\r\n", b"")
 METHODS = (b"GET", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"HEAD") * 2 + (

@@ -299,7 +299,7 @@ def write_services(data: Path, simulator: Simulator) -> dict[str, dict[str, Any]
     settings: dict[str, dict[str, Any]] = {}
     for name, (credential, identity) in SERVICES.items():
         text = _FILE.format(name=name, title=name.title(), credential=credential, identity=identity)
-        if name == "mailroom-app":  # GitHub calls permissions so
+        if name == "mailroom-app":  # GitHub's names of permissions
             for scope in ("read", "write"):
                 text = text.replace(f'"{scope}"', f'"mail:{scope}"').replace(f"\n{scope} = ", f'\n"mail:{scope}" = ')
         if credential.startswith(_SESSION[:60]):

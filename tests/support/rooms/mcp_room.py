@@ -126,7 +126,7 @@ class Room:
                 policy=policy,
                 now=now,
             )
-            # at once, as in the product: whoever waits for the connection must not find it without
+            # at once, as in the product: a waiting caller must not find the connection without it
             await self._allow(transaction, agent, connection, scopes if delegated is None else delegated)
         return connection
 

@@ -23,7 +23,7 @@ from tests.support.harness import RunningVault, running_vault
 from tests.support.person import Person
 
 REDIRECT = "http://127.0.0.1:33418/callback"
-WEB = "https://client.example/callback"  # where an answer reaches the client and no other program of the machine
+WEB = "https://client.example/callback"  # where an answer reaches the client and no other program on the machine
 SCOPE = "tools connections openid"
 GENEROUS = {"registration": {"per_address_hourly": 100_000, "total_hourly": 100_000}}
 

@@ -27,7 +27,7 @@ from vault.upstream import Account, TokenAnswer
 
 _NO_AUTHORITIES = ssl.SSLContext(
     ssl.PROTOCOL_TLS_CLIENT
-)  # plain http only; loading authorities takes longer than a test
+)  # plain HTTP only, because loading authorities takes longer than a test
 CHAT = frozenset({"chat:write"})
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"  # RFC 7636 appendix B
 

@@ -17,7 +17,7 @@ async def open_doors(
     """A client for this process, and one for another, which it starts. Both end with the stack."""
     other, listening = await stack.enter_async_context(open_deployment(vault.settings, data=data)), free_socket()
     await stack.enter_async_context(serve_app(build_app(other), listening))
-    host = {"host": vault.url.removeprefix("http://")}  # as a load balancer hands it on
+    host = {"host": vault.url.removeprefix("http://")}  # as a load balancer forwards it
 
     async def door(url: str) -> httpx2.AsyncClient:
         client = httpx2.AsyncClient(base_url=url, headers=host, trust_env=False, timeout=30)

@@ -24,7 +24,7 @@ from vault.upstream import Downscope, RotationMode, UpstreamPolicy
 
 SLACK_SCOPES = frozenset({"chat:write", "channels:read"})
 WAIT = 20.0  # seconds: limit of every wait in these tests
-GRACE = 60  # seconds, of the rotating double that has one
+GRACE = 60  # seconds, for the rotating double that has a grace
 READ, WRITE, DRIVE = "calendar.readonly", "calendar.events", "drive"
 GOOGLE_SCOPES = frozenset({READ, WRITE, DRIVE, "openid"})
 

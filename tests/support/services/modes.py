@@ -17,7 +17,7 @@ def _with_api(name: str, api: str, *operations: tuple[str, str, str]) -> Mode:
 
 _JIRA = "/ex/jira/{}/rest/api/2"
 WITH_APIS: Mapping[str, Mode] = {
-    # Notion knows no scopes: its integration may do what it was made for.
+    # Notion has no scopes: an integration may do what it was created for.
     "api-notion": _with_api(
         "notion",
         "notion",

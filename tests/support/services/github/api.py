@@ -36,7 +36,7 @@ class GitHubRefused(Exception):
 def refusal(status: int, message: str, **more: JsonValue) -> Response:
     """An error in GitHub's shape."""
     body: dict[str, JsonValue] = {"message": message, **more, "documentation_url": _DOCUMENTATION}
-    if status != 422:  # what fails validation says no status
+    if status != 422:  # validation errors contain no status
         body["status"] = str(status)
     return JSONResponse(body, status_code=status, media_type=_MEDIA_TYPE)
 
@@ -172,7 +172,7 @@ class _Operation:
         )
         return _json(shapes.comment(repository, issue, comment, api=self._base), status=201)
 
-    # What is asked about
+    # The objects that requests are about
 
     def _repository(self) -> Repository:
         found = self._repositories.find(self._person, self._parts[1], self._parts[2])
