@@ -334,6 +334,7 @@ class PostgresDatabase:
         self._resting: list[_Connection] = []  # between uses: the pool takes three times as long as a read
         self._look_ups = LookUps(self._ask, self._ask_many)
         self._waiting = 0  # callers waiting for the pool, who get a connection before one rests
+        self._is_closing = False
         self._clock_difference = clock_difference  # the server's clock minus ours, see `clock`
         self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock", context=Context())
 
@@ -393,8 +394,8 @@ class PostgresDatabase:
         return _Use(self)
 
     async def put_back(self, connection: _Connection, *, is_spoiled: bool) -> None:
-        """Take a connection back. It rests, unless someone waits for the pool or its use failed."""
-        if is_spoiled or self._waiting or not _is_usable(connection):
+        """Take a connection back. It rests, unless someone or closing waits for the pool, or its use failed."""
+        if is_spoiled or self._waiting or self._is_closing or not _is_usable(connection):
             await self._pool.release(connection)
         else:
             self._resting.append(connection)
@@ -550,6 +551,7 @@ class PostgresDatabase:
             await self._calibrating
         try:
             async with asyncio.timeout(2 * WAIT):
+                self._is_closing = True
                 await self._give_back()
                 await self._pool.close()
         except _ERRORS:
