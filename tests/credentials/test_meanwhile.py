@@ -52,6 +52,7 @@ async def test_an_account_that_is_disconnected_meanwhile_is_not_connected_again(
         assert await accounts_of(room, user) == ()
 
 
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)], indirect=True)
 async def test_rights_that_end_meanwhile_count_where_only_admins_may_enter(store: Store) -> None:
     async with running_key_room(store.data, database_url=store.url) as room:
         await room.vault.add_user("other", is_admin=True)  # one admin must remain

@@ -19,6 +19,7 @@ from providers.outbound.messages import NotReached
 from server.app import open_deployment
 from server.oauth.clients.keys import keys_of
 from server.settings import load_settings
+from server.signatures import key_sets
 from server.signatures.key_sets import keys_behind
 from tests.support.harness import running_vault
 from tests.support.processes import ROOT
@@ -93,7 +94,8 @@ async def test_the_real_resolver_answers() -> None:
             )
 
 
-async def test_keys_that_many_ask_for_at_once_are_fetched_once(tmp_path: Path) -> None:
+async def test_keys_that_many_ask_for_at_once_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_sets, "_FETCH_TIME", 0.5)  # what a stranger's address without keys takes
     asked: list[str] = []
 
     async def lookup(host: str, port: int) -> Sequence[str]:
@@ -133,7 +135,10 @@ async def test_an_allow_list_holds_for_the_hosts_of_keys(tmp_path: Path) -> None
         assert taken.status_code == 201, taken.text
 
 
-async def test_keys_of_a_client_from_before_the_allow_list_are_not_fetched(tmp_path: Path) -> None:
+async def test_keys_of_a_client_from_before_the_allow_list_are_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_sets, "_FETCH_TIME", 0.5)  # what a stranger's address without keys takes
     asked: list[str] = []
 
     async def lookup(host: str, port: int) -> Sequence[str]:

@@ -28,7 +28,15 @@ async def nursery() -> AsyncGenerator[Nursery]:
         yield opened
 
 
-@pytest.mark.parametrize("step", ["claimed", "arrived", "journalled"])
+KILLS = (("sqlite", "claimed"), ("postgres", "arrived"), ("sqlite", "journalled"))
+OTHER_KILLS = (("postgres", "claimed"), ("sqlite", "arrived"), ("postgres", "journalled"))
+
+
+@pytest.mark.parametrize(
+    ("store", "step"),
+    [*KILLS, *(pytest.param(*one, marks=pytest.mark.long) for one in OTHER_KILLS)],
+    indirect=["store"],
+)
 async def test_outside_the_gap_a_killed_process_loses_nothing_at_the_strictest_provider(
     store: Store, nursery: Nursery, step: str
 ) -> None:

@@ -356,9 +356,13 @@ def drive(place: Place, *, examples: int, steps: int, is_random: bool) -> None:
         )
 
 
-def test_no_sequence_of_calls_faults_deaths_and_restores_spends_a_token_twice(prepared_data: Path) -> None:
-    drive(on_sqlite(prepared_data), examples=8, steps=20, is_random=False)
+@pytest.mark.parametrize("examples", [4, pytest.param(12, marks=pytest.mark.long)])
+def test_no_sequence_of_calls_faults_deaths_and_restores_spends_a_token_twice(
+    prepared_data: Path, examples: int
+) -> None:
+    drive(on_sqlite(prepared_data), examples=examples, steps=20, is_random=False)
 
 
-def test_no_sequence_does_so_on_postgres(prepared_data: Path, postgres: PostgresCluster) -> None:
-    drive(on_postgres(prepared_data, postgres), examples=4, steps=15, is_random=False)
+@pytest.mark.parametrize("examples", [2, pytest.param(6, marks=pytest.mark.long)])
+def test_no_sequence_does_so_on_postgres(prepared_data: Path, postgres: PostgresCluster, examples: int) -> None:
+    drive(on_postgres(prepared_data, postgres), examples=examples, steps=15, is_random=False)
