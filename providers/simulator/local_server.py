@@ -20,6 +20,22 @@ from providers.simulator.state.directory import Enrolment
 from providers.simulator.state.sandbox import Sandbox
 
 SettingsSection = dict[str, str | dict[str, str]]
+# APIs of Google that the simulator doesn't have: calls of them end here with 404 instead of at Google.
+GOOGLE_ELSEWHERE = (
+    "ads",
+    "analyticsadmin",
+    "analyticsdata",
+    "bigquery",
+    "bigquery_upload",
+    "chat",
+    "chat_upload",
+    "docs",
+    "people",
+    "sheets",
+    "tasks",
+    "youtube",
+    "youtube_upload",
+)
 
 
 class _Protocol(HttpToolsProtocol):
@@ -110,13 +126,11 @@ class Simulator:
             "userinfo_url": f"{base}/oauth2/v3/userinfo",
             "apis": {
                 "calendar": f"{base}/calendar/v3",
-                "docs": f"{base}/docs/v1",
                 "drive": f"{base}/drive/v3",
                 "drive_upload": f"{base}/upload/drive/v3",
                 "gmail": f"{base}/gmail/v1",
                 "gmail_upload": f"{base}/upload/gmail/v1",
-                "sheets": f"{base}/sheets/v4",
-                "tasks": f"{base}/tasks/v1",
+                **{name: f"{base}/{name}" for name in GOOGLE_ELSEWHERE},
             },
         }
 

@@ -3,7 +3,10 @@
 For each method, a discovery document names all scopes that Google accepts as alternatives. Two kinds of scope are
 distinguished by hand: most apply to all data; the `PARTIAL` ones reach only a part (files that this app made, metadata
 without content), which no request shows. A caller who has only a partial scope must not get a token that reaches
-further, so each of those scopes gets its own rule, which names all others as inseparable.
+further, so each of those scopes gets its own rule, which names all others as inseparable. The same is done for all
+scopes of a path in `MIXED`, where each scope selects what the answer shows.
+
+An address is the host alone where paths begin with a bare version: `/v1/people` and `/v1/spaces` differ, `/v1` doesn't.
 
     python -m tests.generating.google          writes providers/services/rules/google.json
 """
@@ -21,7 +24,20 @@ import googleapiclient
 
 FILES = Path(__file__).parents[2] / "providers" / "services"
 TARGET = FILES / "rules" / "google.json"
-DOCUMENTS = ("calendar.v3", "docs.v1", "drive.v3", "gmail.v1", "sheets.v4", "tasks.v1")
+DOCUMENTS = (
+    "analyticsadmin.v1beta",
+    "analyticsdata.v1beta",
+    "bigquery.v2",
+    "calendar.v3",
+    "chat.v1",
+    "docs.v1",
+    "drive.v3",
+    "gmail.v1",
+    "people.v1",
+    "sheets.v4",
+    "tasks.v1",
+    "youtube.v3",
+)
 AUTH = "https://www.googleapis.com/auth/"
 PARTIAL = frozenset(
     AUTH + name
@@ -42,6 +58,17 @@ PARTIAL = frozenset(
         "gmail.metadata",
     )
 )
+MIXED = frozenset({("chat", "/v1/spaces/{}/spaceEvents"), ("chat", "/v1/spaces/{}/spaceEvents/{}")})
+# The answers contain a credential: the key of a live stream, or what lets anyone report events to Analytics.
+SECRETS = frozenset(
+    {
+        ("analyticsadmin", "/v1beta/properties/{}/dataStreams/{}/measurementProtocolSecrets"),
+        ("analyticsadmin", "/v1beta/properties/{}/dataStreams/{}/measurementProtocolSecrets/{}"),
+        ("youtube", "/liveStreams"),
+    }
+)
+# The one method that accepts `youtube.readonly` and not `youtube`, which covers it; Google doesn't say what it does.
+LEFT_OUT = frozenset({"youtube.tests.insert"})
 
 
 def document(name: str) -> Mapping[str, object]:
@@ -69,31 +96,47 @@ def described_methods(
     """As `accepted_scopes`, with the names of the query's parameters and of the body's members; None for an upload.
 
     `watch` is left out: a channel keeps reporting changes to its URL after the agent that opened it was cut off.
+    Identity scopes are left out, too: any token may have them, so they must not allow a call.
     """
+    known -= identity_scopes()
     for name in DOCUMENTS:
         key, _, version = name.partition(".")
         schemas = document(name)["schemas"]
         for method in methods(document(name)):
-            if str(method["id"]).endswith(".watch"):
+            if str(method["id"]).endswith(".watch") or method["id"] in LEFT_OUT:
                 continue
             scopes = frozenset(method.get("scopes", [])) & known
-            path = str(method["path"]).removeprefix(f"{key}/").removeprefix(f"{version}/")
+            path = below(str(method["path"]), f"{key}/{version}/", method)
             query = frozenset(
                 str(name) for name, one in method.get("parameters", {}).items() if one["location"] == "query"
             )
-            body = frozenset(schemas[method["request"]["$ref"]]["properties"] if "request" in method else ())
-            yield key, str(method["httpMethod"]), placeholders(path), scopes, query, body
+            body = frozenset(schemas[method["request"]["$ref"]].get("properties", {}) if "request" in method else ())
+            yield key, str(method["httpMethod"]), path, scopes, query, body
             upload = method.get("mediaUpload", {}).get("protocols", {}).get("simple")
             if upload is not None:
-                at = str(upload["path"]).removeprefix(f"/upload/{key}/{version}/")
-                yield f"{key}_upload", str(method["httpMethod"]), placeholders(at), scopes, query, None
+                sent = str(upload["path"]).removeprefix("/upload/").removeprefix(f"{key}/")
+                at = below(sent, f"{version}/", method)
+                yield f"{key}_upload", str(method["httpMethod"]), at, scopes, query, None
                 # the chunks of a resumable upload, whatever method started it
-                yield f"{key}_upload", "PUT", placeholders(at), scopes, query | {"upload_id"}, None
+                yield f"{key}_upload", "PUT", at, scopes, query | {"upload_id"}, None
+
+
+def below(path: str, base: str, method: Mapping[str, object]) -> str:
+    """The path below an API's base, if it has one, with a placeholder for each part that a client fills in.
+
+    `{+name}` stands for what its pattern says: `^spaces/[^/]+$` is `spaces/{}`; `^.*$` is any number of segments.
+    """
+
+    def of_pattern(found: re.Match[str]) -> str:
+        pattern = str(method["parameters"][found[1]]["pattern"]).removeprefix("^").removesuffix("$")
+        return "{+}" if pattern == ".*" else pattern.replace("[^/]+", "{}")
+
+    return placeholders(re.sub(r"\{\+(\w+)\}", of_pattern, path.removeprefix(base)))
 
 
 def placeholders(path: str) -> str:
-    """Turn `calendars/{calendarId}` into `/calendars/{}`."""
-    return "/" + re.sub(r"\{[^}]*\}", "{}", path)
+    """Turn `calendars/{calendarId}` into `/calendars/{}`; `{+}` stays."""
+    return "/" + re.sub(r"\{\w+\}", "{}", path)
 
 
 def rules(
@@ -101,16 +144,21 @@ def rules(
 ) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str], frozenset[str], frozenset[str] | None]]:
     """The rules: one for the scopes that reach everything, and one for each partial scope."""
     for api, method, path, scopes, query, body in described_methods(known):
-        whole = scopes - PARTIAL
-        if whole:
+        parts = scopes if (api, path) in MIXED else scopes & PARTIAL
+        if whole := scopes - parts:
             yield api, method, path, whole, frozenset(), query, body
-        for part in sorted(scopes & PARTIAL):
+        for part in sorted(parts):
             yield api, method, path, frozenset({part}), scopes - {part}, query, body
 
 
 def known_scopes() -> frozenset[str]:
     """The scopes that google.toml describes; others can't be requested, so no rule names them."""
     return frozenset(tomllib.loads((FILES / "google.toml").read_text(encoding="utf-8"))["scopes"])
+
+
+def identity_scopes() -> frozenset[str]:
+    """The scopes that google.toml asks for in addition, to know which account it is."""
+    return frozenset(tomllib.loads((FILES / "google.toml").read_text(encoding="utf-8"))["scope"]["identity"])
 
 
 def file_text() -> str:
@@ -129,6 +177,8 @@ def file_text() -> str:
             rule["query"] = sorted(query)
         if body is None or body:
             rule["body"] = "any" if body is None else sorted(body)
+        if (api, path) in SECRETS and method != "DELETE":
+            rule["tells_secrets"] = True
         lines.append(json.dumps(rule))
     return '{"source": ' + json.dumps(source, indent=1) + ',\n"rules": [\n' + ",\n".join(lines) + "\n]}\n"
 

@@ -32,7 +32,19 @@ def test_google_s_rules_are_what_its_discovery_documents_say() -> None:
     source = json.loads(google.TARGET.read_text(encoding="utf-8"))["source"]
     assert source["package"].startswith("google-api-python-client 2.")
     assert set(google.DOCUMENTS) <= set(source)
-    assert len(GOOGLE.rules) == sum(1 for _ in google.rules(KNOWN)) > 300
+    generated = [rule for rule in GOOGLE.rules if rule.api != "ads"]
+    assert len(generated) == sum(1 for _ in google.rules(KNOWN)) > 600
+    told = {(rule.api, rule.path) for rule in generated if rule.tells_secrets}
+    assert told == google.SECRETS
+    assert {(rule.api, rule.path) for rule in generated} >= google.MIXED
+
+
+def test_a_scope_that_only_identifies_the_account_allows_no_call_of_google() -> None:
+    """The People API accepts the address's scope, for that address; any token may have it."""
+    person = Call("people", "GET", "/v1/people/c1")
+    assert allows(GOOGLE, person, frozenset({f"{AUTH}contacts.readonly"}))
+    assert not allows(GOOGLE, person, GOOGLE.scope.identity)
+    assert all(rule.scopes.isdisjoint(GOOGLE.scope.identity) for rule in GOOGLE.rules)
 
 
 def test_a_single_scope_is_let_through_exactly_where_google_accepts_it_or_one_that_it_includes() -> None:
@@ -86,6 +98,16 @@ def test_a_token_that_reaches_everything_is_not_lent_to_who_may_reach_a_part(par
     assert not allows(GOOGLE, call, caller, granted=token | caller)
     assert allows(GOOGLE, call, caller, granted=caller)
     assert allows(GOOGLE, call, token, granted=token | caller)
+
+
+@pytest.mark.parametrize("path", ["/v1/spaces/abc/spaceEvents", "/v1/spaces/abc/spaceEvents/abc"])
+def test_where_each_scope_selects_what_the_answer_shows_no_other_is_in_the_token(path: str) -> None:
+    call = Call("chat", "GET", path)
+    spaces, messages = frozenset({f"{AUTH}chat.spaces.readonly"}), frozenset({f"{AUTH}chat.messages.readonly"})
+    for one in (spaces, messages):
+        assert allows(GOOGLE, call, one, granted=one)
+        assert not allows(GOOGLE, call, one, granted=spaces | messages)
+    assert allows(GOOGLE, call, spaces | messages, granted=spaces | messages)
 
 
 def test_a_token_that_may_also_write_is_lent_to_who_may_read_all() -> None:

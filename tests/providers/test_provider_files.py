@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -73,6 +74,35 @@ def test_each_service_is_usable_by_its_rules_or_where_an_operator_allows_calls_w
         opened = with_unruled_calls(provider, "any")
         assert allows(opened, call, frozenset({ANY_READ, ANY_CALL})), provider.name
         assert not allows(opened, call, own), provider.name
+
+
+# Scopes of services with several hosts that no rule names, because no call needs them.
+AT_NO_ADDRESS = {
+    "box": {"base_upload", "item_preview", "item_rename", "item_share"},  # of what Box shows in a browser
+    "docusign": {"openid"},  # identifies the account
+}
+
+
+def scopes_without_address(provider: Provider) -> set[str]:
+    """The scopes that no rule reaches if the service has several hosts: nothing says at which they work. With one host,
+    it is that one."""
+    if len({urlsplit(address).netloc for address in provider.apis.values()}) == 1:
+        return set()
+    ruled = {scope for rule in provider.rules for scope in rule.scopes | rule.needs}
+    own = provider.scopes.keys() - provider.always_granted
+    return {scope for scope in own if ruled.isdisjoint({scope, *provider.covers.get(scope, ())})}
+
+
+def test_every_scope_that_can_be_connected_works_at_some_address() -> None:
+    found = {provider.name: strays for provider in EVERYTHING if (strays := scopes_without_address(provider))}
+    assert found == AT_NO_ADDRESS
+    google = load_catalog().provider("google")
+    lacking = google.model_copy(update={"rules": [rule for rule in google.rules if rule.api != "people"]})
+    assert scopes_without_address(lacking) == {
+        f"https://www.googleapis.com/auth/{x}" for x in ("contacts", "contacts.readonly")
+    }
+    one_host = lacking.model_copy(update={"apis": {"people": google.apis["people"]}})
+    assert scopes_without_address(one_host) == set()
 
 
 def test_no_name_or_alias_is_used_twice() -> None:

@@ -241,6 +241,18 @@ UPLOADS: tuple[tuple[str, str, frozenset[str], Callable[[object, object], object
         lambda api, media: api.users().messages().send(userId="me", body={}, media_body=media),
     ),
     ("gmail", "v1", MAIL, lambda api, media: api.users().drafts().create(userId="me", body={}, media_body=media)),
+    (
+        *("youtube", "v3", frozenset({f"{AUTH}youtube"})),
+        lambda api, media: api.videos().insert(part="snippet", body={}, media_body=media),
+    ),
+    (
+        *("bigquery", "v2", frozenset({f"{AUTH}bigquery"})),
+        lambda api, media: api.jobs().insert(projectId="dig", body={}, media_body=media),
+    ),
+    (
+        *("chat", "v1", frozenset({f"{AUTH}chat.messages"})),
+        lambda api, media: api.media().upload(parent="spaces/1abc", body={"filename": "x"}, media_body=media),
+    ),
 )
 
 
@@ -250,9 +262,9 @@ async def test_files_go_up_in_one_request_and_in_pieces(
     files: Files, name: str, version: str, scopes: frozenset[str], call: Callable, *, resumable: bool
 ) -> None:
     handle = await files.handle(scopes)
-    content = (bytes(range(256)) if name == "drive" else bytes(range(32, 96)) * 4) * 2600  # three pieces of 256 KiB
+    content = (bytes(range(32, 96)) * 4 if name == "gmail" else bytes(range(256))) * 2600  # three pieces of 256 KiB
 
-    kind = "application/octet-stream" if name == "drive" else "message/rfc822"
+    kind = "message/rfc822" if name == "gmail" else "application/octet-stream"
 
     def use() -> object:
         media = MediaInMemoryUpload(content, kind, chunksize=2**18, resumable=resumable)
@@ -274,19 +286,39 @@ OTHERS: tuple[tuple[str, str, str, Callable, Callable, list[str]], ...] = (
         *("docs", "v1", "documents"),
         lambda api: api.documents().get(documentId="1abc"),
         lambda api: api.documents().batchUpdate(documentId="1abc", body={"requests": []}),
-        ["GET /documents/1abc", "POST /documents/1abc:batchUpdate"],
+        ["GET /v1/documents/1abc", "POST /v1/documents/1abc:batchUpdate"],
     ),
     (
         *("sheets", "v4", "spreadsheets"),
         lambda api: api.spreadsheets().values().get(**SHEET),
         lambda api: api.spreadsheets().values().append(**SHEET, valueInputOption="RAW", body={"values": [["x"]]}),
-        [f"{one} /spreadsheets/1abc/values/Sheet%201%21A1%3AB2" for one in ("GET", "POST")],
+        [f"{one} /v4/spreadsheets/1abc/values/Sheet%201%21A1%3AB2" for one in ("GET", "POST")],
     ),
     (
         *("tasks", "v1", "tasks"),
         lambda api: api.tasks().list(tasklist="@default"),
         lambda api: api.tasks().insert(tasklist="@default", body={"title": "Dig"}),
         ["GET /lists/%40default/tasks", "POST /lists/%40default/tasks"],
+    ),
+    (
+        *("people", "v1", "contacts"),
+        lambda api: api.people().connections().list(resourceName="people/me", personFields="names"),
+        lambda api: api.people().updateContact(
+            resourceName="people/c1", updatePersonFields="names", body={"names": []}
+        ),
+        ["GET /v1/people/me/connections?", "PATCH /v1/people/c1:updateContact?"],
+    ),
+    (
+        *("chat", "v1", "chat.messages"),
+        lambda api: api.spaces().messages().list(parent="spaces/1abc"),
+        lambda api: api.spaces().messages().create(parent="spaces/1abc", body={"text": "Dig"}),
+        [f"{one} /v1/spaces/1abc/messages?" for one in ("GET", "POST")],
+    ),
+    (
+        *("youtube", "v3", "youtube"),
+        lambda api: api.playlists().list(part="snippet", mine=True),
+        lambda api: api.playlists().insert(part="snippet", body={"snippet": {"title": "Dig"}}),
+        [f"{one} /playlists?" for one in ("GET", "POST")],
     ),
 )
 
@@ -311,6 +343,92 @@ async def test_the_other_apis_work_as_far_as_the_scope_reaches(
     assert await asyncio.to_thread(use) == 403
     found = [f"{one.method} {one.target.partition(f'/google-{name}')[2]}" for one in files.room.provider.arrivals]
     assert [one.startswith(start) for one, start in zip(found, arrived, strict=True)] == [True, True], found
+
+
+WITH_ONE_SCOPE: tuple[tuple[str, str, str, Callable, str], ...] = (
+    (
+        *("analyticsdata", "v1beta", "analytics.readonly"),
+        lambda api: api.properties().runReport(property="properties/1", body={"limit": "9"}),
+        "POST /v1beta/properties/1:runReport?",
+    ),
+    (
+        *("analyticsadmin", "v1beta", "analytics.readonly"),
+        lambda api: api.accountSummaries().list(),
+        "GET /v1beta/accountSummaries?",
+    ),
+    (
+        *("bigquery", "v2", "bigquery"),
+        lambda api: api.jobs().query(projectId="dig", body={"query": "select 1"}),
+        "POST /projects/dig/queries?",
+    ),
+    (
+        *("chat", "v1", "chat.spaces.readonly"),
+        lambda api: api.spaces().list(),
+        "GET /v1/spaces?",
+    ),
+)
+
+
+@pytest.mark.parametrize(("name", "version", "scope", "call", "arrived"), WITH_ONE_SCOPE)
+async def test_an_api_with_one_scope_is_called_with_that_scope(
+    files: Files, name: str, version: str, scope: str, call: Callable, arrived: str
+) -> None:
+    files.room.provider.answer = lambda _: json_reply({"kind": "here"})
+    other, holder = [await files.handle(frozenset({AUTH + one})) for one in ("tasks.readonly", scope)]
+
+    def use() -> int:
+        with files.service(name, version, other) as api, pytest.raises(HttpError) as refused:
+            call(api).execute()
+        with files.service(name, version, holder) as api:
+            assert call(api).execute() == {"kind": "here"}
+        return refused.value.status_code
+
+    assert await asyncio.to_thread(use) == 403
+    (found,) = files.room.provider.arrivals
+    assert f"{found.method} {found.target.partition(f'/google-{name}')[2]}".startswith(arrived), found.target
+
+
+async def test_an_attachment_of_a_chat_is_downloaded(files: Files) -> None:
+    files.room.provider.answer = lambda _: Reply(200, body=b"a map")
+    reader = await files.handle(frozenset({f"{AUTH}chat.messages.readonly"}))
+
+    def use() -> bytes:
+        with files.service("chat", "v1", reader) as api:
+            return api.media().download_media(resourceName="spaces/1/messages/2/attachments/3").execute()
+
+    assert await asyncio.to_thread(use) == b"a map"
+    assert "/google-chat/v1/media/spaces/1/messages/2/attachments/3?" in files.room.provider.arrivals[0].target
+
+
+async def test_answers_with_a_key_stay_out(files: Files) -> None:
+    """Whoever has the key of a live stream can send to it without the account."""
+    files.room.provider.answer = lambda _: json_reply({"kind": "here"})
+    handle = await files.handle(frozenset({f"{AUTH}youtube"}))
+
+    def use() -> int:
+        with files.service("youtube", "v3", handle) as api:
+            assert api.liveBroadcasts().list(part="id").execute() == {"kind": "here"}
+            with pytest.raises(HttpError) as refused:
+                api.liveStreams().list(part="cdn").execute()
+        return refused.value.status_code
+
+    assert await asyncio.to_thread(use) == 403
+    assert ["liveStreams" in one.target for one in files.room.provider.arrivals] == [False]
+
+
+async def test_ads_takes_its_scope_and_the_developer_token_of_the_caller(files: Files) -> None:
+    """Google's client for Ads speaks only gRPC, so this is a plain request."""
+    files.room.provider.answer = lambda _: json_reply({"results": []})
+    other, holder = [await files.handle(frozenset({AUTH + one})) for one in ("tasks.readonly", "adwords")]
+    headers = {"developer-token": "ours", "login-customer-id": "12"}
+    search = {"api": "ads", "headers": headers, "json": {"query": "SELECT campaign.id FROM campaign"}, "verify": False}
+    path = "/v26/customers/34/googleAds:search"
+    refused = await other.call("POST", path, **search)
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == (403, "scope_missing")
+    assert (await holder.call("POST", path, **search)).status_code == 200
+    (found,) = files.room.provider.arrivals
+    assert found.target.endswith(f"/google-ads{path}")
+    assert {name: found.headers[name] for name in headers} == headers
 
 
 async def start(handle: ProxyHandle, path: str = "/files") -> str:

@@ -178,7 +178,15 @@ async def test_two_words_for_the_account_that_do_not_agree_are_refused(place: Ex
 
 def test_a_handle_is_for_an_api_in_which_its_scopes_allow_something() -> None:
     google = load_catalog().provider("google")
-    for scope, api in (("calendar.events", "calendar"), ("gmail.readonly", "gmail"), ("drive.readonly", "drive")):
+    for scope, api in (
+        ("calendar.events", "calendar"),
+        ("gmail.readonly", "gmail"),
+        ("drive.readonly", "drive"),
+        ("documents.readonly", "docs"),
+        ("analytics.readonly", "analyticsdata"),
+        ("adwords", "ads"),
+        ("youtube", "youtube"),
+    ):
         assert targets.api_for(google, frozenset({f"https://www.googleapis.com/auth/{scope}"})) == api
     assert targets.api_for(google, frozenset({"nowhere"})) == "calendar"
 

@@ -22,6 +22,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 from starlette.datastructures import Headers
 
+from providers.simulator.local_server import GOOGLE_ELSEWHERE
 from server.oauth import tokens
 from tests.generating import google
 from tests.support.foreign.foreign import Somebody, drive_program, newcomer
@@ -48,7 +49,7 @@ def _google_methods() -> tuple[tuple[str, re.Pattern[str], frozenset[str]], ...]
         document = google.document(name)
         for method in google.methods(document):
             path = re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(f"/{document['servicePath']}{method['path']}"))
-            found.append((str(method["httpMethod"]), re.compile(path), frozenset(method["scopes"])))
+            found.append((str(method["httpMethod"]), re.compile(path), frozenset(method.get("scopes", []))))
     return tuple(found)
 
 
@@ -174,7 +175,7 @@ def _settings(name: str, at: str) -> dict[str, object]:
             drive, gmail = f"{at}/drive/v3", f"{at}/gmail/v1"
             uploads = {"drive_upload": f"{at}/upload/drive/v3", "gmail_upload": f"{at}/upload/gmail/v1"}
             found["apis"] = {"calendar": f"{at}/calendar/v3", "drive": drive, "gmail": gmail, **uploads}
-            found["apis"] |= {"docs": f"{at}/docs/v1", "sheets": f"{at}/sheets/v4", "tasks": f"{at}/tasks/v1"}
+            found["apis"] |= {name: f"{at}/{name}" for name in GOOGLE_ELSEWHERE}
         case "github":
             found["revoke_url"] = f"{at}/applications/{{client_id}}/grant"
             found["apis"] = {"rest": at}
