@@ -68,7 +68,7 @@ async def say_yes(page: Page, origin: str, call: str) -> object:
     await page.evaluate(f"() => {{ {call} }}")
     await page.wait_for_url(lambda url: not url.startswith(origin))
     for _ in range(6):
-        await page.wait_for_load_state()
+        await page.wait_for_load_state("networkidle")
         if page.url.startswith(origin):
             return await page.evaluate("settled")
         before = page.url
