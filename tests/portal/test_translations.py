@@ -31,6 +31,7 @@ ROOMS = (
     "server/sign_in",
     "server/oauth/authorize.py",
     "server/oauth/authorization_request.py",
+    "server/secret_sources/entered_references.py",
     "server/remote/imported_apis.py",
     "server/remote/servers.py",
     "providers/remote/authorization.py",
