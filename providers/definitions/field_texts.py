@@ -227,7 +227,7 @@ CREDENTIAL: Final[Mapping[str, str]] = {
         "Any other 403 proves nothing."
     ),
     "[expires]": (
-        "`grant`, if each credential ends after so many seconds. `rotate_days`: its end on pages and in "
+        "`grant`, if each credential ends after a fixed number of seconds. `rotate_days`: its end on pages and in "
         "reminders, unless the person names another or keeps the secret elsewhere."
     ),
     "[console]": "Where and how the person creates it; also where they end it, unless `revoke.pages` says otherwise.",

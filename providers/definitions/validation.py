@@ -228,7 +228,7 @@ def _probe_problems(provider: Provider) -> Iterator[str]:
     if probe.refresh_token == "refresh" and not free:
         yield (
             'revoke.probe.refresh_token: "refresh" needs rotation.mode "none" and revoke.ends_grant true, '
-            "because else a token that it brings could live on; leave it out"
+            "because otherwise a token from the probe could stay valid; leave it out"
         )
 
 

@@ -160,7 +160,7 @@ def _descend(place: object, step: str, made: object, *, is_last: bool) -> object
             places[number] = made
         return places[number]
     if not isinstance(place, dict):
-        raise TypeError(f"{step} lies below a value")
+        raise TypeError(f"{step} is below a value")
     members: dict[str, object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
     if is_last:
         members[step] = made

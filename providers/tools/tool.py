@@ -70,7 +70,7 @@ def _input_and_call(
     whole = {name: kind for name, kind in hints.items() if isinstance(kind, type) and issubclass(kind, ToolInput)}
     own = [name for name in hints if name not in (*given.values(), *whole)]
     if len(whole) > 1 or (whole and own):
-        raise TypeError(f"{function.__name__}: one ToolInput stands for all arguments; take no other beside it")
+        raise TypeError(f"{function.__name__}: one ToolInput stands for all arguments; take no other parameter with it")
     if "account" in own:
         raise TypeError(f"{function.__name__}: every tool has `account` already; api.account is the one that is used")
     model = next(iter(whole.values())) if whole else _model(function, {name: hints[name] for name in own})

@@ -112,7 +112,7 @@ class DeclaredProvider(_DeclaredPart):
 
     client_id: str = Field(min_length=1, max_length=200)
     client_secret: SecretStr | None = Field(default=None, description="If missing, the stored one is kept")
-    client_secret_file: Path | None = Field(default=None, description="File that holds it, beside this one")
+    client_secret_file: Path | None = Field(default=None, description="File that contains it, next to this one")
     inputs: dict[str, str] = Field(default={}, max_length=30)
     testing: bool = False
 
@@ -129,7 +129,7 @@ class DeclaredMcpServer(_DeclaredPart):
         default=None, min_length=1, max_length=2000, description="Default: the server registers the vault"
     )
     client_secret: SecretStr | None = None
-    client_secret_file: Path | None = Field(default=None, description="File that holds it, beside this one")
+    client_secret_file: Path | None = Field(default=None, description="File that contains it, next to this one")
     disabled: bool = False
 
 
@@ -138,7 +138,7 @@ class DeclaredImportedApi(_DeclaredPart):
 
     kind: Literal["openapi", "graphql"] = "openapi"
     document: str | None = Field(default=None, max_length=5_000_000, description="The OpenAPI document or schema")
-    document_file: Path | None = Field(default=None, description="File that holds it, beside this one")
+    document_file: Path | None = Field(default=None, description="File that contains it, next to this one")
     title: str = Field(default="", max_length=120)
     audience: str = Field(default="", max_length=2000)
     server: str = Field(default="", max_length=2000)

@@ -26,7 +26,7 @@ class PersonSpec:
 
     user_name: str
     external_id: str | None = None
-    is_active: bool | None = True  # None: as they are
+    is_active: bool | None = True  # None: unchanged
     attributes: Mapping[str, object] = field(default_factory=dict[str, object])
 
 

@@ -170,7 +170,7 @@ def _authenticate(deployment: Deployment, request: Request, parts: Mapping[str, 
 
 
 def sufficient_scopes(operation: AdminOperation) -> frozenset[str]:
-    """The scopes, any one of which is enough."""
+    """The scopes; any one of them is enough."""
     if operation.scope in {ADMIN_READ, ADMIN_ACCESS}:
         return frozenset({operation.scope})
     return frozenset({operation.scope, ADMIN_WRITE})

@@ -62,7 +62,7 @@ class ReviewedLineRecord(ApiOutput):
 
 
 class ReviewedPartRecord(ApiOutput):
-    """A part of a tool's description; of a changed tool only what changed."""
+    """A part of a tool's description; for a changed tool, only the changes."""
 
     name: str = Field(description="`title`, `description`, `arguments`, `result`, or `claims`")
     lines: list[ReviewedLineRecord]

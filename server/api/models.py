@@ -86,7 +86,7 @@ class NewIdentity(Strict):
 
 
 class DeletionRecord(ApiOutput):
-    """A deleted person some of whose grants aren't revoked at their providers yet."""
+    """A deleted person who has grants that aren't revoked at their providers yet."""
 
     id: str
     name: str

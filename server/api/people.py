@@ -101,7 +101,7 @@ async def link_identity(call: AdminCall, body: NewIdentity) -> IdentityRecord:
 
 @operation("GET", "/deletions", scope="admin:read")
 async def list_deletions(call: AdminCall) -> Deletions:
-    """List deleted people some of whose grants aren't revoked at their providers yet."""
+    """List deleted people who have grants that aren't revoked at their providers yet."""
     found = await users.list_deletions(call.deployment.database)
     return Deletions(
         items=[

@@ -40,7 +40,7 @@ TOTAL: Final = 4000  # about 40 KB each
 _RETRY: Final = 5  # seconds
 _TOO_MANY: Final = "This agent has too many active sessions: end one, or wait until one of their calls finishes"
 
-_KEEP: Final = 60.0  # seconds; the SDK ends a session that it has not heard of for 30 minutes
+_KEEP: Final = 60.0  # seconds; the SDK ends a session that had no request for 30 minutes
 _NOTHING: Final = b'{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}'  # a stream that nobody reads here
 _OURS: Final = ((b"accept", b"application/json"), (b"content-type", b"application/json"))
 

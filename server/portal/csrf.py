@@ -20,7 +20,7 @@ def form_token(key: bytes, browser_secret: str, *, action: str) -> str:
 
 
 def token_of_session(key: bytes, session_hash: bytes, *, action: str) -> str:
-    """Like `form_token`, for a browser of which the vault only has the session's hash."""
+    """Like `form_token`, for a browser whose session the vault knows only by its hash."""
     return hmac.new(key, session_hash + action.encode(), hashlib.sha256).hexdigest()
 
 

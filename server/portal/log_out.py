@@ -42,7 +42,7 @@ async def decide(visit: Visit) -> Response:
 
 
 async def _client_of(deployment: Deployment, client_id: str, back: str) -> Client:
-    """The client, whose own origin the address has. Raises PageRefused."""
+    """The client, if the address has one of its own origins. Raises PageRefused."""
     client = await clients.get_client(deployment.database, client_id)
     if client is None or not speaks_auth0(deployment, client):
         raise PageRefused("log_out", detail="unknown client")

@@ -232,7 +232,7 @@ async def with_link(visit: Visit) -> Response:
 
 
 def _check_own_user(visit: Visit) -> None:
-    """Refuse a browser of another user of this machine, if the platform tells. Behind a proxy it cannot."""
+    """Refuse a browser of another user of this machine, if the platform reports the user. Behind a proxy, it can't."""
     user = password.peer_of(visit.deployment, visit.request)
     if user is not None and not user.is_owner:
         raise PageRefused(

@@ -299,7 +299,7 @@ class ProgramAccess:
         return named or pairs
 
     def may_change(self, chosen: AccountChoice, call: WantedCall) -> bool:
-        """Whether the call may change something at the provider, as far as its address tells."""
+        """Whether the call may change something at the provider, as far as its address shows."""
         provider = self._deployment.catalog.provider(chosen.address.provider)
         if call.method not in READING:
             return not chosen.scopes <= provider.reading_scopes
@@ -307,7 +307,7 @@ class ProgramAccess:
         return not all(reads(provider, one) for one in found if not chosen.scopes.isdisjoint(one.scopes))
 
     def rules_for(self, provider: Provider, address: ApiAddress, call: WantedCall) -> list[Rule]:
-        """The rules for the call as far as its address tells."""
+        """The rules for the call as far as its address shows."""
         path, method = call.path.removeprefix(address.path), rules.judged_method(call.method)
         pairs = query_pairs(call.query)
         found = rules.of_path(provider, api=address.api, method=method, path=path)
@@ -367,7 +367,7 @@ class ProgramAccess:
         return next((name for name in self._accounts for one in own if _is_named(one, name)), None)
 
     async def _try(self, question: Question) -> AccountChoice | AgentRefusal:
-        """The account if the call is allowed; else the refusal, with a link if the person can help."""
+        """The account if the call is allowed; otherwise the refusal, with a link if the person can help."""
         try:
             return await self._exchange(question)
         except VaultError as error:

@@ -239,7 +239,7 @@ class RemotePrograms:
         return self._opened[key]
 
     def _new_access(self, agent: _Agent, run: RemoteRun) -> ProgramAccess:
-        asking = PermissionWait(lambda message, url: None, 0.0)  # the program's machine tells the person
+        asking = PermissionWait(lambda message, url: None, 0.0)  # the program's own machine informs the person
         return ProgramAccess(self._deployment, agent.principal, asking, agent=agent.client.name, accounts=run.accounts)
 
 

@@ -37,7 +37,7 @@ _JSON: Final = frozenset({"application/json", "application/x-amz-json-1.0", "app
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$-]*")
 
-# The headers that carry a call's meaning; all others stay here. Not `Range`: parts of a repeated credential could be
+# The headers that carry a call's meaning; all others are dropped. Not `Range`: parts of a repeated credential could be
 # too short to be recognized.
 _PASSED: Final = frozenset(
     {

@@ -17,9 +17,9 @@ from threading import RLock
 from types import ModuleType
 from typing import Final
 
-TRIED: Final = "2.3."  # the releases whose modules were tried one by one; any other loads as it is written
+TRIED: Final = "2.3."  # the releases whose modules were tried one by one; any other release is loaded unmodified
 _PACKAGES: Final = frozenset({"mcp", "mcp.client", "mcp.server"})
-_REVISIONS: Final = "mcp_types.methods"  # loads the models of each revision, all made of one
+_REVISIONS: Final = "mcp_types.methods"  # loads the models of each revision, all of which derive from one
 
 
 def load_lean() -> None:

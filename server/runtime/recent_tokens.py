@@ -63,7 +63,7 @@ class RecentTokens:
         self._recent = RecentDecisions[_Key, _KnownToken](kept=KEPT, most=_MOST)
 
     async def exchange(self, request: ExchangeRequest, *, vault: Vault, now: int) -> UpstreamToken:
-        """As `vault.exchange` does, of which it raises the refusals. Keeps what is to be kept (`is_kept`)."""
+        """Do what `vault.exchange` does, and raise the same refusals. Keeps results for which `is_kept` is true."""
         call = request.call
         if call is None or vault.policy_check is not None or not _is_plain(request):
             return await exchange(request, vault=vault, now=now)
@@ -116,7 +116,7 @@ def _same_for_all_tokens(who: Principal) -> _Key:
 
 
 def _is_plain(request: ExchangeRequest) -> bool:
-    """Whether a key of `RecentTokens` names all of it."""
+    """Whether a key of `RecentTokens` identifies it completely."""
     return not (request.item or request.connection_id or request.event or request.details or request.wire)
 
 

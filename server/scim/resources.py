@@ -188,13 +188,13 @@ def user_of(deployment: Deployment, person: ProvisionedPerson, memberships: Iter
 
 
 def with_active(content: Mapping[str, object], *, is_active: bool) -> dict[str, object]:
-    """What was sent of a person, with `active` as it is if that was left out: no one is enabled by silence."""
+    """What was sent about a person; an omitted `active` stays unchanged, so that omitting it enables nobody."""
     is_said = any(name.lower() == "active" for name in content)
     return dict(content) if is_said else {**content, "active": is_active}
 
 
 def person_spec(user: ScimUser) -> PersonSpec:
-    """What the directory says of a person. Raises InvalidValueException."""
+    """What the directory says about a person. Raises InvalidValueException."""
     said = user.model_dump(include={"name", "display_name", "emails"})
     said.pop("schemas", None)
     if len(user.emails or ()) > MOST_EMAILS or len(user.external_id or "") > _LONGEST or len(str(said)) > _MOST_TEXT:

@@ -45,7 +45,7 @@ class ClientConfig:
 
     client: str
     transport: TransportName
-    text: str  # the content of a file with nothing else in it, or the code
+    text: str  # the whole file if it has only this entry, or the code
     place: Place | None
     entry: Mapping[str, object] | None
     command_line: str | None

@@ -1,7 +1,7 @@
 """The figures of one machine: storage, keys, tool calls, and exchanges; each for a bounded time.
 
 The load and the provider share the machine with the vault, so requests per second are a lower bound. Requests per core
-come from the processor time of the vault's own process, which Linux tells.
+come from the processor time of the vault's own process, which Linux reports.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Requests of one kind. `cpu_us` and `per_core` (and second): of the vault's process; None where none tells."""
+    """Requests of one kind.
+
+    `cpu_us` and `per_core` (and second): of the vault's process; None if the system doesn't report it.
+    """
 
     per_second: float
     cpu_us: float | None

@@ -1,4 +1,4 @@
-"""Counts and times, kept here because adding to an SDK's instrument costs seven times as much on the way of a call.
+"""Counts and times, kept here because adding to an SDK's instrument costs seven times as much during a call.
 
 The SDK reads the counts through its observable counters. It has none for histograms, so `with_times` adds them to what
 a reader of the SDK receives.

@@ -216,7 +216,7 @@ def lock(seconds: float) -> Fault:
 
 
 def full_disk(seconds: float) -> Fault:
-    """The kernel lets the workers write no file beyond its first bytes (RLIMIT_FSIZE): neither database nor journal."""
+    """The kernel lets the workers write only a few bytes per file (RLIMIT_FSIZE): neither database nor journal."""
 
     async def work(world: World) -> None:
         limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in world.pids}

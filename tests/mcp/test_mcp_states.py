@@ -52,7 +52,7 @@ async def needs_reauth(place: Room, connection: Connection) -> None:
 
 
 async def ambiguous(place: Room, connection: Connection) -> None:
-    """A refresh whose answer may still arrive, from a process of which nothing was heard for longer than a lease."""
+    """A refresh whose answer may still arrive, from a process that was silent for longer than a lease."""
     await change(place, connection, "access_expires_at = :at", at=place.vault.deployment.now() - 1)
     vault = place.vault.deployment.vault
     facts = await leases.read(vault.database, connection.id)

@@ -46,7 +46,7 @@ def copy_of_commit(folder: Path) -> None:
 
 
 def sources(tree: Path) -> list[str]:
-    """All files that mutants are made of."""
+    """All files that mutants are made from."""
     return [str(one.relative_to(tree)) for folder in FOLDERS for one in sorted((tree / folder).rglob("*.py"))]
 
 

@@ -15,7 +15,7 @@ BUNDLE = ".sigstore.json"
 
 
 def command(program: Path | str, files: Sequence[Path]) -> list[str]:
-    """Sign all files; each gets its bundle beside it."""
+    """Sign all files; each gets a bundle next to it."""
     return [str(program), "sign", *map(str, files)]
 
 

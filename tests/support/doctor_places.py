@@ -81,7 +81,7 @@ async def stranger_on_port(port: int, status: str, body: object, *headers: str) 
 
 @asynccontextmanager
 async def serve_vault(place: Place) -> AsyncGenerator[str]:
-    """A process that serves the vault, with the settings as they are now; the vault's id."""
+    """A process that serves the vault, with the current settings; return the vault's ID."""
     listening = socket.create_server(("127.0.0.1", place.port))
     settings = load_settings(place.data / "config.toml", data=place.data)
     async with open_deployment(settings, data=place.data) as deployment, serve_app(build_app(deployment), listening):

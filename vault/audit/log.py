@@ -174,7 +174,7 @@ async def extend(database: Database, log: Log, *, limit: int = EXTEND_LIMIT) -> 
 
 
 async def _extend_once(database: Database, log: Log, *, limit: int) -> tuple[Tree, bool]:
-    """Up to the head or, if that is far away, up to a sealed checkpoint on the way."""
+    """Up to the head or, if that is far away, up to a sealed checkpoint before it."""
     key, stored = _event_key(database), await count_leaves(database)
     reached = log.base + stored
     end, start = await load_end(database), await load_start(database)

@@ -214,4 +214,4 @@ def refusal_text(provider: str, code: str) -> str:
     if code.startswith("identity_"):
         reason = code.removeprefix("identity_")
         return f"The person's identity provider doesn't vouch for them at {provider} ({reason}): ask its admin."
-    return f"{provider} didn't accept what the person's identity provider says of them ({code}): ask an admin."
+    return f"{provider} didn't accept what the person's identity provider says about them ({code}): ask an admin."

@@ -117,7 +117,7 @@ async def _undo(transaction: Transaction, request: AccessRequest, *, now: int) -
             await take_company_back(transaction, request, now=now)
         case Kind.ACCOUNT:  # the exchange checks the row itself
             allowed = await delegations.get(transaction, **which, connection_id=access.target)
-            has_end = allowed is not None and allowed.expires_at is not None  # else the person chose it
+            has_end = allowed is not None and allowed.expires_at is not None  # otherwise the person chose it
             if request.made_permission and has_end:
                 await delegations.expire(transaction, **which, connection_id=access.target, now=now)
 

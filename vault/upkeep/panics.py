@@ -61,7 +61,7 @@ class Panic:
 
 @dataclass(frozen=True, slots=True)
 class EndedCounts:
-    """Number of grants by what is known of their end at the provider. `waiting`: not attempted yet."""
+    """Number of grants by what is known about their end at the provider. `waiting`: not attempted yet."""
 
     waiting: int = 0
     verified_dead: int = 0

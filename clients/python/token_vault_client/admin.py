@@ -416,7 +416,7 @@ class DeclaredWorker(TypedDict):
 
 
 class DeletionRecord(TypedDict):
-    """A deleted person some of whose grants aren't revoked at their providers yet."""
+    """A deleted person who has grants that aren't revoked at their providers yet."""
 
     id: str
     name: str
@@ -1067,7 +1067,7 @@ class ReviewedLineRecord(TypedDict):
 
 
 class ReviewedPartRecord(TypedDict):
-    """A part of a tool's description; of a changed tool only what changed."""
+    """A part of a tool's description; for a changed tool, only the changes."""
 
     name: str
     lines: list[ReviewedLineRecord]
@@ -1278,7 +1278,7 @@ class AdminClient(AdminBase):
         return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/identities", body={**body})
 
     def list_deletions(self) -> Deletions:
-        """List deleted people some of whose grants aren't revoked at their providers yet."""
+        """List deleted people who have grants that aren't revoked at their providers yet."""
         return self._call("GET", "/admin/v1/deletions")
 
     def list_groups(self, *, limit: int | None = None, cursor: str | None = None) -> GroupsPage:

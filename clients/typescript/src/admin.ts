@@ -367,7 +367,7 @@ export interface DeclaredWorker {
   scopes: Array<string>;
 }
 
-/** A deleted person some of whose grants aren't revoked at their providers yet. */
+/** A deleted person who has grants that aren't revoked at their providers yet. */
 export interface DeletionRecord {
   id: string;
   name: string;
@@ -945,7 +945,7 @@ export interface ReviewedLineRecord {
   text: string;
 }
 
-/** A part of a tool's description; of a changed tool only what changed. */
+/** A part of a tool's description; for a changed tool, only the changes. */
 export interface ReviewedPartRecord {
   name: string;
   lines: Array<ReviewedLineRecord>;
@@ -1145,7 +1145,7 @@ export class AdminClient extends AdminBase {
     return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/identities`, { body }) as Promise<IdentityRecord>;
   }
 
-  /** List deleted people some of whose grants aren't revoked at their providers yet. */
+  /** List deleted people who have grants that aren't revoked at their providers yet. */
   async listDeletions(): Promise<Deletions> {
     return this.call("GET", `/admin/v1/deletions`) as Promise<Deletions>;
   }

@@ -123,7 +123,7 @@ def _under(root: str | None, members: dict[str, JsonValue]) -> dict[str, JsonVal
 
 
 def place(body: dict[str, JsonValue], path: str, value: JsonValue) -> None:
-    """Put a value at a dotted path; a part that is a number stands for a place in an array of one."""
+    """Put a value at a dotted path; a numeric part is an index in an array."""
     inside: JsonValue = value
     first, *rest = _steps(path)
     for name in reversed(rest):

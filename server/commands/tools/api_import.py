@@ -288,10 +288,10 @@ def _show(setup: Setup, made: ImportResult, written: Mapping[str, str], *, warni
         left = [{"left_out": call, "why": why} for call, why in made.left_out]
         setup.show(left, columns=("left_out", "why"), empty="")
     if waits_at:
-        note(f"Nothing is on yet: review the tools as an admin at {waits_at}")
+        note(f"Nothing is turned on yet: review the tools as an admin at {waits_at}")
         return
     if not written:
         note("Nothing was written.")
         return
-    note(f"Wrote {written['provider']} and {written['tools']}. Nothing is on yet: review both, then move the first to")
-    note("the folder `providers` of the data directory, and name the second one's folder in tools.folders.")
+    note(f"Wrote {written['provider']} and {written['tools']}. Nothing is turned on yet: review both, then move the")
+    note("first to the folder `providers` of the data directory, and name the second one's folder in tools.folders.")

@@ -243,7 +243,7 @@ async def test_trusting_the_sealed_record_still_reads_what_came_after_it(history
 
 
 async def test_accepting_unkeyed_events_accepts_no_change_of_a_keyed_one(history: History, tmp_path: Path) -> None:
-    """`--allow-unkeyed` is for a release that ran beside this one: an event without its tag must not pass for one."""
+    """`--allow-unkeyed` is for a release that ran next to this one: an event without its tag must not pass for one."""
     copy = await history.copy(tmp_path)
     height = "(select max(height) - 2 from event_batches)"
     await copy.run(f"update event_batches set tag = null where height = {height}")

@@ -50,7 +50,7 @@ async def company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Co
 
 @pytest.fixture
 def place(company: Company) -> Place:
-    """The vault with its settings in a file beside it."""
+    """The vault with its settings in a file next to it."""
     settings, data = company.place.deployment.settings, company.place.deployment.data
     rules: Mapping[str, object] = {**RULES, **STRANGE}
     written = {

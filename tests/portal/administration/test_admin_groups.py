@@ -67,7 +67,7 @@ async def test_a_directorys_group_is_changed_by_the_directory_alone(admin: Admin
     assert not [one for one in forms_of(page.text) if one.action.endswith("/delete")]
     problem(await admin.call("DELETE", f"/groups/{group.id}"), 409, "group_managed")
     problem(await admin.call("PATCH", f"/groups/{group.id}", json={"name": "Other"}), 409, "group_managed")
-    assert "bob" in (await browser.submit(page, {"name": "bob"}, form="/add")).text  # beside the directory's members
+    assert "bob" in (await browser.submit(page, {"name": "bob"}, form="/add")).text  # next to the directory's members
     other = await admin.call("POST", "/groups", json={"name": "Own"})
     assert (await admin.call("PATCH", f"/groups/{other.json()['id']}", json={"name": "Other"})).status_code == 200
     assert (await admin.call("DELETE", f"/groups/{other.json()['id']}")).status_code == 204

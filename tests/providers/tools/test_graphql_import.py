@@ -241,7 +241,7 @@ def test_the_command_writes_files_that_the_server_takes(tmp_path: Path) -> None:
     assert missing.exit_code != 0
     made = CliRunner().invoke(app, [*arguments, "--server", ENDPOINT, "--only", "^query"])
     assert made.exit_code == 0, made.output
-    assert "Nothing is on yet" in made.output
+    assert "Nothing is turned on yet" in made.output
     assert "query Tool { count }" in made.output
     assert {path.name for path in to.iterdir()} == {"tickets.toml", "tickets-tools.toml"}
     assert not [one for one in read_tool_file(to / "tickets-tools.toml").tool if one.effect != "read"]

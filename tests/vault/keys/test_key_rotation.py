@@ -30,7 +30,7 @@ from vault.upkeep.replicas import Replica
 
 
 def beside(store: Store, data: Path) -> Store:
-    """The same vault on another host, with the key file as it is now."""
+    """The same vault on another host, with the current key file."""
     data.mkdir(exist_ok=True)
     shutil.copy2(store.data / "master.key", data)
     return Store(f"sqlite:///{store.data}/vault.sqlite" if store.is_sqlite else store.url, data)
