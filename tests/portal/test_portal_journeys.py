@@ -20,7 +20,6 @@ from tests.generating.pictures import paths_of
 from tests.generating.showcase import POST, Showcase, ask, furnish, provider_settings, settle_in
 from tests.portal.test_portal_accessible import violations
 from tests.support.doubles.push_service import PushService, SubscribedBrowser, running_push_service
-from tests.support.harness import PASSWORD
 from tests.support.rooms.portal_room import Room, running_room
 from vault import delegations
 from vault.approvals import approvals
@@ -56,16 +55,18 @@ async def stage(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> A
 
 
 async def signed_in(browser: Browser, stage: Stage, *, viewport: ViewportSize = DESKTOP, **options: object) -> Page:
-    """A tab of a browser in which alice is signed in; it records violations of the pages' policy."""
+    """A tab of a browser in which alice is signed in; it records violations of the pages' policy.
+
+    She signed in elsewhere: in test_portal_browser.py the browser itself shows the page for it.
+    """
+    person = await stage.room.signed_in("alice")
+    cookies = [{"name": one.name, "value": one.value or "", "url": stage.url} for one in person.http.cookies.jar]
     context: BrowserContext = await browser.new_context(viewport=viewport, **options)  # pyright: ignore[reportArgumentType]
     context.set_default_timeout(10_000)
+    await context.add_cookies(cookies)  # pyright: ignore[reportArgumentType] -- as playwright wants them
     page = await context.new_page()
     page.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
-    await page.goto(f"{stage.url}/sign-in")
-    await page.get_by_label("Name").fill("alice")
-    await page.get_by_label("Password").fill(PASSWORD)
-    await page.get_by_role("button", name="Sign in", exact=True).click()
-    await page.wait_for_url(f"{stage.url}/")
+    await page.goto(f"{stage.url}/")
     return page
 
 
