@@ -142,7 +142,7 @@ class _SchemaReader:
 
 def _name(member: str) -> str:
     if not 0 < len(member) <= _NAME or not member.isprintable() or as_description(member, limit=_NAME) != member:
-        raise SchemaRefused("a schema with an unreadable name of a member")
+        raise SchemaRefused("a schema with an unreadable member name")
     return member
 
 
