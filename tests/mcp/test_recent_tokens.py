@@ -196,7 +196,7 @@ async def test_a_token_revoked_before_the_repeated_call_gets_nothing_of_it(one: 
     assert await one.opens() == 0, "the other token's calls repeat still"
 
 
-# What ends or changes between two calls; `tests/proxy/test_proxy_openings.py` has the same tests for handles.
+# What ends or changes between two calls; `tests/proxy/test_proxy_repeats.py` has the same tests for handles.
 
 Change = Callable[[CallingAgent], Awaitable[object]]
 
