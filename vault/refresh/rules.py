@@ -7,8 +7,9 @@ with the same functions. There are twelve rules, each with a counterexample that
 2. Intents are a set of owners: a second claim must not erase the first one's unresolved send.
 3. An intent counts for its own generation until its owner reports; an answer that isn't newer changes nothing.
 4. A late answer is kept, even if another process holds the lease by then.
-5. A retry within a provider's grace starts only while more than two request deadlines of it are left. A send with a
-   time in the future was written by another clock: nothing is known about the grace then.
+5. A retry within a provider's grace starts only while more than two request deadlines of it are left, and a provider
+   that asks to wait gets at most a quarter of that time. A send with a time in the future was written by another clock:
+   nothing is known about the grace then.
 6. A claim that is older than one request deadline is void: what was true at the decision may no longer be true.
 7. An owner that is gone loses only its own lease; the live lease of a live owner stays.
 8. No two attempts share a fence: undoing a commit of unknown outcome touches its own attempt only.
@@ -30,6 +31,7 @@ from vault.upstream import SEND_DEADLINE, RotationMode, UpstreamPolicy
 
 LEASE = 60  # seconds; longer than a claim's life and a send together
 PAUSE = (60, 86400)  # minimum and maximum seconds between tries of a token whose sends stay unanswered
+ASKED = 3600  # maximum seconds that a provider, or a gateway in front of it, can make an account wait
 HANDLING = 30  # seconds after an unanswered request during which the provider may still process it
 CLOCKS = 2  # seconds that clocks of one deployment may differ; a send further in the future says nothing about its age
 
@@ -51,11 +53,14 @@ class SendDecision(Enum):
     WAIT = auto()  # there is a pause, or an answer may still come, or the old access token is worth more than a try
 
 
-def is_in_grace(policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int) -> bool:
-    """Whether the provider still reissues what it may have answered to these sends."""
+def seconds_of_grace(policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int) -> int:
+    """How long the provider certainly reissues what it may have answered to these sends, to a retry that starts then; 0
+    if it doesn't, or if that is unknown.
+    """
     first_sent_at = min(one.sent_at for one in unresolved)
-    left = first_sent_at + policy.grace - 2 * SEND_DEADLINE - now
-    return policy.rotation is RotationMode.GRACE and left > 0 and first_sent_at <= now + CLOCKS
+    if policy.rotation is not RotationMode.GRACE or first_sent_at > now + CLOCKS:
+        return 0
+    return max(0, first_sent_at + policy.grace - 2 * SEND_DEADLINE - now)
 
 
 def may_send(
@@ -73,9 +78,9 @@ def may_send(
     """
     if not unresolved or policy.rotation is RotationMode.NONE:
         return SendDecision.SEND
-    if retry_at is not None and now < retry_at <= now + PAUSE[1]:
+    if retry_at is not None and now < retry_at <= now + PAUSE[1] + CLOCKS:
         return SendDecision.WAIT
-    if is_in_grace(policy, unresolved, now=now):
+    if seconds_of_grace(policy, unresolved, now=now):
         return SendDecision.SEND
     if not all(one.is_settled for one in unresolved):
         return SendDecision.WAIT
@@ -97,7 +102,8 @@ def pause_after(
     """Seconds until the next try of a token whose newest send, one of these, got no answer.
 
     `is_over`: an answer came, even if only an error, so the provider is done with the request. `asked`: the seconds
-    that it asks to wait, which are kept as long as the grace allows.
+    that it asks to wait. Within a grace it gets at most a quarter of the time in which a retry may start: a later one
+    can end the grant.
 
     The first try follows at once if it does no harm. Later ones wait a quarter of the silence so far: the vault soon
     notices a provider that is back, and doesn't pester one that isn't.
@@ -105,10 +111,10 @@ def pause_after(
     if not unresolved or policy.rotation is RotationMode.NONE:
         return 0
     is_first = sum(one.sends for one in unresolved) <= 1
-    silent_since = min(one.sent_at for one in unresolved)
-    if is_in_grace(policy, unresolved, now=now):
-        left = silent_since + policy.grace - 2 * SEND_DEADLINE - now
-        return min(max(0 if is_first else SEND_DEADLINE, asked), max(left - 1, 0))
+    silent_since, asked = min(one.sent_at for one in unresolved), min(asked, ASKED)
+    if left := seconds_of_grace(policy, unresolved, now=now):
+        base = 0 if is_first else SEND_DEADLINE
+        return max(base, min(asked, left // 4) if base < left else asked)
     least, most = PAUSE
     if is_first:
         return min(max(0 if is_over or policy.rotation is RotationMode.STRICT else HANDLING, asked), most)

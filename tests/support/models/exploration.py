@@ -94,7 +94,7 @@ def key(s: State) -> int:
     one, two = s.processes
     same = one.token == two.token and one.doing in ("claimed", "wire") and two.doing in ("claimed", "wire")
     whole = token(s.token) << 2 | (3 if s.stray is None else token(s.stray))
-    for flag in (s.family, s.grace, s.active, s.access, s.waits, same):
+    for flag in (s.family, s.grace, s.active, s.access, s.waits, s.outlasts, s.unheard, same):
         whole = whole << 1 | flag
     sides.sort()
     return (whole << 64 | sides[0]) << 64 | sides[1]

@@ -6,8 +6,9 @@ kill, restart, pause, a lost message, a failed commit, and the end of the lease,
 or the pause after a missing answer. A commit of an answer fails; a commit of a claim, of its undo, or of a missing
 answer is reported as failed, whether or not it happened: the process completes it later, and may claim again before
 that. The file that shows a process to be alive can be deleted. A connection is lost if no process can ever get a live
-refresh token again. That is excused only by the gap: the provider rotated, and the only copy was lost on its way. A
-connection is stuck if its token is live, nothing is in progress, and no process may ever send it.
+refresh token again. That is excused only by the gap: the provider rotated, the only copy was lost on its way, and if
+there is a grace, it passed although no pause prevented a retry. A connection is stuck if its token is live, nothing is
+in progress, and no process may ever send it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ NOW = 100_000
 GRACE = 60
 YOUNG, THIN, OLD = NOW - 1, NOW - GRACE + 10, NOW - GRACE - 1  # time of the first unresolved send
 REFUSED = -1
+ASKED = 300  # seconds that a provider asks to wait
+COMES = 20  # seconds within which a caller, or the upkeep, tries again
 LONG = 3600.0  # seconds for which a paused process slept
 T = TypeVar("T")
 RUNNING = frozenset({"claimed", "wire", "got"})
@@ -78,7 +81,7 @@ class Rules:
     has_journal: bool = True
     keeps_late_answers: bool = True
     pause_after: Callable[..., int] = rotation_rules.pause_after
-    is_in_grace: Callable[..., bool] = rotation_rules.is_in_grace
+    seconds_of_grace: Callable[..., int] = rotation_rules.seconds_of_grace
     has_unique_fences: bool = True
     has_exact_intents: bool = True  # later cleanup affects only the intent of its own claim
     missing_is_dead: bool = False  # a missing owner file counts as a death
@@ -134,6 +137,7 @@ class Budget(NamedTuple):
     claims: int
     unknown: int = 0  # commits that are reported as failed, whether or not they happened
     files: int = 0  # owner files deleted while their process lives
+    asks: int = 0  # missing answers for which the provider asks to wait
 
 
 class State(NamedTuple):
@@ -158,6 +162,8 @@ class State(NamedTuple):
     late: tuple[Late | None, Late | None] = (None, None)
     has_file: tuple[bool, bool] = (True, True)
     waits: bool = False  # the pause after a missing answer isn't over
+    outlasts: bool = False  # the pause leaves too little of the grace for a retry
+    unheard: bool = False  # the only copy of `live` was lost, but the provider still issues it again
     stray: int | None = None  # the token of a request that its sender abandoned and the provider hasn't processed yet
 
 
@@ -167,7 +173,7 @@ FULL = Budget(kills=2, pauses=1, losses=1, failures=1, claims=4)
 WIDE = Budget(kills=3, pauses=2, losses=2, failures=1, claims=6)
 STORAGE = Budget(kills=1, pauses=1, losses=1, failures=1, claims=3, unknown=2)  # storage that fails in the middle
 FILES = Budget(kills=1, pauses=1, losses=1, failures=0, claims=3, unknown=0, files=1)
-HOUR = Budget(kills=1, pauses=0, losses=5, failures=0, claims=7)  # an outage of the provider
+HOUR = Budget(kills=1, pauses=0, losses=5, failures=0, claims=7, asks=2)  # an outage of the provider
 
 
 def _put(pair: tuple[T, T], i: int, value: T) -> tuple[T, T]:
@@ -211,7 +217,7 @@ class Model:
         if s.access:
             yield "access token ends", s._replace(access=False)
         if s.waits and s.stray is None:  # no process works on one request for longer
-            yield "pause ends", s._replace(waits=False)
+            yield "pause ends", s._replace(waits=False, outlasts=False)
         hurries = any(p.doing == "claimed" and p.relies_on_grace and not p.is_paused for p in s.processes)
         for i in (0, 1):
             intent = s.intents[i]
@@ -221,7 +227,10 @@ class Model:
             if other is not None and other.order < intent.order and other.sent_at == intent.sent_at:
                 continue  # what was sent earlier is older
             if intent.sent_at == YOUNG:
-                yield f"grace thins{i}", s._replace(intents=_put(s.intents, i, intent._replace(sent_at=THIN)))
+                if not s.waits or s.outlasts:  # else the pause ends first
+                    thinner = intent._replace(sent_at=THIN)
+                    missed = s.gap or (s.unheard and not s.waits)  # nothing but slowness prevented a retry
+                    yield f"grace thins{i}", s._replace(intents=_put(s.intents, i, thinner), gap=missed)
             elif not hurries:
                 yield f"intent ages{i}", s._replace(intents=_put(s.intents, i, intent._replace(sent_at=OLD)))
         began = s.intents[s.rotator]  # the grace isn't older than the send that rotated the token
@@ -291,13 +300,21 @@ class Model:
             s = s._replace(intents=_put(s.intents, i, left))
         return self._release(s, i, fence)
 
-    def _settle(self, s: State, i: int, generation: int, fence: int) -> State:
+    def _settle(self, s: State, i: int, generation: int, fence: int, *, asked: int = 0) -> State:
         """The provider didn't answer, and the answer can't arrive anymore."""
         intent = s.intents[i]
         if intent is not None and self._is_of(intent, generation, fence):
             s = s._replace(intents=_put(s.intents, i, intent._replace(is_settled=True)))
-        pause = self.rules.pause_after(self.policy, self._unresolved_sends(s, i), now=NOW, is_over=False)
-        return self._release(s, i, fence)._replace(waits=pause > 0 and generation == s.generation)
+        sends = self._unresolved_sends(s, i)
+        pause = self.rules.pause_after(self.policy, sends, now=NOW, is_over=False, asked=asked)
+        left = self.rules.seconds_of_grace(self.policy, sends, now=NOW) if sends else 0
+        waits = pause > 0 and generation == s.generation
+        return self._release(s, i, fence)._replace(waits=waits, outlasts=waits and left - pause < COMES)
+
+    def _reissues(self, s: State) -> bool:
+        """Whether the vault may ask again for what was lost now."""
+        sends = [intent for intent in s.intents if intent is not None and intent.generation == s.generation]
+        return self.provider.has_grace and all(intent.sent_at == YOUNG for intent in sends)
 
     @staticmethod
     def _release(s: State, i: int, fence: int) -> State:
@@ -353,12 +370,19 @@ class Model:
                 yield f"answer{i}", self._at(s, i, p, "got")
                 if s.budget.losses:
                     gone = self.provider.rotates and p.answer != REFUSED
-                    lost = s._replace(budget=s.budget._replace(losses=s.budget.losses - 1), gap=s.gap or gone)
+                    lost = s._replace(budget=s.budget._replace(losses=s.budget.losses - 1))
+                    if gone and p.generation == s.generation and self._reissues(s):
+                        lost = lost._replace(unheard=True)
+                    elif gone:
+                        lost = lost._replace(gap=True)
                     yield f"lose answer{i}", self._at(lost, i, p._replace(answer=None), "silent")
             case "silent":
                 idle = s._replace(processes=_put(s.processes, i, IDLE))
                 settled = self._settle(idle, i, p.generation, p.fence)
                 yield f"silence{i}", settled
+                if s.budget.asks:
+                    asking = idle._replace(budget=s.budget._replace(asks=s.budget.asks - 1))
+                    yield f"silence that asks{i}", self._settle(asking, i, p.generation, p.fence, asked=ASKED)
                 late = Late("settle", p.generation, p.fence)
                 yield from self._reported_failed(f"silence{i}", idle, settled, late, i)
             case "got":
@@ -500,6 +524,9 @@ class Model:
             active=True,
             access=True,
             waits=False,
+            outlasts=False,
+            unheard=False,
+            gap=s.gap or (s.unheard and answer.token != s.live),  # what was lost replaced this one
             intents=intents,
             journal=_put(s.journal, i, None),
         )

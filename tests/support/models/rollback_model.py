@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tests.support.models.exploration import Findings, Way, without_collection
 from tests.support.models.refresh_model import Answer, Budget, Model, Provider, Rules, State
 
-_ROW = ("generation", "token", "active", "access", "lease", "intents", "waits")
+_ROW = ("generation", "token", "active", "access", "lease", "intents", "waits", "outlasts")
 OUTRUNS = 100  # generations: more than any history here reaches
 RESTORED = 10 * OUTRUNS  # what a restore used to add, whenever it happened
 _AT_REST = frozenset({"idle", "down"})
@@ -76,7 +76,9 @@ class RollbackModel(Model):
             yield "copy", world._replace(copy=tuple(getattr(s, name) for name in _ROW))
         elif world.copy is not None and s.journal == (None, None):
             row = dict(zip(_ROW, world.copy, strict=True))
-            yield "back", world._replace(state=s._replace(**row, journal=world.kept), has_gone_back=True)
+            gap = s.gap or s.unheard  # the row doesn't show the send whose answer is still to be had
+            back = s._replace(**row, journal=world.kept, gap=gap)
+            yield "back", world._replace(state=back, has_gone_back=True)
 
     def _restore(self, world: World, now: int) -> World:
         """The backup's row without its refresh token; losing the account until the next consent is correct."""
@@ -90,6 +92,7 @@ class RollbackModel(Model):
             lease=None,
             intents=(None, None),
             waits=False,
+            outlasts=False,
             gap=True,
             journal=world.kept,
         )
@@ -112,6 +115,8 @@ class RollbackModel(Model):
             lease=None,
             intents=(None, None),
             waits=False,
+            outlasts=False,
+            unheard=False,
             gap=False,
         )
 

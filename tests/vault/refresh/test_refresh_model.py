@@ -10,7 +10,7 @@ import pytest
 from tests.support.models.exploration import SeenWhole, VisitedClasses, explore
 from tests.support.models.refresh_model import PROVIDERS, Budget, Provider, Rules
 from vault.refresh import rules as rotation_rules
-from vault.refresh.rules import SendDecision, UnresolvedSends, may_send
+from vault.refresh.rules import SendDecision, UnresolvedSends, may_send, pause_after, seconds_of_grace
 from vault.upstream import UpstreamPolicy
 
 STAYS, RESENDS, SIBLING, STRICT, REVOKES = PROVIDERS
@@ -21,6 +21,7 @@ NARROW = (  # together, these cover every kind of failure, in pairs small enough
     Budget(kills=0, pauses=0, losses=1, failures=0, claims=2, unknown=2),
     Budget(kills=1, pauses=0, losses=1, failures=0, claims=2, files=1),
     Budget(kills=0, pauses=0, losses=4, failures=0, claims=6),
+    Budget(kills=0, pauses=0, losses=2, failures=0, claims=3, asks=2),
 )
 NAMES = (
     "kill and pause",
@@ -29,6 +30,7 @@ NAMES = (
     "loss and two unknown commits",
     "kill, loss and missing file",
     "a bad hour",
+    "a provider that asks to wait",
 )
 
 
@@ -68,6 +70,13 @@ def sends_to_the_end_of_grace(
 ) -> SendDecision:
     longer = replace(policy, grace=policy.grace + 2 * rotation_rules.SEND_DEADLINE)
     return may_send(longer, unresolved, now=now, access_expires_at=facts["access_expires_at"])
+
+
+def waits_to_the_end_of_grace(
+    policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int, asked: int, **facts: bool
+) -> int:
+    left = seconds_of_grace(policy, unresolved, now=now) if unresolved else 0
+    return min(asked, left - 1) if left else pause_after(policy, unresolved, now=now, asked=asked, **facts)
 
 
 def stops_after_three(
@@ -117,6 +126,7 @@ BROKEN = (
     BrokenTable("3: a later sibling is dropped", Rules(is_newer=never_under_the_lease), SIBLING, NARROW[0]),
     BrokenTable("4: late answers are dropped", Rules(keeps_late_answers=False), RESENDS, NARROW[0]),
     BrokenTable("5: grace to its last second", Rules(may_send=sends_to_the_end_of_grace), RESENDS, THREE),
+    BrokenTable("5: a wait to its end", Rules(pause_after=waits_to_the_end_of_grace), RESENDS, NARROW[6]),
     BrokenTable("6: a claim that slept is sent", Rules(is_claim_void=lambda _: False), RESENDS, NARROW[0]),
     BrokenTable("7: any death frees the lease", Rules(any_death_frees=True), RESENDS, THREE, harm="doubled"),
     BrokenTable("8: a fence counts from the row", Rules(has_unique_fences=False), REVOKES, NARROW[2]),

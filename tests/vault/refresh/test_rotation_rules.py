@@ -190,7 +190,8 @@ OPEN = [*SETTLED, rules.UnresolvedSends("b", 100)]
         (RotationMode.STRICT, SETTLED, 200, {"retry_at": 201}, False),
         (RotationMode.STRICT, SETTLED, 200, {"retry_at": 200}, True),
         (RotationMode.STRICT, SETTLED, 200, {"retry_at": 200 + 86400}, False),
-        (RotationMode.STRICT, SETTLED, 200, {"retry_at": 201 + 86400}, True),  # written by a clock that was wrong
+        (RotationMode.STRICT, SETTLED, 200, {"retry_at": 202 + 86400}, False),  # clocks differ that much
+        (RotationMode.STRICT, SETTLED, 200, {"retry_at": 203 + 86400}, True),  # written by a clock that was wrong
         (RotationMode.STRICT, SETTLED, 200, {}, True),
         (RotationMode.STRICT, OPEN, 200, {}, False),
         (RotationMode.REVOKES, SETTLED, 200, {"access_expires_at": None}, True),

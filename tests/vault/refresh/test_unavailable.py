@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -10,10 +11,21 @@ import pytest
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import Fault
 from tests.support.rooms.mcp_room import Room, room
-from tests.support.rooms.vault_room import connection_status, open_room
+from tests.support.rooms.vault_room import GRACE, connection_status, open_room
+from vault.refresh.breakers import Breakers
 from vault.refresh.concurrency import RefreshTasks
 from vault.refresh.rotation import refresh
-from vault.refresh.rules import HANDLING, PAUSE, UnresolvedSends, pause_after
+from vault.refresh.rules import ASKED as ASKED_AT_MOST
+from vault.refresh.rules import (
+    CLOCKS,
+    HANDLING,
+    PAUSE,
+    SendDecision,
+    UnresolvedSends,
+    may_send,
+    pause_after,
+    seconds_of_grace,
+)
 from vault.refusals import TemporarilyUnavailable, VaultError
 from vault.upstream import SEND_DEADLINE, RotationMode, Silent, UpstreamPolicy
 
@@ -84,27 +96,59 @@ async def test_the_next_try_waits_as_long_as_the_provider_asks(store: Store) -> 
         assert len(room.slack.sends) == 2
 
 
-async def test_a_grace_does_not_end_while_the_provider_asks_to_wait(store: Store) -> None:
+CALLS_EVERY = 12  # seconds
+UNKNOWN = Silent("status 500", is_over=True)
+
+
+@pytest.mark.parametrize("asked", [None, 3, 30, 39, ASKED, 10 * PAUSE[1]])
+@pytest.mark.parametrize("fails", [1, 2])
+async def test_a_grace_does_not_end_while_the_provider_asks_to_wait(
+    store: Store, asked: int | None, fails: int
+) -> None:
+    """The access token lives on, so that after the provider's grace, nothing would be sent before it is too late."""
+    unheard = Silent("status 503", retry_after=asked) if asked else UNKNOWN
     async with open_room(store, rotation=RotationMode.GRACE) as room:
         room.slack.has_grace = True
+        connection = await room.connect()
+        room.pass_time(3600 - 59)
+        room.slack.faults.extend([Fault(after=unheard), *[Fault(before=unheard)] * (fails - 1)])
+        await room.exchange()
+        await room.settle()
+        for _ in range(CALLS_EVERY, GRACE, CALLS_EVERY):
+            room.pass_time(CALLS_EVERY)
+            with contextlib.suppress(TemporarilyUnavailable):
+                await room.exchange()
+            await room.settle()
+        room.slack.has_grace = False  # whoever comes now comes too late
+        room.pass_time(3600)
+        assert room.slack.issued[(await room.exchange()).value]
+        assert await connection_status(room, connection) == "active"
+
+
+@pytest.mark.parametrize(("asked", "sent_at"), [(0, [0, 0, 10, 20, 30, 40]), (ASKED, [0, 10, 20, 30])])
+async def test_the_tries_of_a_grace_are_a_deadline_apart_to_its_end(
+    store: Store, asked: int, sent_at: list[int]
+) -> None:
+    """However many callers there are, and whether or not the provider asks to wait."""
+    async with open_room(store, rotation=RotationMode.GRACE) as room:
         await room.connect()
         room.pass_time(3600)
-        room.slack.faults.append(busy())
-        with pytest.raises(TemporarilyUnavailable):
-            await room.exchange()
-        for _ in range(30):
-            room.pass_time(2)
-            try:
-                token = (await room.exchange()).value
-            except TemporarilyUnavailable:
-                continue
-            assert room.slack.issued[token]
-            break
-        assert len(room.slack.sends) == 2
+        unheard = Silent("status 503", retry_after=asked) if asked else UNKNOWN
+        room.slack.faults.extend([Fault(before=unheard)] * 50)
+        began, seen = room.now, list[int]()
+        while room.now < began + GRACE:
+            for _ in range(4):
+                before = len(room.slack.sends)
+                with pytest.raises(TemporarilyUnavailable):
+                    await room.exchange()
+                seen += [room.now - began] * (len(room.slack.sends) - before)
+            room.vault.tasks.breakers = Breakers()  # as if the provider answered about other accounts
+            room.pass_time(1)
+        assert seen == sent_at
 
 
 @pytest.mark.parametrize(
-    ("rotation", "sends", "asked", "pause"),
+    ("rotation", "sends", "asked", "pause"),  # all sends were just now
     [
         (RotationMode.NONE, 1, ASKED, 0),
         (RotationMode.STRICT, 1, 0, 0),
@@ -114,16 +158,57 @@ async def test_a_grace_does_not_end_while_the_provider_asks_to_wait(store: Store
         (RotationMode.REVOKES, 1, ASKED, ASKED),
         (RotationMode.REVOKES, 2, 5, PAUSE[0]),
         (RotationMode.REVOKES, 2, ASKED, ASKED),
-        (RotationMode.REVOKES, 2, 10 * PAUSE[1], PAUSE[1]),
+        (RotationMode.REVOKES, 1, ASKED_AT_MOST + 1, ASKED_AT_MOST),
+        (RotationMode.REVOKES, 2, ASKED_AT_MOST + 1, ASKED_AT_MOST),
         (RotationMode.GRACE, 1, 0, 0),
         (RotationMode.GRACE, 1, 5, 5),
         (RotationMode.GRACE, 2, 5, SEND_DEADLINE),
-        (RotationMode.GRACE, 1, ASKED, 60 - 2 * SEND_DEADLINE - 1),
+        (RotationMode.GRACE, 1, ASKED, (GRACE - 2 * SEND_DEADLINE) // 4),
     ],
 )
 def test_a_pause_is_what_the_provider_asks_within_what_is_safe(
     rotation: RotationMode, sends: int, asked: int, pause: int
 ) -> None:
-    policy = UpstreamPolicy("slack", rotation=rotation, grace=60)
+    policy = UpstreamPolicy("slack", rotation=rotation, grace=GRACE)
     unresolved = [UnresolvedSends("one", 1000, sends, is_settled=True)]
     assert pause_after(policy, unresolved, now=1000, is_over=False, asked=asked) == pause
+
+
+@pytest.mark.parametrize(
+    ("grace", "sends", "left", "asked", "pause"),
+    [
+        (60, 1, 39, ASKED, 9),
+        (60, 1, 4, ASKED, 1),
+        (60, 1, 3, ASKED, 0),
+        (60, 1, 1, ASKED, 0),
+        (60, 1, 0, ASKED, ASKED),
+        (60, 1, 0, 0, HANDLING),
+        (60, 2, 39, ASKED, SEND_DEADLINE),
+        (60, 2, SEND_DEADLINE + 1, ASKED, SEND_DEADLINE),  # one more try fits
+        (60, 2, SEND_DEADLINE, 0, SEND_DEADLINE),  # none fits
+        (60, 2, SEND_DEADLINE, ASKED, ASKED),
+        (60, 2, 1, 0, SEND_DEADLINE),
+        (60, 2, 1, SEND_DEADLINE - 1, SEND_DEADLINE),
+        (60, 2, 0, 0, PAUSE[0]),
+        (600, 1, 580, 144, 144),
+        (600, 2, 580, ASKED, 145),
+    ],
+)
+def test_in_a_grace_a_pause_leaves_time_for_a_try(grace: int, sends: int, left: int, asked: int, pause: int) -> None:
+    """`left`: the seconds in which a retry may start."""
+    policy = UpstreamPolicy("slack", rotation=RotationMode.GRACE, grace=grace)
+    now = 1000 + grace - 2 * SEND_DEADLINE - left
+    unresolved = [UnresolvedSends("one", 1000, sends, is_settled=True)]
+    assert seconds_of_grace(policy, unresolved, now=now) == left
+    assert pause_after(policy, unresolved, now=now, is_over=False, asked=asked) == pause
+
+
+def test_a_long_silence_pauses_for_a_day_at_most_and_another_clock_keeps_to_it() -> None:
+    policy = UpstreamPolicy("slack", rotation=RotationMode.STRICT)
+    unresolved = [UnresolvedSends("one", 0, 40, is_settled=True)]
+    now = 10 * PAUSE[1]
+    pause = pause_after(policy, unresolved, now=now, is_over=True)
+    assert pause == PAUSE[1]
+    for behind, decision in ((0, SendDecision.WAIT), (CLOCKS, SendDecision.WAIT), (CLOCKS + 1, SendDecision.SEND)):
+        decided = may_send(policy, unresolved, now=now - behind, access_expires_at=None, retry_at=now + pause)
+        assert decided is decision
