@@ -102,25 +102,31 @@ async def _same_account(actor: Actor, person: User, provider: Provider, account:
 async def connect_by_credential(
     actor: Actor, person: User, provider: Provider, *, entered: EnteredValues, replaces: str = ""
 ) -> Connection:
+    """Do what `connect_entered` does. Raises ChangeRefused also for a wrong entry; it names fields but no values."""
+    try:
+        return await connect_entered(actor, person, provider, entered=entered, replaces=replaces)
+    except EntryFault as fault:
+        where = f"{fault.field}: " if fault.field else ""
+        raise ChangeRefused(
+            "credential", f"{where}{FAULTS[fault.reason]}", field=f"credential.{fault.field}" if fault.field else ""
+        ) from fault
+
+
+async def connect_entered(
+    actor: Actor, person: User, provider: Provider, *, entered: EnteredValues, replaces: str = ""
+) -> Connection:
     """Connect the person's account with a credential that someone entered for them; no agent may use it yet.
 
-    `replaces`: the connection that gets the new credential and keeps its permissions. Raises ChangeRefused, which names
-    fields but no values, including for an account that is already connected; ConnectRefused while the service is turned
-    off.
+    `replaces`: the connection that gets the new credential and keeps its permissions. Raises EntryFault; ChangeRefused,
+    including for an account that is already connected; ConnectRefused while the service is turned off.
     """
     deployment = actor.deployment
     credentials.check_is_on(deployment, provider)
     replaced = await connection_of(actor, person, replaces) if replaces else None
     if replaced is not None and replaced.provider != provider.name:
         raise ChangeRefused("credential", "that connection belongs to another service", field="replaces")
-    try:
-        entry = Entry(entered.values, entered.label, credentials.end_of_day(entered.last_day))
-        answer = await credentials.examine(deployment, provider, entry, user=person, replaces=replaced, by_admin=True)
-    except EntryFault as fault:
-        where = f"{fault.field}: " if fault.field else ""
-        raise ChangeRefused(
-            "credential", f"{where}{FAULTS[fault.reason]}", field=f"credential.{fault.field}" if fault.field else ""
-        ) from fault
+    entry = Entry(entered.values, entered.label, credentials.end_of_day(entered.last_day))
+    answer = await credentials.examine(deployment, provider, entry, user=person, replaces=replaced, by_admin=True)
     trip = ConsentRequest(provider.name, provider.all_scopes, replaces=replaces or None)
     if replaced is None and (known := await _same_account(actor, person, provider, answer.account)):
         raise ChangeRefused(
@@ -132,6 +138,7 @@ async def connect_by_credential(
     connected = await credentials.store(deployment, trip, answer, user=person, is_by_other=True, guard=actor.check)
     async with actor.change() as transaction:
         about = {"provider": provider.name, "account": connected.connection.label}
+        about |= {} if replaced is None else {"replaced": "yes"}
         event = actor.event("connection.entered", user_id=person.id, **about)
         await audit.append(transaction, replace(event, connection_id=connected.connection.id), now=deployment.now())
     return connected.connection

@@ -155,9 +155,20 @@ async def open_form(deployment: Deployment, handle: str, *, user: User, session:
         replaced = await connections.get_connection(deployment.database, trip.replaces, user_id=user.id)
         if replaced is None or replaced.provider != provider.name:
             raise ConnectRefused("This account has been disconnected in the meantime.", detail="replaced")
+    return CredentialForm(provider, _credential_of(provider), trip, replaced)
+
+
+def form_for_other(deployment: Deployment, provider: Provider) -> CredentialForm:
+    """The form in which an admin enters a credential for another person. Raises ConnectRefused."""
+    credential = _credential_of(provider)
+    check_is_on(deployment, provider)
+    return CredentialForm(provider, credential, ConsentRequest(provider.name, provider.all_scopes), None)
+
+
+def _credential_of(provider: Provider) -> Credential:
     if provider.credential is None:
         raise ConnectRefused(f"{provider.title} is now connected in another way. Start again.", detail="form")
-    return CredentialForm(provider, provider.credential, trip, replaced)
+    return provider.credential
 
 
 def _is_same_browser(ticket: Ticket, session: Session) -> bool:

@@ -251,6 +251,10 @@ def _sentence_name(event: Event) -> str:
         return _OF_REQUESTS[what]
     if (family, what) == ("approval", "given") and event.details.get("method") == "notification":
         return "story.approved_in_notification"
+    if event.kind == "connection.opened" and event.details.get("by_other"):
+        return "story.connected_by_other"
+    if event.kind == "connection.entered" and event.details.get("replaced"):
+        return "story.credential_replaced"
     if event.kind == "tool.called":
         if event.outcome != "ok":
             return "story.tool_refused" if event.outcome == "refused" else "story.tool_failed"

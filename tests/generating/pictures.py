@@ -71,6 +71,10 @@ PICTURES: Final[Mapping[str, Picture]] = {
     "admin-people": Picture(f"{_ADMIN}/people"),
     "admin-person": Picture(f"{_ADMIN}/people/{{user}}"),
     "admin-person-new": Picture(f"{_ADMIN}/people/new"),
+    "admin-account-new": Picture(f"{_ADMIN}/people/{{user}}/connect"),
+    "admin-account-entry": Picture(
+        f"{_ADMIN}/people/{{user}}/connect/{{provider}}", f"{_ADMIN}/people/{{user}}/connect/{KEYED}"
+    ),
     "admin-person-deletion": Picture(f"{_ADMIN}/people/{{user}}/delete"),
     "admin-groups": Picture(f"{_ADMIN}/groups"),
     "admin-group": Picture(f"{_ADMIN}/groups/{{group}}"),

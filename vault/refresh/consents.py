@@ -246,7 +246,7 @@ async def _store(
             user_id=consent.user_id,
             client_id=consent.client_id,
             connection_id=connection.id,
-            details=details | ({"late": True} if is_late else {}),
+            details=details | ({"late": True} if is_late else {}) | ({"by_other": True} if consent.is_by_other else {}),
         )
     ]
     if not consent.is_by_other:

@@ -45,13 +45,14 @@ def path_of(user: User) -> str:
     return f"{PAGE}/{quote(user.id, safe='')}"
 
 
-async def _person(visit: AdminVisit) -> User:
+async def person_of(visit: AdminVisit) -> User:
+    """The person in the address."""
     return await people.person_with_id(visit.deployment.database, visit.param("user"))
 
 
 async def show_one(visit: AdminVisit) -> Response:
     """One person: their role, and how many accounts and agents they have."""
-    person, deployment = await _person(visit), visit.deployment
+    person, deployment = await person_of(visit), visit.deployment
     own = await clients.list_own(deployment.database, person.id, now=deployment.now())
     context: dict[str, object] = {
         "person": person,
@@ -88,7 +89,7 @@ async def add(visit: AdminVisit) -> Response:
 
 async def make_link(visit: AdminVisit) -> Response:
     """Make a one-time sign-in link for the person."""
-    person = await _person(visit)
+    person = await person_of(visit)
     link = await people.make_link(visit.actor, person)
     return await visit.go(path_of(person), said=text("admin_people.link_made", who=person.name), secret=link)
 
@@ -102,7 +103,7 @@ async def disable(visit: AdminVisit) -> Response:
 
 async def enable(visit: AdminVisit) -> Response:
     """Let the person sign in again, or let their stopped agents continue."""
-    person = await _person(visit)
+    person = await person_of(visit)
     _check_changed(await people.set_disabled(visit.actor, person, is_disabled=False))
     is_resumed = person.disabled_at is None
     said = text("admin_people.resumed" if is_resumed else "admin_people.enabled", who=person.name)
@@ -111,7 +112,7 @@ async def enable(visit: AdminVisit) -> Response:
 
 async def make_admin(visit: AdminVisit) -> Response:
     """Make the person an admin."""
-    person = await _person(visit)
+    person = await person_of(visit)
     _check_changed(await people.set_admin(visit.actor, person, is_admin=True))
     undo = f"{path_of(person)}/not-admin"
     return await visit.go(path_of(person), said=text("admin_people.made_admin", who=person.name), undo=undo)
@@ -119,7 +120,7 @@ async def make_admin(visit: AdminVisit) -> Response:
 
 async def end_admin(visit: AdminVisit) -> Response:
     """Take the admin role away, except from the last admin."""
-    person = await _person(visit)
+    person = await person_of(visit)
     _check_changed(await people.set_admin(visit.actor, person, is_admin=False))
     if person.id == visit.user.id:
         return await visit.go("/")
@@ -129,7 +130,7 @@ async def end_admin(visit: AdminVisit) -> Response:
 
 async def change_role(visit: AdminVisit) -> Response:
     """Give the person another role."""
-    person, wanted = await _person(visit), visit.form.one("role")
+    person, wanted = await person_of(visit), visit.form.one("role")
     if wanted not in set(Role):
         raise PageRefused("person_changed", kind="invalid_request")
     _check_changed(await people.set_role(visit.actor, person, Role(wanted)))
@@ -157,7 +158,7 @@ async def delete(visit: AdminVisit) -> Response:
 
 async def _other(visit: AdminVisit) -> User:
     """The person in the address. Raises PageRefused for the administrator's own account."""
-    person = await _person(visit)
+    person = await person_of(visit)
     if person.id == visit.user.id:
         raise PageRefused("not_yourself", kind="conflict")
     return person

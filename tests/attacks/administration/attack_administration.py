@@ -17,7 +17,7 @@ from tests.support.person import Form, Person, forms_of, without_own_markup
 ROOT = "/administration"
 PAGES = ("", "/providers", "/providers/slack", "/providers/linear/remove", "/people", "/people/new", "/people/{alice}")
 PAGES += ("/people/{mallory}/delete", "/agents", "/agents/{agent}", "/agents/{agent}/cut-off", "/settings", "/activity")
-PAGES += ("/activity?person={alice}", "/settings?show=all")
+PAGES += ("/activity?person={alice}", "/settings?show=all", "/people/{mallory}/connect")
 FORMS = (
     "/people/new",
     "/people/{alice}/link",
@@ -26,7 +26,7 @@ FORMS = (
     "/people/{alice}/admin",
 )
 FORMS += ("/people/{mallory}/admin", "/people/{alice}/not-admin", "/people/{alice}/delete", "/agents/{agent}/cut-off")
-FORMS += ("/providers/linear", "/providers/linear/test", "/providers/linear/remove")
+FORMS += ("/providers/linear", "/providers/linear/test", "/providers/linear/remove", "/people/{mallory}/connect/resend")
 
 
 async def id_of(person: Person) -> str:

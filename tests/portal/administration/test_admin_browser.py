@@ -133,6 +133,8 @@ async def test_administration_keeps_nobody_out_and_fits_a_phone(room: Room, brow
         "/people",
         "/people/new",
         f"/people/{person.id}",
+        f"/people/{person.id}/connect",
+        f"/people/{person.id}/connect/resend",
         "/agents",
         f"/agents/{client.id}",
         f"/agents/{client.id}/cut-off",
@@ -141,6 +143,8 @@ async def test_administration_keeps_nobody_out_and_fits_a_phone(room: Room, brow
     )
     context = await browser.new_context(viewport=PHONE)
     page = await _signed_in(room, context)
+    await page.goto(f"{room.url}/administration/providers/resend")
+    await page.get_by_role("button", name="Turn on").click()
     found: dict[str, object] = {}
     for path in (*(f"/administration{one}" for one in paths), "/first-run"):
         await page.goto(f"{room.url}{path}")
