@@ -331,5 +331,6 @@ async def test_ids_that_are_none_are_not_there(target: Target) -> None:
     ):
         for tail in ("", "/delete", "/cut-off", "/remove"):
             answer = await target.alice.http.get(f"{ROOT}{path}{tail}")
-            assert answer.status_code in {404, 405}, (path, tail, answer.status_code)
+            expected = {404, 405, *([400] if "%00" in path else [])}
+            assert answer.status_code in expected, (path, tail, answer.status_code)
             assert "traceback" not in answer.text.lower()
