@@ -143,6 +143,51 @@ def test_an_envelope_of_docusign_is_a_template_for_those_who_sign(more: Mapping[
             assert allows(provider, call, scopes, granted=token) is is_allowed
 
 
+@pytest.mark.parametrize("query", [{"advanced_update": "true"}, {"resend_envelope": "true"}, {}])
+def test_the_voiding_of_an_envelope_of_docusign_has_no_options(query: Mapping[str, object]) -> None:
+    provider, body = load_catalog().provider("docusign"), {"status": "voided", "voidedReason": "Wrong price"}
+    call = Call("main", "PUT", "/v2.1/accounts/1/envelopes/2", {**query, **body}, Payload(frozenset(query), body))
+    for scopes, token in DOCUSIGN_GRANTS:
+        assert allows(provider, call, scopes, granted=token) is (not query)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("customer", {"DisplayName": "Ann", "PrimaryEmailAddr": {"Address": "ann@example.com"}}),
+        ("invoice", {"CustomerRef": {"value": "7"}, "Line": [{"Amount": 5}], "DueDate": "2026-12-01"}),
+    ],
+)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"Id": "7", "SyncToken": "0", "sparse": True, "Active": False},  # deletes a customer
+        {"Id": "7", "SyncToken": "0"},
+        {"Id": "7"},
+        {"Id": 7},
+        {"SyncToken": "0"},
+        {"sparse": True},
+        {"sparse": False},
+    ],
+)
+def test_a_record_of_quickbooks_is_created_and_never_changed_by_the_same_path(
+    path: str, body: Mapping[str, object], more: Mapping[str, object]
+) -> None:
+    provider, scope = load_catalog().provider("quickbooks"), frozenset({"com.intuit.quickbooks.accounting"})
+    for token in (provider.all_scopes, scope):
+        for whole, is_allowed in ((body, True), ({**body, **more}, False)):
+            call = Call("main", "POST", f"/v3/company/1/{path}", whole, Payload(frozenset(), whole))
+            assert allows(provider, call, scope, granted=token) is is_allowed
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+def test_no_customer_of_quickbooks_is_created_deleted(is_active: bool) -> None:
+    provider, scope = load_catalog().provider("quickbooks"), frozenset({"com.intuit.quickbooks.accounting"})
+    body = {"DisplayName": "Ann", "Active": is_active}
+    call = Call("main", "POST", "/v3/company/1/customer", body, Payload(frozenset(), body))
+    assert not allows(provider, call, scope)
+
+
 def test_a_record_of_quickbooks_is_created_and_never_deleted_by_the_same_path() -> None:
     provider, path = load_catalog().provider("quickbooks"), "/v3/company/1/invoice"
     body = {"CustomerRef": {"value": "7"}, "Line": [{"Amount": 5}]}
