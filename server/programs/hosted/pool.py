@@ -103,15 +103,15 @@ class HostedServers:
         if (found := await self.problem()) is not None:
             logger.error("no sandbox", extra={"server": caller.server, "cause": str(found)})
             raise _unavailable(f"{caller.title} can't be started. An admin can run token-vault doctor.")
-        known = self._processes.get(_key_of(caller))
-        if known is not None and not known.is_ending:
+        if (known := self._find(caller)) is not None:
             return known
         made = HostedProcess(deployment, caller, settings, hidden=self._hidden)
-        await made.refuse_full_folder()
+        await made.refuse_full_folder()  # reads the whole folder
         async with self._starting:
             return await self._find_or_start(made, caller)
 
-    async def _find_or_start(self, made: HostedProcess, caller: ToolCaller) -> HostedProcess:
+    def _find(self, caller: ToolCaller) -> HostedProcess | None:
+        """The running process; None if one may be started now. Raises UpstreamUnavailable."""
         key = _key_of(caller)
         known = self._processes.get(key)
         if known is not None and not known.is_ending:
@@ -119,10 +119,15 @@ class HostedServers:
         if known is not None:
             self._note_end(key, known)
         self._check_wait(key, caller)
+        return None
+
+    async def _find_or_start(self, made: HostedProcess, caller: ToolCaller) -> HostedProcess:
+        if (known := self._find(caller)) is not None:
+            return known
         if self._watch is None:
             await asyncio.to_thread(remove_left)
         await self._make_room(caller)
-        self._processes[key] = made
+        self._processes[_key_of(caller)] = made
         made.begin()
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._look(), context=Context())

@@ -314,6 +314,16 @@ async def test_with_a_full_folder_none_is_started(small: HostedRoom, kilobytes: 
     assert len(live) == (kilobytes < 1024)
 
 
+@pytest.mark.parametrize(("ends", "said"), [(1, "Nothing was called"), (2, "Try again in")])
+async def test_while_one_must_wait_its_folder_is_not_read(small: HostedRoom, ends: int, said: str) -> None:
+    agent = await small.agent("curious")
+    own = await own_folder_of(small, agent)
+    for _ in range(ends):
+        assert "ended during the call" in await small.ask(agent, "end")
+    (own / "x").write_bytes(b"x" * (1100 * 1024))
+    assert said in str(await small.ask(agent, "pid"))
+
+
 @pytest.mark.parametrize("kilobytes", [900, 1100])
 async def test_one_that_fills_its_folder_between_two_calls_is_ended(small: HostedRoom, kilobytes: int) -> None:
     agent = await small.agent("curious")
