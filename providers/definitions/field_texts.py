@@ -228,7 +228,7 @@ CREDENTIAL: Final[Mapping[str, str]] = {
     ),
     "[expires]": (
         "`grant`, if each credential ends after a fixed number of seconds. `rotate_days`: its end on pages and in "
-        "reminders, unless the person names another or keeps the secret elsewhere."
+        "reminders. Neither counts if the person names another end or keeps the secret elsewhere."
     ),
     "[console]": "Where and how the person creates it; also where they end it, unless `revoke.pages` says otherwise.",
     "[scopes]": (

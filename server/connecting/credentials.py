@@ -253,7 +253,8 @@ async def examine(
         last = _check_keys(credential, values, references=references, now=deployment.now())
     except CredentialRefused as error:
         raise EntryFault(error.reason, field=error.field) from error
-    ends_in = _ends_in(provider, entry, last=last, is_elsewhere=bool(references), now=deployment.now())
+    is_elsewhere = _is_elsewhere(credential, references)
+    ends_in = _ends_in(provider, entry, last=last, is_elsewhere=is_elsewhere, now=deployment.now())
     label = as_data(entry.label, limit=LABEL_LIMIT).strip()
     upstream = CredentialUpstream(provider, deployment.http)
     try:
@@ -355,10 +356,16 @@ def _check_look(look: CredentialLook) -> None:
             return
 
 
+def _is_elsewhere(credential: Credential, references: Mapping[str, str]) -> bool:
+    """Whether the credential can be replaced without the vault: it holds no secret that each entry needs."""
+    needed = {name for name in credential.secrets if not credential.fields[name].optional}
+    return bool(references) and needed <= references.keys()
+
+
 def _ends_in(provider: Provider, entry: Entry, *, last: int | None, is_elsewhere: bool, now: int) -> int | None:
     """Seconds until the end: the person's or the usual one, or the certificate's if that is sooner.
 
-    A secret that is kept elsewhere has no usual end, since it may be replaced there.
+    A credential that is kept elsewhere has no usual end, since it may be replaced there.
     """
     named = _named_end(entry, now=now)
     if named is None and not is_elsewhere:

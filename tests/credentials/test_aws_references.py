@@ -100,6 +100,29 @@ async def test_only_a_key_that_the_vault_holds_ends_when_aws_recommends_replacin
         assert connection.status(connection.ends_at) == ("expiring" if named is None else "needs_reauth")
 
 
+@pytest.mark.parametrize(
+    ("secret", "token", "expected"),
+    [
+        (SECRET, TOKEN, 90),
+        (SECRET, "bao://secret/people/aws#token", 90),  # the vault holds what has to be replaced
+        (REFERENCES["bao"], TOKEN, None),
+        (REFERENCES["bao"], "bao://secret/people/aws#token", None),
+    ],
+)
+async def test_a_key_has_its_usual_end_if_only_its_session_token_is_kept_elsewhere(
+    room: AwsRoom, secret: str, token: str, expected: int | None
+) -> None:
+    room.aws.keys = {KEY_ID: (SECRET, TOKEN)}
+    now = room.keys.deployment.now()
+    entered = {"secret_access_key": secret, "session_token": token}
+    connection = await room.connect_account(await room.keys.user(), **entered)
+    if expected is None:
+        assert connection.ends_at is None
+    else:
+        assert connection.ends_at is not None
+        assert abs(connection.ends_at - now - expected * DAY) <= DAY
+
+
 @pytest.mark.parametrize("is_allowed", [True, False])
 async def test_a_reference_that_is_not_allowed_connects_no_key(room: AwsRoom, *, is_allowed: bool) -> None:
     room.aws.keys = {KEY_ID: (SECRET, "")}
