@@ -9,7 +9,10 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -128,6 +131,39 @@ def test_files_that_a_compose_file_mounts_exist(path: Path) -> None:
                 assert (CONTAINER / mount.split(":")[0]).is_file(), mount
         if "build" in one:
             assert (CONTAINER / one["build"]["context"] / one["build"]["dockerfile"]).is_file()
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_health_checks_of_a_compose_file_are_in_the_form_that_podman_compose_runs(path: Path) -> None:
+    checks = {name: one["healthcheck"]["test"] for name, one in compose(path)["services"].items() if name != "proxy"}
+    assert {*vaults(path), "postgres"} == set(checks)
+    assert all(isinstance(one, str) for one in checks.values())  # podman-compose 1.3 breaks a list's arguments
+
+
+@pytest.mark.parametrize(("status", "is_healthy"), [(200, True), (503, False)])
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_the_health_check_of_a_vault_is_its_readiness(path: Path, status: int, *, is_healthy: bool) -> None:
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as answering:
+        Thread(target=answering.serve_forever, daemon=True).start()
+        for one in vaults(path).values():
+            asked.clear()
+            check = one["healthcheck"]["test"].replace("127.0.0.1:8765", f"127.0.0.1:{answering.server_port}")
+            environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+            ran = subprocess.run(["sh", "-c", check], capture_output=True, check=False, env=environment)
+            assert asked == ["/readyz"]
+            assert (ran.returncode == 0) is is_healthy
+        answering.shutdown()
 
 
 def test_replicas_share_one_key_and_one_database() -> None:
