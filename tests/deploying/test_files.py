@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -164,6 +165,25 @@ def test_the_health_check_of_a_vault_is_its_readiness(path: Path, status: int, *
             assert asked == ["/readyz"]
             assert (ran.returncode == 0) is is_healthy
         answering.shutdown()
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_addresses_that_a_proxy_keeps_stay_when_a_container_restarts(path: Path) -> None:
+    """podman gives a restarted container another address, and HAProxy looks names up only when it starts."""
+    content = compose(path)
+    front = {
+        name: one["networks"]["front"]["ipv4_address"]
+        for name, one in content["services"].items()
+        if "front" in one["networks"]
+    }
+    assert set(front) == {"proxy", *vaults(path)}
+    assert len(set(front.values())) == len(front)
+    subnet = ip_network(content["networks"]["front"]["ipam"]["config"][0]["subnet"])
+    assert all(ip_address(one) in subnet for one in front.values())
+    named = {
+        value for name, value in content["services"]["proxy"]["environment"].items() if re.match(r"VAULT_\d", name)
+    }
+    assert named == ({f"{front[name]}:8765" for name in vaults(path)} if len(vaults(path)) > 1 else set())
 
 
 def test_replicas_share_one_key_and_one_database() -> None:
