@@ -186,6 +186,16 @@ def test_addresses_that_a_proxy_keeps_stay_when_a_container_restarts(path: Path)
     assert named == ({f"{front[name]}:8765" for name in vaults(path)} if len(vaults(path)) > 1 else set())
 
 
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_a_compose_file_names_the_options_that_doctor_asks_for(path: Path) -> None:
+    source = (ROOT / "server/programs/hosted/sandbox.py").read_text(encoding="utf-8")
+    options = re.findall(r"--security-opt ([\w=]+)", source)
+    assert options == ["seccomp=unconfined", "systempaths=unconfined"]
+    written = path.read_text(encoding="utf-8")
+    assert f"for local_servers, add {' and '.join(options)}" in written
+    assert not any(option in one["security_opt"] for one in vaults(path).values() for option in options)
+
+
 def test_replicas_share_one_key_and_one_database() -> None:
     both = list(vaults(CONTAINER / "compose.replicas.yaml").values())
     assert len(both) == 2

@@ -35,8 +35,8 @@ NOT_HERE = (
     "journalctl -u token-vault",
     "install -m 600 /dev/stdin /etc/token-vault/slack-secret",
     "systemctl edit token-vault",
-    "VAULT_HOST=vault.example.com podman compose -f deploy/container/compose.yaml up -d",
-    "podman compose -f deploy/container/compose.yaml logs vault",
+    "podman compose up -d",
+    "podman compose logs vault",
     *(f"kubectl create secret generic token-vault --from-literal={one}" for one in SECRET),
     "helm install vault deploy/helm/token-vault --values values.yaml",
     f"sigstore sign {WHEEL}",
@@ -54,7 +54,10 @@ RUN_BY = {
     "export SSL_CERT_FILE=/etc/ssl/with-our-own.pem": "tests/cli/clients/test_client_config.py",
     **dict.fromkeys(INSTALLING, "tests/release/trials.py"),
     **dict.fromkeys(NOT_HERE, "needs systemd, a container engine's registry, a cluster, or a publisher's account"),
-    "sudo sh deploy/container/make-secrets.sh deploy/container/secrets": "tests/deploying/test_files.py",
+    **dict.fromkeys(
+        ("cd deploy/container", "sh make-secrets.sh secrets", "export VAULT_HOST=vault.example.com"),
+        "tests/deploying/test_files.py",
+    ),
 }
 # blocks that are neither our commands nor settings: what they are, and the test that compares or runs them
 OTHERS = {
