@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from providers.definitions.catalog import load_catalog
+from providers.definitions.token_facts import Expiry
+from server.connecting.credentials import Entry, _ends_in
 from server.errors import status_of
 from tests.credentials.test_aws import KEY_ID, READ, SECRET, AwsRoom, aws_room
 from tests.support.doubles.scripted_server import scripted_server
@@ -121,6 +124,22 @@ async def test_a_key_has_its_usual_end_if_only_its_session_token_is_kept_elsewhe
     else:
         assert connection.ends_at is not None
         assert abs(connection.ends_at - now - expected * DAY) <= DAY
+
+
+@pytest.mark.parametrize(
+    ("is_elsewhere", "named", "expected"), [(False, None, 30), (False, 20, 20), (True, None, None), (True, 20, 20)]
+)
+def test_only_a_key_that_the_vault_holds_ends_when_each_key_of_its_service_does(
+    is_elsewhere: bool, named: int | None, expected: int | None
+) -> None:
+    """Unlike `rotate_days`, `expires.grant` is no advice, but the key at its source may be another one by then."""
+    aws = load_catalog().provider("aws")
+    assert aws.credential is not None
+    never_due = aws.credential.model_copy(update={"rotate_days": None})
+    provider = aws.model_copy(update={"credential": never_due, "expires": Expiry(grant=30 * DAY)})
+    entry = Entry({}, ends_at=None if named is None else named * DAY)
+    ends_in = _ends_in(provider, entry, last=None, is_elsewhere=is_elsewhere, now=0)
+    assert ends_in == (None if expected is None else expected * DAY)
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])
