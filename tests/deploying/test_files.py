@@ -196,6 +196,13 @@ def test_a_compose_file_names_the_options_that_doctor_asks_for(path: Path) -> No
     assert not any(option in one["security_opt"] for one in vaults(path).values() for option in options)
 
 
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_each_container_starts_again_after_a_reboot(path: Path) -> None:
+    """podman-restart.service starts those whose policy is `always`, and no others."""
+    assert {one["restart"] for one in compose(path)["services"].values()} == {"always"}
+    assert "systemctl enable podman-restart" in path.read_text(encoding="utf-8")
+
+
 def test_replicas_share_one_key_and_one_database() -> None:
     both = list(vaults(CONTAINER / "compose.replicas.yaml").values())
     assert len(both) == 2
