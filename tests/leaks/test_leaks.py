@@ -265,7 +265,7 @@ async def check_silence(store: Store, flow: str, error: str, *, step: int) -> No
             assert not watch.look([store.data])
     assert len(watch.canaries) > 10
     assert all(watch.looked_at[place] for place in ("log", "repr", "answer"))
-    assert watch.looked_at["file"] > 0
+    assert watch.looked_at["file"] > 0 or not store.is_sqlite  # the server's own files aren't searched
 
 
 STEPS = {

@@ -168,6 +168,16 @@ def _is_usable(connection: _Connection) -> bool:
         return False
 
 
+async def _end_if_busy(connection: _Connection) -> None:
+    """End a connection whose last statement broke off without the driver noticing: it would refuse all later ones."""
+    try:
+        if not connection.is_closed():
+            await connection.execute("")
+    except _ERRORS:
+        with suppress(*_ERRORS):  # as above
+            connection.terminate()
+
+
 async def _roll_back(connection: _Connection) -> None:
     """End the open transaction, or the connection; without it the server rolls back."""
     try:
@@ -395,6 +405,8 @@ class PostgresDatabase:
 
     async def put_back(self, connection: _Connection, *, is_spoiled: bool) -> None:
         """Take a connection back. It rests, unless someone or closing waits for the pool, or its use failed."""
+        if is_spoiled:
+            await _end_if_busy(connection)
         if is_spoiled or self._waiting or self._is_closing or not _is_usable(connection):
             await self._pool.release(connection)
         else:

@@ -6,7 +6,10 @@ Only while nobody waits and the server is available.
 from __future__ import annotations
 
 import asyncio
+import types
+from collections.abc import Coroutine, Generator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -69,5 +72,25 @@ async def test_connections_that_nobody_needs_go_back_to_the_pool(postgres_store:
         await database._give_back()
         assert database._resting == []
         assert await server_process(database) == last
+    finally:
+        await database.close()
+
+
+@types.coroutine
+def _break_off(work: Coroutine[Any, Any, object]) -> Generator[object, object]:
+    """Raise at the first wait of this work, which the driver can't notice; then let it end."""
+    work.send(None)._asyncio_future_blocking = False
+    waited = work.throw(RuntimeError("broke off"))
+    while True:
+        waited = work.send((yield waited))
+
+
+async def test_a_connection_whose_statement_broke_off_is_not_used_again(postgres_store: Store) -> None:
+    database = await postgres_store.open()
+    try:
+        await database.fetch_one("select 1 as n")  # a connection rests
+        with pytest.raises(RuntimeError, match="broke off"):
+            await _break_off(database.fetch("select 1 as n from pg_sleep(1)"))
+        assert await database.fetch_one("select 2 as n") == {"n": 2}
     finally:
         await database.close()
