@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 import sys
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, closing
@@ -106,8 +107,15 @@ async def _into_postgres(target: Store, table: str, rows: Sequence[dict[str, obj
         await connection.close()
 
 
-async def _renew(replica: Replica, code: Path, proxy: Proxy) -> None:
-    await replica.stop()
+async def _start(replica: Replica, code: Path, proxy: Proxy, *, settings: str) -> None:
+    """Start the server with the code of a release, without the addresses of Google APIs that it doesn't know."""
+    section = "[providers.google.apis]\n"
+    before, _, rest = settings.partition(section)
+    addresses, *others = rest.split("\n[")
+    (facts,) = (code / "providers").glob("[fs]*es/google.toml")  # 0.1.0 had the services in `files`
+    known = tomllib.loads(facts.read_text("utf-8"))["apis"]
+    kept = "\n".join(one for one in addresses.splitlines() if one.partition(" = ")[0] in known)
+    (replica.data / "config.toml").write_text(before + section + "\n[".join([kept, *others]))
     replica.code = code
     await replica.start(proxy)
 
@@ -128,8 +136,8 @@ async def upgrade_in_turn(store: Store, provider: Provider, *, version: str, rat
         assert await open_with(old, store) == 0
         await copy_rows(seeded, store)
         async with replicas_of(provider, store.url, proxy, key=key, ports=ports) as replicas:
-            replicas[0].code = old
-            await replicas[0].start(proxy)
+            settings = (replicas[0].data / "config.toml").read_text()
+            await _start(replicas[0], old, proxy, settings=settings)
             async with steady_calls(proxy, token, rate=rate) as calls:
                 await asyncio.sleep(SETTLED)
                 await replicas[1].start(proxy)  # upgrades the schema while the old one runs
@@ -138,7 +146,8 @@ async def upgrade_in_turn(store: Store, provider: Provider, *, version: str, rat
                     world = replace(made, store=store, database=database)
                     for code in (old, ROOT):  # the old one also starts on the newer schema
                         await world.expire()
-                        await _renew(replicas[0], code, proxy)
+                        await replicas[0].stop()
+                        await _start(replicas[0], code, proxy, settings=settings)
                     await world.expire()
                     await asyncio.sleep(SETTLED)
                 finally:
