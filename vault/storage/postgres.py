@@ -430,9 +430,9 @@ class PostgresDatabase:
 
     async def _give_back(self) -> None:
         """Return the resting connections to the pool, the most recently used one last, so that it is taken first."""
-        resting, self._resting = self._resting, []
-        for connection in resting:
-            await self._pool.release(connection)
+        for _ in range(len(self._resting)):
+            if self._resting:  # each leaves the list on its own: this may be cancelled in between
+                await self._pool.release(self._resting.pop(0))
 
     @asynccontextmanager
     async def _transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[PostgresTransaction]:
