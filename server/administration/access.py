@@ -2,7 +2,7 @@
 standing approval.
 
 Only the person gives access; others can view it, require approval more often, and end it. They can enter a credential
-for the person, which no agent can use until the person allows it.
+for the person, which an agent can use once the person, or a rule of their company, allows it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """An account for a person: an admin chooses a service and enters a credential, as in the Admin API.
 
-The form is the one that people use for their own accounts. No agent can use the account until the person allows it.
+The form is the one that people use for their own accounts. An agent can use the account once the person, or a rule of
+their company, allows it.
 """
 
 from __future__ import annotations
