@@ -12,6 +12,7 @@ from tests.support.inspection import read_events
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import accounts_of
+from tests.support.simulator_apps import make_client
 from vault.upkeep import expiries
 
 
@@ -184,7 +185,7 @@ async def test_the_end_of_a_key_is_remembered(room: KeyRoom) -> None:
 async def test_client_credentials_get_tokens_and_are_renewed(room: KeyRoom) -> None:
     user = await room.user()
     person = await room.signed_in(user)
-    client_id, secret = room.simulator.sandbox.keys.make_client(user.name)
+    client_id, secret = make_client(room.simulator, user.name)
     page = await room.form(person, "mailroom-client")
     refused = await room.enter(person, page, client_id=client_id, client_secret="x" * 24)
     assert "accept this" in refused.text

@@ -18,6 +18,7 @@ from tests.support.rooms.exchange_room import ExchangeRoom
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom
 from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import accounts_of
+from tests.support.simulator_apps import make_client
 from vault import delegations
 from vault.upkeep import receipts, revocations
 
@@ -47,7 +48,7 @@ async def test_a_key_in_an_error_text_is_masked(room: KeyRoom, provider: str) ->
 
 async def test_a_client_secret_in_an_answer_is_masked(room: KeyRoom) -> None:
     user = await room.user()
-    client_id, secret = room.simulator.sandbox.keys.make_client(user.name)
+    client_id, secret = make_client(room.simulator, user.name)
     values = {"client_id": client_id, "client_secret": secret}
     connection = await room.connect_account(user, await room.signed_in(user), "mailroom-client", **values)
     handle = await room.allow_agent(user, connection, WRITE)

@@ -25,6 +25,7 @@ from tests.support.person import Person
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import accounts_of
+from tests.support.simulator_apps import make_client, make_password
 from vault.records import Connection, User
 from vault.refresh import leases
 from vault.refresh.refresh_request import open_refresh_token
@@ -51,13 +52,12 @@ class Place:
 
     def values(self, user: User, provider: str) -> dict[str, str]:
         """The values that a person would enter."""
-        keys = self.room.simulator.sandbox.keys
         match provider:
             case "mailroom-client":
-                client_id, secret = keys.make_client(user.name)
+                client_id, secret = make_client(self.room.simulator, user.name)
                 return {"client_id": client_id, "client_secret": secret}
             case "mailroom-session":
-                return {"name": user.name, "word": keys.make_password(user.name)}
+                return {"name": user.name, "word": make_password(self.room.simulator, user.name)}
             case "mailroom-service":
                 return {"key_file": key_file(self.room, user)}
             case "mailroom-app":
@@ -65,9 +65,9 @@ class Place:
             case "mailroom-signed":
                 return signed_values(self.room, user, user.name.encode().hex()[-8:].upper())
             case "mailroom-basic":
-                return {"login": "alice", "key": keys.make(user.name)}
+                return {"login": "alice", "key": self.room.simulator.sandbox.keys.make(user.name)}
             case _:
-                return {"key": keys.make(user.name)}
+                return {"key": self.room.simulator.sandbox.keys.make(user.name)}
 
     async def connect(self, provider: str, *, is_admin: bool = False) -> tuple[User, Person, Connection]:
         """Connect an account whose secrets are in OpenBao."""
@@ -195,7 +195,7 @@ async def test_a_refused_password_is_sent_once_if_its_source_fails_then(
     place.secrets.pop(f"people/{user.name}/mailroom-session")
     keys.sessions.clear()
     if is_refused:
-        keys.make_password(user.name)
+        make_password(place.room.simulator, user.name)
     asked = len(place.calls("sign_in"))
     for _ in range(3):
         answer = await handle.call("GET", "/messages", api="main")

@@ -25,6 +25,7 @@ from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer
 from tests.support.inspection import read_events
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom
 from tests.support.rooms.portal_room import accounts_of
+from tests.support.simulator_apps import make_password
 from vault import limits
 from vault.records import Connection, User
 from vault.storage.database import Transaction
@@ -160,7 +161,7 @@ async def desk() -> AsyncGenerator[Desk]:
 
 async def signed_in(room: KeyRoom, user: User, provider: str = "mailroom-session") -> tuple[Connection, str]:
     """An account of the user, and the password that they entered."""
-    word = room.simulator.sandbox.keys.make_password(user.name)
+    word = make_password(room.simulator, user.name)
     person = await room.signed_in(user)
     return await room.connect_account(user, person, provider, name=user.name, word=word), word
 
@@ -172,7 +173,7 @@ def calls_of(room: KeyRoom, user: User) -> list[object]:
 async def test_a_password_is_exchanged_for_a_session_that_calls_carry(room: KeyRoom) -> None:
     user = await room.user()
     person = await room.signed_in(user)
-    word = room.simulator.sandbox.keys.make_password(user.name)
+    word = make_password(room.simulator, user.name)
     refused = await room.enter(
         person, await room.form(person, "mailroom-session"), name=user.name, word="another-password"
     )
@@ -275,7 +276,7 @@ async def test_a_changed_password_ends_the_account_with_its_session(room: KeyRoo
     handle, keys = await room.allow_agent(user, connection, READ), room.simulator.sandbox.keys
     keys.sessions.clear()
     if is_changed:
-        keys.make_password(user.name)
+        make_password(room.simulator, user.name)
     answer = await handle.call("GET", "/messages", api="main")
     [held] = await accounts_of(room, user)
     assert (answer.status_code == 200, held.state.value) == (
@@ -320,7 +321,7 @@ async def test_disconnecting_signs_out_and_proves_it(room: KeyRoom) -> None:
 @pytest.mark.parametrize(("tried", "is_limited"), [(4, False), (5, True)])
 async def test_a_person_tries_out_a_few_passwords_an_hour(room: KeyRoom, tried: int, *, is_limited: bool) -> None:
     user = await room.user()
-    word = room.simulator.sandbox.keys.make_password(user.name)
+    word = make_password(room.simulator, user.name)
     person = await room.signed_in(user)
     async with room.deployment.transaction() as transaction:
         assert await spend_sign_ins(room, transaction, f"of:{user.id}", tried)
@@ -334,7 +335,7 @@ async def test_a_user_name_is_tried_out_a_few_times_an_hour_whoever_tries(
     room: KeyRoom, tried: int, *, is_limited: bool
 ) -> None:
     user = await room.user()
-    word = room.simulator.sandbox.keys.make_password(user.name)
+    word = make_password(room.simulator, user.name)
     person = await room.signed_in(user)
     name = hashlib.sha256(json.dumps({"name": user.name}).encode()).hexdigest()
     async with room.deployment.transaction() as transaction:

@@ -12,6 +12,7 @@ import pytest
 from providers.simulator.person import consent
 from tests.conftest import Store
 from tests.support.rooms.company_room import IDENTITY, LINEAR, CompanyRoom, mode, running_company
+from tests.support.simulator_apps import wait_until_held
 from vault import connections
 from vault.exchange.explain import ExchangeQuestion, FailedStep, explain
 from vault.records import Connection, ConnectionState, Narrowing, User
@@ -536,7 +537,7 @@ async def test_an_answer_that_comes_after_the_identity_ended_brings_nothing_back
             company.pass_time(2 * 86400)
             company.simulator.fault(PROVIDER_TOKEN, "hold", when="after")
             renewing = asyncio.create_task(company.exchange(agent, "linear"))
-            await faults.wait_until_held(PROVIDER_TOKEN, count=1, seconds=10)
+            await wait_until_held(company.simulator, PROVIDER_TOKEN, seconds=10)
             if is_ended:
                 await disconnect(company, user, (await company.accounts(user))[IDENTITY])
             faults.release()
@@ -551,7 +552,7 @@ async def test_an_answer_that_comes_after_the_identity_ended_brings_nothing_back
         for name, is_ended in (("carol", True), ("alice", False)):
             company.simulator.fault(PROVIDER_TOKEN, "hold", when="after")
             user, _ = await company.sign_in(name, waits=False)
-            await faults.wait_until_held(PROVIDER_TOKEN, count=1, seconds=10)
+            await wait_until_held(company.simulator, PROVIDER_TOKEN, seconds=10)
             if is_ended:
                 await disconnect(company, user, (await company.accounts(user))[IDENTITY])
             faults.release()

@@ -5,8 +5,10 @@ The application builds its requests by hand, so that the simulator's own tests d
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -17,6 +19,7 @@ from providers.simulator import Simulator, consent
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PEOPLE, PUBLIC_CLIENT_ID
 from providers.simulator.local_server import SettingsSection
 from providers.simulator.modes import Mode
+from providers.simulator.state.faults import Fault
 from providers.simulator.state.sandbox import ServiceAPI
 
 REDIRECT = "http://localhost:8765/connect/callback/test"
@@ -46,7 +49,23 @@ def google_event(simulator: Simulator, person: str) -> str:
 
 async def wait_until_held(simulator: Simulator, endpoint: str, *, count: int = 1, seconds: float = 5.0) -> None:
     """Return once this many requests wait at a `hold` fault. Raises TimeoutError."""
-    await simulator.sandbox.faults.wait_until_held(endpoint, count=count, seconds=seconds)
+    probe, faults = Fault(endpoint=endpoint, kind="hold"), simulator.sandbox.faults
+    async with asyncio.timeout(seconds):
+        while sum(probe.matches(name) for name in faults.held) < count:
+            await asyncio.sleep(0.005)
+
+
+def make_password(simulator: Simulator, account: str) -> str:
+    """A new password with which this account signs in to the mail service."""
+    word = simulator.sandbox.keys.passwords[account] = secrets.token_urlsafe(12)
+    return word
+
+
+def make_client(simulator: Simulator, account: str) -> tuple[str, str]:
+    """Client credentials of the mail service for this account."""
+    client_id, secret = f"client-{secrets.token_hex(4)}", secrets.token_urlsafe(24)
+    simulator.sandbox.keys.clients[client_id] = (secret, account)
+    return client_id, secret
 
 
 def public_slack_settings(simulator: Simulator) -> SettingsSection:

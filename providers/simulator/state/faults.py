@@ -87,7 +87,6 @@ class Faults:
         self.held: list[str] = []
         self.closing = asyncio.Event()  # set when the simulator stops, to end all waiting
         self._released = asyncio.Event()
-        self._changed = asyncio.Condition()
 
     def add(self, fault: Fault) -> None:
         """Queue a fault behind the existing ones."""
@@ -122,15 +121,7 @@ class Faults:
         """Wait until released."""
         released = self._released
         self.held.append(endpoint)
-        async with self._changed:
-            self._changed.notify_all()
         try:
             await released.wait()
         finally:
             self.held.remove(endpoint)
-
-    async def wait_until_held(self, endpoint: str, *, count: int, seconds: float) -> None:
-        """Return once `count` requests to the endpoint are held. Raises TimeoutError."""
-        probe = Fault(endpoint=endpoint, kind="hold")
-        async with asyncio.timeout(seconds), self._changed:
-            await self._changed.wait_for(lambda: sum(probe.matches(name) for name in self.held) >= count)

@@ -41,14 +41,3 @@ class Keys:
     def delete(self, key: str) -> None:
         """Delete the key: nothing accepts it from now on."""
         self.accounts.pop(key, None)
-
-    def make_password(self, account: str) -> str:
-        """A password with which this account signs in."""
-        self.passwords[account] = secrets.token_urlsafe(12)
-        return self.passwords[account]
-
-    def make_client(self, account: str) -> tuple[str, str]:
-        """Client credentials for this account."""
-        client_id, secret = f"client-{secrets.token_hex(4)}", secrets.token_urlsafe(24)
-        self.clients[client_id] = (secret, account)
-        return client_id, secret
