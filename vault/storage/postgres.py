@@ -172,7 +172,7 @@ async def _end_if_busy(connection: _Connection) -> None:
     """End a connection whose last statement broke off without the driver noticing: it would refuse all later ones."""
     try:
         if not connection.is_closed():
-            await connection.execute("")
+            await connection.execute("select 1")
     except _ERRORS:
         with suppress(*_ERRORS):  # as above
             connection.terminate()
