@@ -4,7 +4,8 @@ For each method, a discovery document names all scopes that Google accepts as al
 distinguished by hand: most apply to all data; the `PARTIAL` ones reach only a part (files that this app made, metadata
 without content), which no request shows. A caller who has only a partial scope must not get a token that reaches
 further, so each of those scopes gets its own rule, which names all others as inseparable. The same is done for all
-scopes of a path in `MIXED`, where each scope selects what the answer shows.
+scopes of a path in `MIXED`, where each scope selects what the answer shows. Some methods also reach another service's
+data if the token has a scope for it, which their documents don't list: `widening` adds those scopes as inseparable.
 
 An address is the host alone where paths begin with a bare version: `/v1/people` and `/v1/spaces` differ, `/v1` doesn't.
 
@@ -145,10 +146,25 @@ def rules(
     """The rules: one for the scopes that reach everything, and one for each partial scope."""
     for api, method, path, scopes, query, body in described_methods(known):
         parts = scopes if (api, path) in MIXED else scopes & PARTIAL
+        wider = widening(api, path, known)
         if whole := scopes - parts:
-            yield api, method, path, whole, frozenset(), query, body
+            yield api, method, path, whole, wider, query, body
         for part in sorted(parts):
-            yield api, method, path, frozenset({part}), scopes - {part}, query, body
+            yield api, method, path, frozenset({part}), (scopes | wider) - {part}, query, body
+
+
+def widening(api: str, path: str, known: frozenset[str]) -> frozenset[str]:
+    """The known scopes with which a call also reaches another service's data, although its method doesn't list them.
+
+    BigQuery reads files in Drive, including spreadsheets, through external tables. A spreadsheet's `batchUpdate` reads
+    data from BigQuery with `addDataSource`.
+    """
+    drive = frozenset(scope for scope in known if scope == f"{AUTH}drive" or scope.startswith(f"{AUTH}drive."))
+    if api in {"bigquery", "bigquery_upload"}:
+        return drive | (known & {f"{AUTH}spreadsheets", f"{AUTH}spreadsheets.readonly"})
+    if (api, path) == ("sheets", "/v4/spreadsheets/{}:batchUpdate"):
+        return drive | (known & {f"{AUTH}bigquery"})
+    return frozenset()
 
 
 def known_scopes() -> frozenset[str]:

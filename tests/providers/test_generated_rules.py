@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from providers.api.rules import Call, allows
+from providers.api.rules import Call, Payload, allows
 from providers.definitions.catalog import check_file, load_catalog
 from providers.simulator.app import GOOGLE_APIS
 from tests.generating import github, google
@@ -108,6 +108,53 @@ def test_where_each_scope_selects_what_the_answer_shows_no_other_is_in_the_token
         assert allows(GOOGLE, call, one, granted=one)
         assert not allows(GOOGLE, call, one, granted=spaces | messages)
     assert allows(GOOGLE, call, spaces | messages, granted=spaces | messages)
+
+
+_ADD_DATA_SOURCE = {"requests": [{"addDataSource": {"dataSource": {"spec": {"bigQuery": {"projectId": "p"}}}}}]}
+_QUERY = {"configuration": {"query": {"query": "SELECT 1"}}}
+_DRIVE = ("drive", "drive.appdata", "drive.file", "drive.metadata", "drive.metadata.readonly", "drive.readonly")
+_WITH_DRIVE = (*_DRIVE, "spreadsheets", "spreadsheets.readonly")
+_BATCH = "/v4/spreadsheets/abc:batchUpdate"
+
+
+@pytest.mark.parametrize(
+    ("scope", "call", "others"),
+    [
+        ("bigquery", Call("bigquery", "POST", "/projects/p/jobs", payload=Payload(body=_QUERY)), _WITH_DRIVE),
+        ("bigquery", Call("bigquery", "POST", "/projects/p/queries"), _WITH_DRIVE),
+        ("bigquery", Call("bigquery", "GET", "/projects/p/queries/j"), _WITH_DRIVE),
+        ("bigquery", Call("bigquery", "POST", "/projects/p/datasets/d/tables"), _WITH_DRIVE),
+        ("bigquery", Call("bigquery_upload", "POST", "/projects/p/jobs", payload=Payload(is_unread=True)), _WITH_DRIVE),
+        (
+            "spreadsheets",
+            Call("sheets", "POST", _BATCH, payload=Payload(body=_ADD_DATA_SOURCE)),
+            (*_DRIVE, "bigquery"),
+        ),
+        (
+            "drive.file",
+            Call("sheets", "POST", _BATCH, payload=Payload(body=_ADD_DATA_SOURCE)),
+            ("drive", "drive.readonly", "spreadsheets", "bigquery"),
+        ),
+    ],
+)
+def test_a_call_that_reaches_another_service_s_data_gets_no_token_with_that_service_s_scope(
+    scope: str, call: Call, others: tuple[str, ...]
+) -> None:
+    caller, unrelated = frozenset({AUTH + scope}), frozenset({f"{AUTH}tasks.readonly"})
+    assert allows(GOOGLE, call, caller, granted=caller)
+    assert allows(GOOGLE, call, caller, granted=caller | unrelated)
+    for other in others:
+        both = caller | {AUTH + other}
+        assert not allows(GOOGLE, call, caller, granted=both), other
+        assert allows(GOOGLE, call, both, granted=both), other
+
+
+def test_every_rule_of_bigquery_names_all_scopes_of_drive_and_sheets() -> None:
+    ours = [rule for rule in GOOGLE.rules if rule.api in {"bigquery", "bigquery_upload"}]
+    assert {rule.api for rule in ours} == {"bigquery", "bigquery_upload"}
+    files = {scope for scope in KNOWN if scope.removeprefix(AUTH).split(".")[0] in {"drive", "spreadsheets"}}
+    assert files == {AUTH + name for name in _WITH_DRIVE}
+    assert all(rule.inseparable == files for rule in ours)
 
 
 def test_a_token_that_may_also_write_is_lent_to_who_may_read_all() -> None:
