@@ -111,6 +111,12 @@ DOCUSIGN_GRANTS = (
         ({"status": "voided", "purgeState": "documents_and_metadata_queued"}, False),
         ({"status": "voided", "recipients": {"signers": [{"email": "eve@example.com"}]}}, False),
         ({"status": "voided", "emailSettings": {"replyEmailAddressOverride": "eve@example.com"}}, False),
+        ({"status": "voided", "workflow": {"workflowStatus": "paused"}}, False),
+        ({"status": "voided", "notification": {"useAccountDefaults": "true"}}, False),
+        ({"status": "voided", "attachments": [{"data": "eA=="}]}, False),
+        ({"status": "voided", "envelopeAttachments": [{"attachmentId": "1"}]}, False),
+        ({"status": "voided", "customFields": {"textCustomFields": [{"name": "a", "value": "b"}]}}, False),
+        ({"status": "voided", "emailSubject": "Other"}, False),
     ],
 )
 def test_an_envelope_of_docusign_is_voided_and_never_purged(body: Mapping[str, object], *, is_allowed: bool) -> None:
@@ -186,6 +192,18 @@ def test_no_customer_of_quickbooks_is_created_deleted(is_active: bool) -> None:
     body = {"DisplayName": "Ann", "Active": is_active}
     call = Call("main", "POST", "/v3/company/1/customer", body, Payload(frozenset(), body))
     assert not allows(provider, call, scope)
+
+
+@pytest.mark.parametrize(
+    "more", [{"EmailStatus": "NeedToSend"}, {"LinkedTxn": [{"TxnId": "1", "TxnType": "Estimate"}]}]
+)
+def test_an_invoice_of_quickbooks_is_created_without_being_sent_or_linked(more: Mapping[str, object]) -> None:
+    provider, scope = load_catalog().provider("quickbooks"), frozenset({"com.intuit.quickbooks.accounting"})
+    plain = {"CustomerRef": {"value": "7"}, "Line": [{"Amount": 5}]}
+    for token in (provider.all_scopes, scope):
+        for body, is_allowed in ((plain, True), ({**plain, **more}, False)):
+            call = Call("main", "POST", "/v3/company/1/invoice", body, Payload(frozenset(), body))
+            assert allows(provider, call, scope, granted=token) is is_allowed
 
 
 def test_a_record_of_quickbooks_is_created_and_never_deleted_by_the_same_path() -> None:
