@@ -156,13 +156,13 @@ def rules(
 def widening(api: str, path: str, known: frozenset[str]) -> frozenset[str]:
     """The known scopes with which a call also reaches another service's data, although its method doesn't list them.
 
-    BigQuery reads files in Drive, including spreadsheets, through external tables. A spreadsheet's `batchUpdate` reads
-    data from BigQuery with `addDataSource`.
+    BigQuery reads files in Drive, including spreadsheets, through external tables. A spreadsheet reads data from
+    BigQuery through a data source, which its creation and `batchUpdate` can add.
     """
     drive = frozenset(scope for scope in known if scope == f"{AUTH}drive" or scope.startswith(f"{AUTH}drive."))
     if api in {"bigquery", "bigquery_upload"}:
         return drive | (known & {f"{AUTH}spreadsheets", f"{AUTH}spreadsheets.readonly"})
-    if (api, path) == ("sheets", "/v4/spreadsheets/{}:batchUpdate"):
+    if api == "sheets" and path in {"/v4/spreadsheets", "/v4/spreadsheets/{}:batchUpdate"}:
         return drive | (known & {f"{AUTH}bigquery"})
     return frozenset()
 

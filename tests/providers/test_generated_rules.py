@@ -131,6 +131,11 @@ _BATCH = "/v4/spreadsheets/abc:batchUpdate"
             (*_DRIVE, "bigquery"),
         ),
         (
+            "spreadsheets",
+            Call("sheets", "POST", "/v4/spreadsheets", payload=Payload(body={"dataSources": [{}]})),
+            ("drive.readonly", "bigquery"),
+        ),
+        (
             "drive.file",
             Call("sheets", "POST", _BATCH, payload=Payload(body=_ADD_DATA_SOURCE)),
             ("drive", "drive.readonly", "spreadsheets", "bigquery"),
