@@ -5,7 +5,8 @@ distinguished by hand: most apply to all data; the `PARTIAL` ones reach only a p
 without content), which no request shows. A caller who has only a partial scope must not get a token that reaches
 further, so each of those scopes gets its own rule, which names all others as inseparable. The same is done for all
 scopes of a path in `MIXED`, where each scope selects what the answer shows. Some methods also reach another service's
-data if the token has a scope for it, which their documents don't list: `widening` adds those scopes as inseparable.
+data if the token has a scope for it, which their documents don't list: `widening_scopes` adds those scopes as
+inseparable.
 
 An address is the host alone where paths begin with a bare version: `/v1/people` and `/v1/spaces` differ, `/v1` doesn't.
 
@@ -146,14 +147,14 @@ def rules(
     """The rules: one for the scopes that reach everything, and one for each partial scope."""
     for api, method, path, scopes, query, body in described_methods(known):
         parts = scopes if (api, path) in MIXED else scopes & PARTIAL
-        wider = widening(api, path, known)
+        wider = widening_scopes(api, path, known)
         if whole := scopes - parts:
             yield api, method, path, whole, wider, query, body
         for part in sorted(parts):
             yield api, method, path, frozenset({part}), (scopes | wider) - {part}, query, body
 
 
-def widening(api: str, path: str, known: frozenset[str]) -> frozenset[str]:
+def widening_scopes(api: str, path: str, known: frozenset[str]) -> frozenset[str]:
     """The known scopes with which a call also reaches another service's data, although its method doesn't list them.
 
     BigQuery reads files in Drive, including spreadsheets, through external tables. A spreadsheet reads data from
