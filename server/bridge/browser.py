@@ -20,6 +20,7 @@ from server.bridge.address import RemoteVault
 from server.bridge.authority import AuthorizationServer, scope_of
 from server.bridge.credentials import Credentials
 from server.bridge.refusals import BridgeRefused, GrantOver
+from server.errors import status_of
 
 _LINE_LIMIT: Final = 8192  # bytes
 _READ_TIME: Final = 5.0  # seconds
@@ -85,25 +86,25 @@ class BrowserSignIn:
         method, _, rest = first.partition(" ")
         target = urlsplit(rest.partition(" ")[0])
         if method != "GET" or hosts != [self._host]:  # a different name for this address: DNS rebinding
-            return _page(HTTPStatus.BAD_REQUEST, "bridge.address")
+            return _page(status_of("invalid_request"), "bridge.address")
         if hmac.compare_digest(target.path.encode(), self._start.encode()):
             return _redirect(self._authorize_url())
         if target.path != "/callback":
-            return _page(HTTPStatus.NOT_FOUND, "bridge.no_page")
+            return _page(status_of("not_found"), "bridge.no_page")
         return self._take_answer(parse_qs(target.query, keep_blank_values=True))
 
     def _take_answer(self, query: Mapping[str, list[str]]) -> bytes:
         values = {name: found[0] for name, found in query.items() if len(found) == 1}
         if not hmac.compare_digest(values.get("state", "").encode(), self._state.encode()):
-            return _page(HTTPStatus.BAD_REQUEST, "bridge.other")
+            return _page(status_of("invalid_request"), "bridge.other")
         if self._answer.done():
-            return _page(HTTPStatus.BAD_REQUEST, "bridge.over")
+            return _page(status_of("invalid_request"), "bridge.over")
         code, error = values.get("code", ""), values.get("error", "")
         if values.get("iss") != self._vault.origin:  # RFC 9207 §2.4: the mix-up attack
             self._answer.set_exception(
                 BridgeRefused("the answer to the sign-in came from a different server: nothing was done")
             )
-            return _page(HTTPStatus.BAD_REQUEST, "bridge.other_server")
+            return _page(status_of("invalid_request"), "bridge.other_server")
         if error or not code:
             self._answer.set_exception(GrantOver("the vault refused the sign-in", error=error))
             return _page(HTTPStatus.OK, "bridge.denied")
@@ -136,7 +137,7 @@ async def redeem_code(attempt: BrowserSignIn, authority: AuthorizationServer, *,
     return await authority.redeem(client_id, code, verifier=attempt.verifier, redirect_uri=attempt.redirect_uri)
 
 
-def _page(status: HTTPStatus, name: str) -> bytes:
+def _page(status: int, name: str) -> bytes:
     """The page with the text of that name and its title."""
     from server.http.page_texts import text  # loaded only when a person signs in, so that the bridge starts faster
 
@@ -145,7 +146,10 @@ def _page(status: HTTPStatus, name: str) -> bytes:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<h1>{html.escape(title)}</h1><p>{html.escape(words)}</p></html>"
     ).encode()
-    return f"HTTP/1.1 {status} {status.phrase}\r\n{_HEADERS}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{_HEADERS}Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
 
 
 def _redirect(url: str) -> bytes:

@@ -18,6 +18,7 @@ from server.bridge.access import Access
 from server.bridge.address import RemoteVault
 from server.bridge.authority import HEADERS, unreachable
 from server.bridge.refusals import RemoteUnreachable
+from server.errors import status_of
 from vault.refusals import VaultError
 
 SESSION_LOST: Final = "token_vault_session_lost"  # `data` of the error for a message that met an unknown session
@@ -53,7 +54,7 @@ class RemoteClient(httpx2.AsyncClient):
                 if answer.status_code == HTTPStatus.NOT_FOUND and _SESSION in request.headers:
                     self.session_lost = True
                     await answer.aclose()
-                    return _error(request, HTTPStatus.NOT_FOUND, "the session has ended", data=SESSION_LOST)
+                    return _error(request, status_of("not_found"), "the session has ended", data=SESSION_LOST)
                 return answer
 
     async def _open_stream(self, request: httpx2.Request) -> httpx2.Response:
@@ -92,19 +93,17 @@ class RemoteClient(httpx2.AsyncClient):
                 answer = await self._try(request, await self._access.after(token))
             return await self._check(request, answer)
         except VaultError as refusal:  # of this package, or of the file with the credentials
-            status = (
-                HTTPStatus.SERVICE_UNAVAILABLE if isinstance(refusal, RemoteUnreachable) else HTTPStatus.UNAUTHORIZED
-            )
-            return _error(request, status, refusal.description)
+            kind = "temporarily_unavailable" if isinstance(refusal, RemoteUnreachable) else "invalid_token"
+            return _error(request, status_of(kind), refusal.description)
         except _UNSENT as error:
-            return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, unreachable(self._vault, error).description)
+            return _error(request, status_of("temporarily_unavailable"), unreachable(self._vault, error).description)
         except httpx2.RequestError as error:
             text = (
                 f"The connection to {self._vault.origin} broke ({type(error).__name__}) before the "
                 "answer came. If the call changes something, check whether it was done before you try "
                 "again"
             )
-            return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, text)
+            return _error(request, status_of("temporarily_unavailable"), text)
 
     async def _try(self, request: httpx2.Request, token: str) -> httpx2.Response:
         request.headers["authorization"] = f"Bearer {token}"
@@ -126,7 +125,7 @@ class RemoteClient(httpx2.AsyncClient):
                 if len(body) > _ANSWER_LIMIT:
                     return _error(
                         request,
-                        HTTPStatus.BAD_GATEWAY,
+                        status_of("answer_too_large"),
                         f"the answer from {self._vault.origin} is too large for a vault: check --url",
                     )
         finally:
@@ -144,7 +143,7 @@ class RemoteClient(httpx2.AsyncClient):
             case _ if status < 400:
                 text, status = (
                     f"{origin} redirects elsewhere, which the bridge doesn't follow: check --url",
-                    HTTPStatus.BAD_GATEWAY,
+                    status_of("redirect_refused"),
                 )
             case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
                 text = (

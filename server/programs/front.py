@@ -26,6 +26,7 @@ import h11
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.messages import HttpError
 from providers.outbound.tunnels import open_tunnel
+from server.errors import status_of
 from server.programs.certificates import RunAuthority
 from server.programs.wire import IDLE, PIECE, Exchange, Wire
 from server.proxy.program_hosts import ApiAddress, HostMap
@@ -165,7 +166,7 @@ class Front:
             if not self._is_ours(request):
                 headers = [(b"proxy-authenticate", b'Basic realm="Token Vault"')]
                 await wire.refuse(
-                    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+                    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,  # a proxy's own, which no other edge answers
                     "This proxy serves one program only. The password is in that program's environment.",
                     headers,
                 )
@@ -183,16 +184,16 @@ class Front:
     async def _connect(self, wire: Wire, request: h11.Request) -> None:
         host, port = _authority_of(request.target.decode("latin-1"))
         if not host:
-            await wire.refuse(HTTPStatus.BAD_REQUEST, "Name a host and a port.")
+            await wire.refuse(status_of("invalid_request"), "Name a host and a port.")
         elif not self._others.is_open():
             self._others.told(host, port, False)
             await wire.refuse(
-                HTTPStatus.FORBIDDEN, f"Token Vault doesn't allow calls to {host}: {self._others.why_not}."
+                status_of("forbidden"), f"Token Vault doesn't allow calls to {host}: {self._others.why_not}."
             )
         elif await self._is_host_of_ours(host, port):
             if not self._authority.has_room_for(host):
                 await wire.refuse(
-                    HTTPStatus.FORBIDDEN,
+                    status_of("forbidden"),
                     "This program has called too many hosts. It can still call the hosts that it called before.",
                 )
                 return
@@ -221,7 +222,7 @@ class Front:
         url = _url_of(request.target.decode("latin-1"))
         host, port = (url.hostname or "").lower(), _port_of(url.netloc, 80)
         if url.scheme != "http" or not host or not port:
-            await wire.refuse(HTTPStatus.BAD_REQUEST, "This is a proxy: send CONNECT or an absolute URL.")
+            await wire.refuse(status_of("invalid_request"), "This is a proxy: send CONNECT or an absolute URL.")
             return False
         found = self._hosts.at(host, port)
         target = (url._replace(scheme="", netloc="").geturl() or "/").encode("latin-1")
@@ -229,7 +230,7 @@ class Front:
             return await self._pass_on(wire, request, host=host, port=port, target=target)
         if self._hosts.at(host, 443):
             await wire.refuse(
-                HTTPStatus.FORBIDDEN, f"Call {host} over https: the vault doesn't send credentials unencrypted."
+                status_of("forbidden"), f"Call {host} over https: the vault doesn't send credentials unencrypted."
             )
         elif (there := await self._reach(wire, host, port)) is not None:
             reader, writer = there
@@ -259,14 +260,14 @@ class Front:
         if not self._others.lets_through(host, port):
             self._others.told(host, port, False)
             await wire.refuse(
-                HTTPStatus.FORBIDDEN, f"Token Vault doesn't allow calls to {host}: {self._others.why_not}."
+                status_of("forbidden"), f"Token Vault doesn't allow calls to {host}: {self._others.why_not}."
             )
             return None
         try:
             found = await open_tunnel(host, port, policy=self._others.policy, proxy=self._others.proxy)
         except HttpError as error:
             self._others.told(host, port, False)
-            await wire.refuse(HTTPStatus.BAD_GATEWAY, f"Couldn't reach {host}: {error.reason}.")
+            await wire.refuse(status_of("upstream_unavailable"), f"Couldn't reach {host}: {error.reason}.")
             return None
         self._others.told(host, port, True)
         return found

@@ -22,6 +22,7 @@ from server.bridge.access import Access
 from server.bridge.address import RemoteVault
 from server.bridge.authority import HEADERS, unreachable
 from server.bridge.refusals import BridgeRefused
+from server.errors import status_of
 from server.http.answers import JSON, piece, send_whole, start
 from server.http.strict_json import json_object
 from server.programs.front import ProgramCall
@@ -141,7 +142,9 @@ class RemoteCalls:
             if exchange.is_started:
                 return  # cut off, so that the program doesn't take it as complete
             self.counts["", "refused"] += 1
-            await _refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, "vault_unreachable", {}, told.description.encode())
+            await _refuse(
+                exchange, status_of("temporarily_unavailable"), "vault_unreachable", {}, told.description.encode()
+            )
 
     async def _way(self, call: ProgramCall) -> _Way | _Refusal:
         """How to make the call; waits a while for the person to allow it."""
@@ -277,7 +280,7 @@ def _refusal_of(status: int, content: Mapping[str, object]) -> _Refusal:
     text = str(content.get("text") or f"The vault answered {status}.")
     body = json.dumps(content.get("body") or {"message": text}).encode()
     return _Refusal(
-        status if 400 <= status < 600 else HTTPStatus.BAD_GATEWAY,
+        status if 400 <= status < 600 else status_of("answer_unreadable"),
         str(content.get("code") or "vault_unreachable"),
         text,
         str(content.get("provider") or ""),
