@@ -353,7 +353,7 @@ async def test_hostile_arguments_show_as_they_are_and_stay_text(maker: Maker) ->
 
 def test_what_the_sentence_cuts_is_shown_whole_below_it() -> None:
     spec = asked_call("A tool", {"note": "x" * 100, "other": "short", "empty": None, "none": []})
-    assert spec.in_words == "use “A tool”"
+    assert [(one.words, one.value) for one in spec.pieces] == [("use “A tool”", None)]
     assert [(one.label, one.value) for one in spec.texts] == [("note", "x" * 100)]
     assert [(label, value.shown) for label, value in spec.facts] == [("other", "short")]
     assert json.loads(spec.exact) == {"note": "x" * 100, "other": "short", "empty": None, "none": []}

@@ -30,11 +30,6 @@ class MasterKey:
     uses: int
     retired_at: int | None
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether something can't be opened without it."""
-        return self.has_root or self.people > 0
-
 
 @dataclass(frozen=True, slots=True)
 class RingKey:

@@ -75,11 +75,6 @@ class AskedCall:
     facts: tuple[tuple[str, Value], ...]
     exact: str
 
-    @property
-    def in_words(self) -> str:
-        """The sentence without markup, for a list."""
-        return "".join(one.words + (one.value.name or one.value.shown if one.value else "") for one in self.pieces)
-
 
 def asked_call(
     title: str, arguments: Mapping[str, object], presentation: Presentation = DEFAULT, known: LookupResult | None = None
