@@ -13,7 +13,7 @@ help:
 	@echo "make serve        the server on http://localhost:8765 with the sandbox providers"
 	@echo "make demo-enterprise  an employee signs in once; their agent reads from seven services without a consent page"
 	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
-	@echo "make long         the tests that are too long for make test (6 minutes)"
+	@echo "make long         the tests that are too long for make test (4 minutes)"
 	@echo "make keyservices  the master key, and secrets, in OpenBao; the key in AWS KMS emulated by moto, in SoftHSM, and in stand-ins for Google's and Azure's services; checkpoints in an S3 bucket, and AWS through the proxy, both emulated by moto (apt-get install softhsm2; a minute)"
 	@echo "make node         third-party clients for the suite (npm packages, Node from a wheel)"
 	@echo "make sdks         agent SDKs for the suite, each set in an environment of its own"
