@@ -115,7 +115,8 @@ def _names(document: Document, schema: Mapping[str, object], where: Path, *, dep
             yield from _names(document, *inner, depth=depth - 1)
     schema, where = document.follow(schema, where)
     if depth > 0 and "items" in schema:
-        yield from _names(document, *document.follow(schema["items"], where), depth=depth)
+        inner, where = document.follow(schema["items"], where)
+        yield from _names(document, inner, where, depth=depth - ("items" in inner))  # an array may contain itself
 
 
 SERVED: Final[Mapping[str, tuple[str, ...]]] = {  # operations of declared tools

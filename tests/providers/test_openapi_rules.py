@@ -241,3 +241,17 @@ def test_scopes_are_read_from_security_and_parts_that_nobody_looked_through_are_
     assert list(openapi.rules("digitalocean", document)) == [
         {"api": "main", "method": "GET", "path": "/droplets/{}", "scopes": ["droplet:read"], "needs": ["regions:read"]}
     ]
+
+
+@pytest.mark.parametrize(("member", "is_secret"), [("name", False), ("client_secret", True)])
+def test_an_answer_whose_schema_contains_itself_is_searched_for_credentials(
+    tmp_path: Path, member: str, *, is_secret: bool
+) -> None:
+    lists = {"type": "array", "items": {"$ref": "#/components/schemas/Lists"}}
+    thing = {"properties": {member: {}, "parent": {"$ref": "#/components/schemas/Thing"}, "lists": lists}}
+    content = {"application/json": {"schema": {"type": "array", "items": {"$ref": "#/components/schemas/Thing"}}}}
+    operation = {"responses": {"200": {"content": content}}}
+    text = yaml.safe_dump({"paths": {}, "components": {"schemas": {"Lists": lists, "Thing": thing}}})
+    (tmp_path / "main.yaml").write_text(text, encoding="utf-8")
+    document = openapi.Document(tmp_path / "main.yaml")
+    assert openapi.tells_secrets(document, operation, document.path) == is_secret
