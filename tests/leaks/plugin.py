@@ -2,18 +2,22 @@
 
     pytest -p tests.leaks.plugin
 
-Secrets made in separate processes (`serve`, `stdio`, commands) are unknown here; their output is searched for the
-test's own secrets.
+Of PostgreSQL, the log is searched, in which the suite's own server writes each statement and parameter. Secrets made in
+separate processes (`serve`, `stdio`, commands) are unknown here; their output is searched for the test's own
+secrets.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.leaks.server_files import ServerFiles, data_of, make_talkative
 from tests.leaks.watch import Watch
 
 WATCH = Watch()
@@ -42,6 +46,16 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
     """Watch the log records of setup, call, and teardown."""
     with WATCH.watch_logs():
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+    """Let the suite's PostgreSQL server log all statements, unless TEST_DATABASE_URL names another one."""
+    made = yield
+    if fixturedef.argname == "postgres_server" and "TEST_DATABASE_URL" not in os.environ:
+        asyncio.run(make_talkative(str(made)))
+        WATCH.servers.append(ServerFiles(data_of(str(made)), is_only_log=True))
+    return made
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

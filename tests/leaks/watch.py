@@ -1,7 +1,8 @@
 """A watch over this process: it notes every secret that is made and everything that is output.
 
 Output means log records at DEBUG in both of our formats, spans, Prometheus metrics, the contents of refusals, the
-`repr` of our records, HTTP answers, and files. `may_be_told` lists the answers whose purpose is to return a secret.
+`repr` of our records, HTTP answers, and files, including those of PostgreSQL servers. `may_be_told` lists the answers
+whose purpose is to return a secret.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from server.oauth.rules import OAuthError
 from server.runtime import logs
 from tests.leaks.canaries import Canaries, Sighting
 from tests.leaks.purposes import IDENTIFIERS, is_ours, may_be_told
+from tests.leaks.server_files import ServerFiles
 from tests.support.doubles.upstream_double import UpstreamDouble
 from vault import spans, tickets
 from vault.keys import passwords
@@ -76,6 +78,7 @@ class Watch:
         self._makers: dict[type, Callable[..., None]] = {}  # constructors of the watched classes
         self._files: dict[Path, tuple[int, int]] = {}
         self.folders: set[Path] = set()  # of the SQLite vaults that were opened
+        self.servers: list[ServerFiles] = []
 
     # output
 
@@ -108,6 +111,10 @@ class Watch:
             for path in self._changed_files(folder):
                 self.looked_at["file"] += 1
                 found += self.canaries.find(path.read_bytes(), f"file {path.name}")
+        for server in self.servers:
+            for part, content in server.changes():
+                self.looked_at[f"PostgreSQL's {part}"] += 1
+                found += self.canaries.find(content, f"PostgreSQL's {part}")
         return found
 
     def _changed_files(self, folder: Path) -> Generator[Path]:
