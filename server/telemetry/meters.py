@@ -37,7 +37,7 @@ TIMES: Final[Mapping[str, tuple[str, str]]] = {
 }
 COUNTS: Final[Mapping[str, str]] = {
     "token_vault.tool.calls": "Tool calls by tool, outcome, code, and narrowing",
-    "token_vault.proxy.calls": "Calls through the API proxy by provider and outcome",
+    "token_vault.proxy.calls": "Calls through the API proxy by provider, outcome, and code",
     "token_vault.exchanges": "Tokens released, by provider and narrowing",
     "token_vault.refusals": "Refused exchanges by provider and code",
     "token_vault.refreshes": "Refreshes by provider and outcome: ok, unanswered, needs_reauth",
@@ -46,7 +46,7 @@ COUNTS: Final[Mapping[str, str]] = {
 _EVENTS: Final = "token_vault.events"
 _COUNTED: Final[Mapping[str, tuple[str, Sequence[str]]]] = {  # by kind of event: the counter, and its labels
     "tool.called": ("token_vault.tool.calls", ("tool", "outcome", "code", "narrowing")),
-    "proxy.called": ("token_vault.proxy.calls", ("provider", "outcome")),
+    "proxy.called": ("token_vault.proxy.calls", ("provider", "outcome", "code")),
     "token.exchanged": ("token_vault.exchanges", ("provider", "narrowing")),
     "exchange.refused": ("token_vault.refusals", ("provider", "code")),
     **dict.fromkeys(REFRESHES, ("token_vault.refreshes", ("provider", "outcome"))),
@@ -96,11 +96,11 @@ class Meters:
             self._tally.counts[name][found] += repeats if isinstance(repeats, int) else 1
 
     def _name(
-        self, key: object, labels: Iterable[str], said: Mapping[str, object], counted: Mapping[Labels, int]
+        self, key: object, labels: Sequence[str], said: Mapping[str, object], counted: Mapping[Labels, int]
     ) -> Labels:
         values = {label: said.get(label) for label in labels}
         code = values.get("code")
-        if said["outcome"] == "failed" and isinstance(code, str):
+        if said["outcome"] == "failed" and "tool" in labels and isinstance(code, str):  # may be a provider's
             values["code"] = failure_label(code)
         found = tuple(self._label(label, value if isinstance(value, str) else "") for label, value in values.items())
         if found not in counted and len(counted) >= MOST_SERIES:

@@ -437,6 +437,19 @@ def test_codes_that_providers_make_up_take_no_place_among_the_counts() -> None:
     assert len(meters._named) == 1
 
 
+def test_the_proxys_calls_are_counted_by_the_code_of_their_refusal_or_failure() -> None:
+    meters, tally = counting_meters()
+    ended = [("ok", {}), ("refused", {"code": "not_allowed"}), ("failed", {"code": "answer_too_large"})]
+    for outcome, more in ended:
+        meters.count([ChainEntry("proxy.called", outcome, None, None, None, "", {"provider": "slack", **more})])
+    counted = {tuple(value for _, value in labels) for labels in tally.counts["token_vault.proxy.calls"]}
+    assert counted == {
+        ("slack", "ok", ""),
+        ("slack", "refused", "not_allowed"),
+        ("slack", "failed", "answer_too_large"),
+    }
+
+
 def test_every_code_of_a_failed_call_that_is_ours_is_a_label() -> None:
     kinds = {one for one in ToolRefused.__subclasses__() if one is not UpstreamRefused}
     assert ToolHeld in kinds
