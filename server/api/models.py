@@ -480,10 +480,25 @@ class SigningKeyRecord(ApiOutput):
     retires_at: Instant | None
 
 
+class MasterKeyRecord(ApiOutput):
+    """A key that people's keys are wrapped under, and what still needs it."""
+
+    id: str
+    state: Literal["added", "current", "previous", "retired"]
+    source: str = Field(description="Where it came from when it was added")
+    people: int = Field(description="How many people's keys it wraps")
+    uses: int = Field(description="Uses that processes counted")
+    created_at: Instant
+    active_at: Instant | None = Field(description="Since when it is, or was, the current one")
+    retired_at: Instant | None
+    missing_on: list[str] = Field(description="Hosts of processes that don't have it yet")
+
+
 class KeysRecord(ApiOutput):
     """The vault's keys. Never a key itself."""
 
     source: str = Field(description="Where the key-encryption key comes from")
+    masters: list[MasterKeyRecord]
     signing: list[SigningKeyRecord]
 
 

@@ -9,6 +9,7 @@ from server.administration.effective_settings import effective_settings
 from server.administration.overview import find_troubles
 from server.api.models import (
     KeysRecord,
+    MasterKeyRecord,
     PersonRecord,
     ReplicaRecord,
     RotatedKey,
@@ -21,8 +22,10 @@ from server.api.people import person_record
 from server.api.providers import finding_record
 from server.doctor.findings import Verdict
 from server.runtime.version import VERSION
+from vault.keys import inventory
+from vault.keys.inventory import MasterKey
 from vault.keys.signing import PUBLISH_AHEAD
-from vault.upkeep import replicas
+from vault.upkeep import key_rotation, replicas
 from vault.upkeep.replicas import Replica
 
 
@@ -78,12 +81,14 @@ def _replica(call: AdminCall, one: Replica) -> ReplicaRecord:
 
 @operation("GET", "/keys", scope="admin:read")
 async def list_keys(call: AdminCall) -> KeysRecord:
-    """List the keys that tokens are signed with. Never a key itself."""
+    """List the master keys and the keys that tokens are signed with. Never a key itself."""
     deployment, now = call.deployment, call.deployment.now()
+    found = await inventory.list_keys(deployment.database, now=now)
     await deployment.keys.signing.reload(deployment.database)
     current = deployment.keys.signing.current(now).kid
     return KeysRecord(
         source=deployment.settings.keys.source,
+        masters=[await _master(call, one) for one in found.masters],
         signing=[
             SigningKeyRecord(
                 kid=one.kid,
@@ -93,6 +98,21 @@ async def list_keys(call: AdminCall) -> KeysRecord:
             )
             for one in deployment.keys.signing.list_published(now)
         ],
+    )
+
+
+async def _master(call: AdminCall, one: MasterKey) -> MasterKeyRecord:
+    without = await key_rotation.list_without(call.deployment.database, one.id, now=call.deployment.now())
+    return MasterKeyRecord(
+        id=one.id,
+        state=one.state,
+        source=one.described,
+        people=one.people,
+        uses=one.uses,
+        created_at=instant_of(one.created_at),
+        active_at=instant(one.active_at),
+        retired_at=instant(one.retired_at),
+        missing_on=[] if one.state == "retired" else [each.host for each in without],
     )
 
 

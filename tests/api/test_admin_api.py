@@ -434,6 +434,9 @@ async def test_keys_settings_and_health_are_shown_without_secrets(room: AdminRoo
     before = await _ok(await room.call("GET", "/keys"))
     rotated = await _ok(await room.call("POST", "/keys/signing"), 201)
     after = await _ok(await room.call("GET", "/keys"))
+    (master,) = before["masters"]
+    assert (master["state"], master["missing_on"]) == ("current", [])
+    assert master["id"] == room.deployment.keys.held.rows[0].id
     assert isinstance(before["signing"], list)
     assert isinstance(after["signing"], list)
     assert {one["kid"] for one in after["signing"]} - {one["kid"] for one in before["signing"]} == {rotated["kid"]}

@@ -668,6 +668,7 @@ class KeysRecord(TypedDict):
     """The vault's keys. Never a key itself."""
 
     source: str
+    masters: list[MasterKeyRecord]
     signing: list[SigningKeyRecord]
 
 
@@ -676,6 +677,20 @@ class MadeDirectoryToken(TypedDict):
 
     url: str
     token: str
+
+
+class MasterKeyRecord(TypedDict):
+    """A key that people's keys are wrapped under, and what still needs it."""
+
+    id: str
+    state: Literal["added", "current", "previous", "retired"]
+    source: str
+    people: int
+    uses: int
+    created_at: str
+    active_at: str | None
+    retired_at: str | None
+    missing_on: list[str]
 
 
 class McpDecisions(TypedDict):
@@ -1236,7 +1251,7 @@ class AdminClient(AdminBase):
         return self._call("GET", "/admin/v1/health")
 
     def list_keys(self) -> KeysRecord:
-        """List the keys that tokens are signed with. Never a key itself."""
+        """List the master keys and the keys that tokens are signed with. Never a key itself."""
         return self._call("GET", "/admin/v1/keys")
 
     def rotate_signing_key(self) -> RotatedKey:

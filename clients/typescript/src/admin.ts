@@ -590,6 +590,7 @@ export interface ImportedToolRecord {
 /** The vault's keys. Never a key itself. */
 export interface KeysRecord {
   source: string;
+  masters: Array<MasterKeyRecord>;
   signing: Array<SigningKeyRecord>;
 }
 
@@ -597,6 +598,19 @@ export interface KeysRecord {
 export interface MadeDirectoryToken {
   url: string;
   token: string;
+}
+
+/** A key that people's keys are wrapped under, and what still needs it. */
+export interface MasterKeyRecord {
+  id: string;
+  state: "added" | "current" | "previous" | "retired";
+  source: string;
+  people: number;
+  uses: number;
+  created_at: string;
+  active_at: string | null;
+  retired_at: string | null;
+  missing_on: Array<string>;
 }
 
 /** Decisions about the reviewed tools. Tools that aren't named stay unchanged. */
@@ -1095,7 +1109,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/health`) as Promise<VaultHealth>;
   }
 
-  /** List the keys that tokens are signed with. Never a key itself. */
+  /** List the master keys and the keys that tokens are signed with. Never a key itself. */
   async listKeys(): Promise<KeysRecord> {
     return this.call("GET", `/admin/v1/keys`) as Promise<KeysRecord>;
   }
