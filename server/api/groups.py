@@ -130,6 +130,20 @@ class MadeDirectoryToken(ApiOutput):
     token: str = Field(repr=False, description="Shown only here")
 
 
+class DirectoryPerson(Strict):
+    """Who the person is in the directory."""
+
+    external_id: str | None = Field(default=None, min_length=1, max_length=200, description="Their ID there, if known")
+
+
+class DirectoryPersonRecord(ApiOutput):
+    """A person whom the directory manages."""
+
+    person_id: str
+    name: str
+    external_id: str | None
+
+
 @operation("GET", "/groups", scope="admin:read")
 async def list_groups(call: AdminCall, query: PageQuery) -> GroupsPage:
     """List groups by name."""
@@ -262,6 +276,14 @@ async def end_directory_token(call: AdminCall) -> None:
     await provisioning.end_token(call.actor, call.param("token_name"))
 
 
+@operation("POST", "/people/{person_id}/directory", scope="admin:people", status=201, refusals=["conflict"])
+async def let_directory_manage(call: AdminCall, body: DirectoryPerson) -> DirectoryPersonRecord:
+    """Let the directory change, disable, and delete an existing person."""
+    person = await people.person_with_id(call.deployment.database, call.param("person_id"))
+    taken = await provisioning.take_over(call.actor, person, external_id=body.external_id)
+    return DirectoryPersonRecord(person_id=taken.user_id, name=taken.name, external_id=taken.external_id)
+
+
 async def _group_of(call: AdminCall) -> Group:
     return await groups.group_with_id(call.deployment.database, call.param("group_id"))
 
@@ -310,4 +332,5 @@ OPERATIONS = (
     list_directory_tokens,
     make_directory_token,
     end_directory_token,
+    let_directory_manage,
 )

@@ -7,7 +7,7 @@ company allows it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,10 +20,8 @@ from server.terminal.names import find_client, find_connection, find_user, user_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.administration.company_explanations import CompanyStep
+    from server.administration.exchange_explanations import ExplainedExchange
     from server.auth0.explanation import WireStep
-    from server.deployment import Deployment
-    from vault.exchange.explain import ExchangeQuestion, Explanation
     from vault.records import User
     from vault.storage.database import Reader
 
@@ -34,15 +32,6 @@ _GIVES = {
     "handle": "a handle for calls through the vault",
     "upstream token": "the provider's own token",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _HandedOut:
-    """How this client receives an upstream token over HTTP."""
-
-    policy: str
-    gives: str
-    narrowing: str | None
 
 
 def explain(
@@ -74,22 +63,20 @@ def explain(
     The exit code is 1 if a check fails. Otherwise, the last line says what the client would get at `/token`.
     """
     wanted = None if scopes is None else frozenset(" ".join(scopes).split())
-    found, handing, wire, companies = setup.run(
-        _explain(setup, user, client=client, connection=connection, scopes=wanted)
-    )
-    _show(setup, found, handing, wire, companies)
-    if found.first_failure is not None or any(one.fix for one in wire):
+    found, wire = setup.run(_explain(setup, user, client=client, connection=connection, scopes=wanted))
+    _show(setup, found, wire)
+    if found.explanation.first_failure is not None or any(one.fix for one in wire):
         raise typer.Exit(1)
 
 
 async def _explain(
     setup: Setup, user: str | None, *, client: str, connection: str, scopes: frozenset[str] | None
-) -> tuple[Explanation, _HandedOut | None, Sequence[WireStep], Sequence[CompanyStep]]:
-    from server.administration.company_explanations import explain_companies
+) -> tuple[ExplainedExchange, Sequence[WireStep]]:
+    from server.administration.exchange_explanations import explain_exchange
     from server.auth0.explanation import WireQuestion, explain_wire, is_about_auth0
     from server.auth0.names import provider_of
     from server.oauth.token_request import PURPOSE
-    from vault.exchange.explain import ExchangeQuestion, explain
+    from vault.exchange.explain import ExchangeQuestion
 
     async with setup.open() as deployment:
         owner, near = await _find_owner(deployment.database, user)
@@ -112,13 +99,12 @@ async def _explain(
             scopes=scopes,
             purpose=PURPOSE,
         )
-        found = await explain(question, vault=deployment.vault, now=deployment.now())
+        found = await explain_exchange(deployment, question, client=agent, owner=owner)
         wire: Sequence[WireStep] = ()
         if agent is not None and is_auth0:
             provider = None if account is None else account.provider
             wire = await explain_wire(deployment, WireQuestion(agent, owner, question.connection_id, provider))
-        companies = () if agent is None else await explain_companies(deployment, agent, owner)
-        return found, await _handed_out(deployment, question, found), wire, companies
+        return found, wire
 
 
 async def _find_owner(reader: Reader, named: str | None) -> tuple[User | None, str]:
@@ -126,39 +112,10 @@ async def _find_owner(reader: Reader, named: str | None) -> tuple[User | None, s
     return (await user_named(reader, None), "") if named is None else await find_user(reader, named)
 
 
-async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found: Explanation) -> _HandedOut | None:
-    """The result of an exchange at /token; None if it doesn't get that far."""
-    from server.oauth.exchange import release
-    from server.oauth.rules import TOKEN_EXCHANGE
-    from vault import clients, connections, users
-    from vault.records import Narrowing
-
-    client = await clients.get_client(deployment.database, question.client_id)
-    owner = await users.find_user(deployment.database, question.user_name)
-    if found.first_failure is not None or client is None or owner is None:
-        return None
-    connection = await connections.get_connection(deployment.database, question.connection_id, user_id=owner.id)
-    if connection is None:
-        return None
-    policy = release.policy_of(client, provider=connection.provider, connection_id=connection.id)
-    expires = connection.access_expires_at is not None
-    narrowing = release.released_narrowing(policy, Narrowing(found.narrowing), expires=expires)
-    gives = "handle" if narrowing is None else "upstream token"
-    provider = deployment.catalog.get(connection.provider)
-    if TOKEN_EXCHANGE not in client.grant_types or found.asks or (provider is not None and provider.is_remote):
-        gives = "nothing"
-    return _HandedOut(policy.value, gives, narrowing=None if narrowing is None else narrowing.value)
-
-
-def _show(
-    setup: Setup,
-    found: Explanation,
-    handing: _HandedOut | None,
-    wire: Sequence[WireStep],
-    companies: Sequence[CompanyStep],
-) -> None:
+def _show(setup: Setup, explained: ExplainedExchange, wire: Sequence[WireStep]) -> None:
     from vault.exchange.explain import StepOutcome
 
+    found, handing, companies = explained.explanation, explained.handed_out, explained.companies
     failing = found.first_failure
     if setup.as_json:
         setup.show_json(

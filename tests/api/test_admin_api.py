@@ -372,6 +372,31 @@ async def test_what_people_connected_and_allowed_is_seen_and_ended(room: AdminRo
     assert [kind for kind in kinds if kind in mine] == mine
 
 
+async def test_why_an_agent_can_not_use_an_account_is_explained_in_order(room: AdminRoom) -> None:
+    user, connection, agent = await _account(room)
+    client = await clients.get_client(room.deployment.database, agent)
+    assert client is not None
+    await room.room.grant(user, client)
+    place = f"/people/{user.id}/connections/{connection.id}/explanation"
+    works = await _ok(await room.call("GET", place, params={"agent_id": agent}))
+    assert (works["works"], works["gives"]) == (True, "nothing")  # it isn't registered for token exchange
+    permission = f"/people/{user.id}/connections/{connection.id}/permissions/{agent}"
+    await _ok(await room.call("DELETE", permission), 204)
+    refused = await _ok(await room.call("GET", place, params={"agent_id": agent}))
+    (failed,) = [one for one in refused["steps"] if one["outcome"] == "failed"]
+    assert (refused["works"], failed["step"], failed["code"]) == (False, "delegation", "delegation_required")
+    assert failed["fix"]
+    unknown = await _ok(await room.call("GET", place, params={"agent_id": "nobody"}))
+    assert next(one["step"] for one in unknown["steps"] if one["outcome"] == "failed") == "client"
+
+
+async def test_a_directory_manages_an_existing_person_once(room: AdminRoom) -> None:
+    person = await room.room.user()
+    taken = await _ok(await room.call("POST", f"/people/{person.id}/directory", json={"external_id": "00u1"}), 201)
+    assert taken == {"person_id": person.id, "name": person.name, "external_id": "00u1"}
+    problem(await room.call("POST", f"/people/{person.id}/directory", json={}), 409, "person_changed")
+
+
 async def test_one_persons_account_is_not_found_under_another(room: AdminRoom) -> None:
     user, connection, _ = await _account(room)
     alice = await room.person("alice")

@@ -67,6 +67,17 @@ class AddedPersonRecord(TypedDict):
     sign_in_link: str
 
 
+class AdmittedRule(TypedDict):
+    """What a company's rule lets agents do."""
+
+    rule: str
+    agents: list[str]
+    groups: list[str]
+    scopes: list[str]
+    accounts: dict[str, list[str]]
+    tools: list[str]
+
+
 class AgentChange(TypedDict):
     """What changes."""
 
@@ -230,6 +241,21 @@ class AskingRegistration(TypedDict):
     user_code: NotRequired[bool]
 
 
+class AssertionRecord(TypedDict):
+    """What a company's assertion would give."""
+
+    works: bool
+    reason: str | None
+    sentence: str | None
+    fix: str | None
+    company: str | None
+    agent_id: str | None
+    person_id: str | None
+    rules: list[str]
+    scopes: list[str]
+    accounts: dict[str, list[str]]
+
+
 class CallerRecord(TypedDict):
     """The caller."""
 
@@ -246,6 +272,12 @@ class ChangeRecord(TypedDict):
     name: str
     differences: list[DifferenceRecord]
     secret: str | None
+
+
+class Companies(TypedDict):
+    """Companies in the settings."""
+
+    items: list[CompanyRecord]
 
 
 class CompanyPermissionRecord(TypedDict):
@@ -265,6 +297,23 @@ class CompanyPermissions(TypedDict):
     """What companies let agents do."""
 
     items: list[CompanyPermissionRecord]
+
+
+class CompanyRecord(TypedDict):
+    """A company whose identity provider admits agents."""
+
+    company: str
+    issuer: str
+    rules: list[AdmittedRule]
+
+
+class CompanyStepRecord(TypedDict):
+    """What one company's rules say."""
+
+    company: str
+    sentence: str
+    fix: str | None
+    until: str | None
 
 
 class ConnectionList(TypedDict):
@@ -438,6 +487,20 @@ class DifferenceRecord(TypedDict):
     after: Any
 
 
+class DirectoryPerson(TypedDict):
+    """Who the person is in the directory."""
+
+    external_id: NotRequired[str | None]
+
+
+class DirectoryPersonRecord(TypedDict):
+    """A person whom the directory manages."""
+
+    person_id: str
+    name: str
+    external_id: str | None
+
+
 class DirectoryTokenRecord(TypedDict):
     """A directory's token, without its secret."""
 
@@ -515,6 +578,19 @@ class EventsPage(TypedDict):
 
     items: list[EventRecord]
     next_cursor: NotRequired[str | None]
+
+
+class ExplanationRecord(TypedDict):
+    """Every precondition of an exchange, in order, and its result."""
+
+    works: bool
+    steps: list[StepRecord]
+    scopes: list[str]
+    narrowing: str
+    refreshes: bool
+    asks: bool
+    gives: str | None
+    companies: list[CompanyStepRecord]
 
 
 class FailedEventRecord(TypedDict):
@@ -929,6 +1005,12 @@ class PersonRecord(TypedDict):
     stopped_at: str | None
 
 
+class PresentedAssertion(TypedDict):
+    """An assertion (ID-JAG)."""
+
+    assertion: str
+
+
 class Problem(TypedDict):
     """A refusal (RFC 9457)."""
 
@@ -1163,6 +1245,16 @@ class StandingRecord(TypedDict):
     expires_at: str
 
 
+class StepRecord(TypedDict):
+    """One precondition."""
+
+    step: str
+    outcome: Literal["ok", "failed", "not checked"]
+    code: str | None
+    sentence: str | None
+    fix: str | None
+
+
 class TestResult(TypedDict):
     """The result of a test."""
 
@@ -1358,6 +1450,10 @@ class AdminClient(AdminBase):
         """End a directory's token immediately. People and groups stay."""
         self._call("DELETE", f"/admin/v1/directory-tokens/{quote(token_name, safe='')}")
 
+    def let_directory_manage(self, person_id: str, body: DirectoryPerson) -> DirectoryPersonRecord:
+        """Let the directory change, disable, and delete an existing person."""
+        return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/directory", body={**body})
+
     def list_connections(self, person_id: str) -> ConnectionList:
         """List a person's connected accounts."""
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/connections")
@@ -1422,6 +1518,24 @@ class AdminClient(AdminBase):
         self._call(
             "DELETE", f"/admin/v1/people/{quote(person_id, safe='')}/standing-approvals/{quote(standing_id, safe='')}"
         )
+
+    def explain_account_use(
+        self, person_id: str, connection_id: str, *, agent_id: str | None = None, scope: str | None = None
+    ) -> ExplanationRecord:
+        """Explain why an agent can't use an account, or what it would get."""
+        return self._call(
+            "GET",
+            f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}/explanation",
+            query={"agent_id": agent_id, "scope": scope},
+        )
+
+    def list_companies(self) -> Companies:
+        """List the companies whose identity provider admits agents, with their rules, from the settings."""
+        return self._call("GET", "/admin/v1/companies")
+
+    def explain_company_assertion(self, body: PresentedAssertion) -> AssertionRecord:
+        """Explain what a company's assertion would give, or why it is refused. The assertion isn't used up."""
+        return self._call("POST", "/admin/v1/companies/explanations", body={**body})
 
     def list_access_requests(
         self, *, status: Literal["pending", "allowed", "denied", "ended"] | None = None

@@ -54,6 +54,16 @@ export interface AddedPersonRecord {
   sign_in_link: string;
 }
 
+/** What a company's rule lets agents do. */
+export interface AdmittedRule {
+  rule: string;
+  agents: Array<string>;
+  groups: Array<string>;
+  scopes: Array<string>;
+  accounts: Record<string, Array<string>>;
+  tools: Array<string>;
+}
+
 /** What changes. */
 export interface AgentChange {
   release: Record<string, "proxy" | "narrowed" | "full">;
@@ -201,6 +211,20 @@ export interface AskingRegistration {
   user_code?: boolean;
 }
 
+/** What a company's assertion would give. */
+export interface AssertionRecord {
+  works: boolean;
+  reason: string | null;
+  sentence: string | null;
+  fix: string | null;
+  company: string | null;
+  agent_id: string | null;
+  person_id: string | null;
+  rules: Array<string>;
+  scopes: Array<string>;
+  accounts: Record<string, Array<string>>;
+}
+
 /** The caller. */
 export interface CallerRecord {
   person: PersonRecord;
@@ -215,6 +239,11 @@ export interface ChangeRecord {
   name: string;
   differences: Array<DifferenceRecord>;
   secret: string | null;
+}
+
+/** Companies in the settings. */
+export interface Companies {
+  items: Array<CompanyRecord>;
 }
 
 /** What a company lets one agent do for a person. */
@@ -232,6 +261,21 @@ export interface CompanyPermissionRecord {
 /** What companies let agents do. */
 export interface CompanyPermissions {
   items: Array<CompanyPermissionRecord>;
+}
+
+/** A company whose identity provider admits agents. */
+export interface CompanyRecord {
+  company: string;
+  issuer: string;
+  rules: Array<AdmittedRule>;
+}
+
+/** What one company's rules say. */
+export interface CompanyStepRecord {
+  company: string;
+  sentence: string;
+  fix: string | null;
+  until: string | null;
 }
 
 /** Connected accounts. */
@@ -387,6 +431,18 @@ export interface DifferenceRecord {
   after: unknown;
 }
 
+/** Who the person is in the directory. */
+export interface DirectoryPerson {
+  external_id?: string | null;
+}
+
+/** A person whom the directory manages. */
+export interface DirectoryPersonRecord {
+  person_id: string;
+  name: string;
+  external_id: string | null;
+}
+
 /** A directory's token, without its secret. */
 export interface DirectoryTokenRecord {
   name: string;
@@ -455,6 +511,18 @@ export interface EventRecord {
 export interface EventsPage {
   items: Array<EventRecord>;
   next_cursor?: string | null;
+}
+
+/** Every precondition of an exchange, in order, and its result. */
+export interface ExplanationRecord {
+  works: boolean;
+  steps: Array<StepRecord>;
+  scopes: Array<string>;
+  narrowing: string;
+  refreshes: boolean;
+  asks: boolean;
+  gives: string | null;
+  companies: Array<CompanyStepRecord>;
 }
 
 /** An event that an endpoint did not accept in all attempts. */
@@ -823,6 +891,11 @@ export interface PersonRecord {
   stopped_at: string | null;
 }
 
+/** An assertion (ID-JAG). */
+export interface PresentedAssertion {
+  assertion: string;
+}
+
 /** A refusal (RFC 9457). */
 export interface Problem {
   type: string;
@@ -1031,6 +1104,15 @@ export interface StandingRecord {
   expires_at: string;
 }
 
+/** One precondition. */
+export interface StepRecord {
+  step: string;
+  outcome: "ok" | "failed" | "not checked";
+  code: string | null;
+  sentence: string | null;
+  fix: string | null;
+}
+
 /** The result of a test. */
 export interface TestResult {
   accepted: boolean;
@@ -1234,6 +1316,11 @@ export class AdminClient extends AdminBase {
     await this.call("DELETE", `/admin/v1/directory-tokens/${encodeURIComponent(tokenName)}`);
   }
 
+  /** Let the directory change, disable, and delete an existing person. */
+  async letDirectoryManage(personId: string, body: DirectoryPerson): Promise<DirectoryPersonRecord> {
+    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/directory`, { body }) as Promise<DirectoryPersonRecord>;
+  }
+
   /** List a person's connected accounts. */
   async listConnections(personId: string): Promise<ConnectionList> {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/connections`) as Promise<ConnectionList>;
@@ -1292,6 +1379,21 @@ export class AdminClient extends AdminBase {
   /** End a standing approval: its calls need the person's approval again. */
   async endStandingApproval(personId: string, standingId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/standing-approvals/${encodeURIComponent(standingId)}`);
+  }
+
+  /** Explain why an agent can't use an account, or what it would get. */
+  async explainAccountUse(personId: string, connectionId: string, query: { agent_id?: string; scope?: string } = {}): Promise<ExplanationRecord> {
+    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/explanation`, { query }) as Promise<ExplanationRecord>;
+  }
+
+  /** List the companies whose identity provider admits agents, with their rules, from the settings. */
+  async listCompanies(): Promise<Companies> {
+    return this.call("GET", `/admin/v1/companies`) as Promise<Companies>;
+  }
+
+  /** Explain what a company's assertion would give, or why it is refused. The assertion isn't used up. */
+  async explainCompanyAssertion(body: PresentedAssertion): Promise<AssertionRecord> {
+    return this.call("POST", `/admin/v1/companies/explanations`, { body }) as Promise<AssertionRecord>;
   }
 
   /** List requests for access that only others can give. */

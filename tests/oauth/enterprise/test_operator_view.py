@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import httpx2
 import pytest
 import tomlkit
 
@@ -20,6 +21,7 @@ from server.oauth.enterprise.refusals import REFUSALS
 from tests.oauth.enterprise.test_assertions import LIES
 from tests.support.commands import content, run
 from tests.support.harness import PASSWORD
+from tests.support.rooms.admin_room import AdminRoom
 from tests.support.rooms.enterprise_room import RULES, Company, issuer_of, running_company
 from tests.support.rooms.mcp_room import SLACK
 from vault import delegations, users
@@ -105,6 +107,26 @@ async def test_the_command_explains_an_assertion(company: Company, place: Place)
     assert bad.exit_code == 1
     assert "audience" in bad.stdout
     assert REFUSALS["audience"].fix in " ".join(bad.stdout.split())
+
+
+async def test_the_admin_api_lists_companies_and_explains_an_assertion(company: Company) -> None:
+    async with httpx2.AsyncClient(base_url=company.place.url, timeout=20) as http:
+        admin = AdminRoom(company.place, http)
+        token = await admin.token_with()
+
+        async def explain(assertion: str) -> dict[str, object]:
+            body = {"assertion": assertion}
+            return (await admin.call("POST", "/companies/explanations", token=token, json=body)).json()
+
+        every = (await admin.call("GET", "/companies", token=token)).json()["items"]
+        (listed,) = [one for one in every if one["company"] == "acme"]
+        assert {one["rule"] for one in listed["rules"]} == {*RULES, *STRANGE}
+        good = await explain(company.assertion())
+        assert (good["works"], good["accounts"]) == (True, {"slack": ["read"]})
+        assert (good["company"], good["person_id"]) == ("acme", company.user.id)
+        bad = await explain(company.assertion(aud="x"))
+        assert (bad["works"], bad["reason"]) == (False, "audience")
+        assert bad["fix"] == REFUSALS["audience"].fix.replace("enterprise.NAME", "enterprise.acme")
 
 
 async def test_explain_says_what_companies_allow_the_agent(company: Company, place: Place) -> None:

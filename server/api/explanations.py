@@ -1,0 +1,196 @@
+"""Explanations in the Admin API: why an agent can't use an account, and what a company's assertion would give.
+
+Nothing is recorded or used up.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from server.administration.exchange_explanations import ExplainedExchange, explain_exchange
+from server.api.operations import AdminCall, ApiOutput, Instant, Strict, instant, operation
+from server.api.people import person_of
+from server.oauth.enterprise.explanation import explain_assertion
+from server.oauth.enterprise.refusals import REFUSALS
+from server.oauth.token_request import PURPOSE
+from vault import clients
+from vault.exchange.explain import CheckedStep, ExchangeQuestion
+
+
+class ExplanationQuery(Strict):
+    """Which exchange."""
+
+    agent_id: str = Field(min_length=1, max_length=2048, pattern="^[!-~]+$", description="The agent that asks")
+    scope: str = Field(default="", max_length=4096, description="Scopes, separated by spaces. Default: all it can use")
+
+
+class StepRecord(ApiOutput):
+    """One precondition."""
+
+    step: str
+    outcome: Literal["ok", "failed", "not checked"]
+    code: str | None = Field(description="The refusal's code, if it failed")
+    sentence: str | None
+    fix: str | None = Field(description="What to do, if it failed")
+
+
+class CompanyStepRecord(ApiOutput):
+    """What one company's rules say."""
+
+    company: str
+    sentence: str
+    fix: str | None
+    until: Instant | None
+
+
+class ExplanationRecord(ApiOutput):
+    """Every precondition of an exchange, in order, and its result."""
+
+    works: bool
+    steps: list[StepRecord]
+    scopes: list[str]
+    narrowing: str
+    refreshes: bool = Field(description="A refresh at the provider comes first")
+    asks: bool = Field(description="Only a tool call that the person approves works")
+    gives: str | None = Field(description="What the agent gets at /token: nothing, handle, or upstream token")
+    companies: list[CompanyStepRecord]
+
+
+class AdmittedRule(ApiOutput):
+    """What a company's rule lets agents do."""
+
+    rule: str
+    agents: list[str]
+    groups: list[str]
+    scopes: list[str]
+    accounts: dict[str, list[str]]
+    tools: list[str]
+
+
+class CompanyRecord(ApiOutput):
+    """A company whose identity provider admits agents."""
+
+    company: str
+    issuer: str
+    rules: list[AdmittedRule]
+
+
+class Companies(ApiOutput):
+    """Companies in the settings."""
+
+    items: list[CompanyRecord]
+
+
+class PresentedAssertion(Strict):
+    """An assertion (ID-JAG)."""
+
+    assertion: str = Field(min_length=1, max_length=16384, repr=False)
+
+
+class AssertionRecord(ApiOutput):
+    """What a company's assertion would give."""
+
+    works: bool
+    reason: str | None
+    sentence: str | None
+    fix: str | None
+    company: str | None
+    agent_id: str | None
+    person_id: str | None
+    rules: list[str]
+    scopes: list[str]
+    accounts: dict[str, list[str]]
+
+
+@operation("GET", "/people/{person_id}/connections/{connection_id}/explanation", scope="admin:access")
+async def explain_account_use(call: AdminCall, query: ExplanationQuery) -> ExplanationRecord:
+    """Explain why an agent can't use an account, or what it would get.
+
+    An unknown agent or connection is one of the explained steps. What Auth0's interface needs isn't checked.
+    """
+    person, agent = await person_of(call), await clients.get_client(call.deployment.database, query.agent_id)
+    question = ExchangeQuestion(
+        user_name=person.name,
+        client_id=query.agent_id,
+        connection_id=call.param("connection_id"),
+        scopes=frozenset(query.scope.split()) or None,
+        purpose=PURPOSE,
+    )
+    return _explanation(await explain_exchange(call.deployment, question, client=agent, owner=person))
+
+
+def _explanation(explained: ExplainedExchange) -> ExplanationRecord:
+    found = explained.explanation
+    return ExplanationRecord(
+        works=found.first_failure is None,
+        steps=[_step(one) for one in found.steps],
+        scopes=sorted(found.scopes),
+        narrowing=found.narrowing,
+        refreshes=found.refreshes,
+        asks=found.asks,
+        gives=None if explained.handed_out is None else explained.handed_out.gives,
+        companies=[
+            CompanyStepRecord(company=one.company, sentence=one.sentence, fix=one.fix or None, until=instant(one.until))
+            for one in explained.companies
+        ],
+    )
+
+
+def _step(one: CheckedStep) -> StepRecord:
+    failure = one.failure
+    return StepRecord(
+        step=one.step.value,
+        outcome=one.outcome.value,
+        code=None if failure is None else failure.code,
+        sentence=(one.why if failure is None else failure.sentence) or None,
+        fix=None if failure is None else failure.fix,
+    )
+
+
+@operation("GET", "/companies", scope="admin:read")
+async def list_companies(call: AdminCall) -> Companies:
+    """List the companies whose identity provider admits agents, with their rules, from the settings."""
+    return Companies(
+        items=[
+            CompanyRecord(
+                company=name,
+                issuer=one.issuer,
+                rules=[
+                    AdmittedRule(
+                        rule=rule_name,
+                        agents=list(rule.agents),
+                        groups=list(rule.groups),
+                        scopes=list(rule.scopes),
+                        accounts={provider: list(words) for provider, words in rule.accounts.items()},
+                        tools=list(rule.tools),
+                    )
+                    for rule_name, rule in one.allow.items()
+                ],
+            )
+            for name, one in call.deployment.settings.enterprise.items()
+        ]
+    )
+
+
+@operation("POST", "/companies/explanations", scope="admin:access")
+async def explain_company_assertion(call: AdminCall, body: PresentedAssertion) -> AssertionRecord:
+    """Explain what a company's assertion would give, or why it is refused. The assertion isn't used up."""
+    found = await explain_assertion(call.deployment, body.assertion)
+    refusal, name = REFUSALS.get(found.reason), found.company or "NAME"
+    return AssertionRecord(
+        works=refusal is None,
+        reason=found.reason or None,
+        sentence=None if refusal is None else refusal.description,
+        fix=None if refusal is None else refusal.fix.replace("enterprise.NAME", f"enterprise.{name}"),
+        company=found.company or None,
+        agent_id=None if found.client is None else found.client.id,
+        person_id=None if found.person is None else found.person.id,
+        rules=list(found.rules),
+        scopes=sorted(found.scopes),
+        accounts={provider: sorted(words) for provider, words in found.accounts.items()},
+    )
+
+
+OPERATIONS = (explain_account_use, list_companies, explain_company_assertion)
