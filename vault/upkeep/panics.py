@@ -136,9 +136,9 @@ def _sort(row: Row) -> str:
     return "by_hand" if is_final else "retried"
 
 
-async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, now: int) -> Panic:
+async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, now: int, via: str = "") -> Panic:
     """Record the request, so that it is carried out even if this process dies. It includes unfinished requests for the
-    same."""
+    same. `via`: the Admin API's client, if it came from there."""
     since = await first_asked(transaction, kind, subject, now=now, only_open=True)
     panic = Panic(new_id(), kind, subject, by, now, since)
     await transaction.execute(
@@ -150,7 +150,7 @@ async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, 
         "vault.panic",
         user_id=subject if kind == "user" else None,
         client_id=subject if kind == "client" else None,
-        details={"kind": kind, "subject": subject, "by": by},
+        details={"kind": kind, "subject": subject, "by": by, **({"via": via} if via else {})},
     )
     await append(transaction, about, now=now)
     return panic

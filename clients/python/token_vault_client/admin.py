@@ -632,6 +632,19 @@ class GivenConnection(TypedDict):
     id: str
 
 
+class GrantCounts(TypedDict):
+    """Ended grants, by what is known about their end at the provider."""
+
+    waiting: int
+    verified_dead: int
+    settled: int
+    unverified: int
+    retried: int
+    by_hand: int
+    still_alive: int
+    held: int
+
+
 class GroupConnectionRecord(TypedDict):
     """An account of a group."""
 
@@ -903,6 +916,13 @@ class NewMcpServer(TypedDict):
     key_header: NotRequired[str]
 
 
+class NewPanic(TypedDict):
+    """Whose access to end."""
+
+    of: Literal["person", "agent", "provider", "everyone"]
+    id: NotRequired[str]
+
+
 class NewPerson(TypedDict):
     """A person to add."""
 
@@ -938,6 +958,14 @@ class OwnApisRegistration(TypedDict):
     """An agent that acts for itself, at its `resources` only."""
 
     scopes: NotRequired[list[str]]
+
+
+class PanicRecord(TypedDict):
+    """What is connected, and what ended."""
+
+    accounts: dict[str, int]
+    grants: GrantCounts
+    over: bool
 
 
 class PeoplePage(TypedDict):
@@ -1562,6 +1590,16 @@ class AdminClient(AdminBase):
     def remove_group_manager(self, group_id: str, person_id: str) -> None:
         """Stop letting a person answer access requests about a group."""
         self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/managers/{quote(person_id, safe='')}")
+
+    def show_panic(
+        self, *, of: Literal["person", "agent", "provider", "everyone"] | None = None, id: str | None = None
+    ) -> PanicRecord:
+        """Show what ending all access would end, and what is known about what it ended."""
+        return self._call("GET", "/admin/v1/panics", query={"of": of, "id": id})
+
+    def end_all_access(self, body: NewPanic) -> PanicRecord:
+        """End all access of a person, an agent, or everyone, or all accounts at a provider, and revoke it there."""
+        return self._call("POST", "/admin/v1/panics", body={**body})
 
     def list_outstanding(self) -> OutstandingRevocations:
         """List ended grants that aren't known to be over at their providers, at most 200 of each kind."""

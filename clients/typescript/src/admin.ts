@@ -559,6 +559,18 @@ export interface GivenConnection {
   id: string;
 }
 
+/** Ended grants, by what is known about their end at the provider. */
+export interface GrantCounts {
+  waiting: number;
+  verified_dead: number;
+  settled: number;
+  unverified: number;
+  retried: number;
+  by_hand: number;
+  still_alive: number;
+  held: number;
+}
+
 /** An account of a group. */
 export interface GroupConnectionRecord {
   id: string;
@@ -800,6 +812,12 @@ export interface NewMcpServer {
   key_header?: string;
 }
 
+/** Whose access to end. */
+export interface NewPanic {
+  of: "person" | "agent" | "provider" | "everyone";
+  id?: string;
+}
+
 /** A person to add. */
 export interface NewPerson {
   name: string;
@@ -830,6 +848,13 @@ export interface OwnApisRecord {
 /** An agent that acts for itself, at its `resources` only. */
 export interface OwnApisRegistration {
   scopes?: Array<string>;
+}
+
+/** What is connected, and what ended. */
+export interface PanicRecord {
+  accounts: Record<string, number>;
+  grants: GrantCounts;
+  over: boolean;
 }
 
 /** A page of people. */
@@ -1424,6 +1449,16 @@ export class AdminClient extends AdminBase {
   /** Stop letting a person answer access requests about a group. */
   async removeGroupManager(groupId: string, personId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/managers/${encodeURIComponent(personId)}`);
+  }
+
+  /** Show what ending all access would end, and what is known about what it ended. */
+  async showPanic(query: { of?: "person" | "agent" | "provider" | "everyone"; id?: string } = {}): Promise<PanicRecord> {
+    return this.call("GET", `/admin/v1/panics`, { query }) as Promise<PanicRecord>;
+  }
+
+  /** End all access of a person, an agent, or everyone, or all accounts at a provider, and revoke it there. */
+  async endAllAccess(body: NewPanic): Promise<PanicRecord> {
+    return this.call("POST", `/admin/v1/panics`, { body }) as Promise<PanicRecord>;
   }
 
   /** List ended grants that aren't known to be over at their providers, at most 200 of each kind. */
