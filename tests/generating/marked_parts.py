@@ -2,8 +2,8 @@
 
 `reference_pages` writes them. Endpoints come from the routes and the first paragraph of each handler, errors from
 `server.commands.errors.texts`, packages from pyproject.toml and the comments there, folders and scenarios from their
-docstrings, metrics from their descriptions, the figures of limits from what enforces them, and the fields of tool and
-provider files from their schemas' texts.
+docstrings, the Admin API from its OpenAPI document, metrics from their descriptions, the figures of limits from what
+enforces them, and the fields of tool and provider files from their schemas' texts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from providers.definitions.field_texts import CREDENTIAL, PROVIDER_BY_TOPIC, RUL
 from providers.tools.builtin import builtin_tools
 from providers.tools.file_schema import ARGUMENT, OUTPUT, PRESENTATION, RESULT, TOOL
 from server import errors
-from server.api.document import SCOPE_TEXTS
+from server.api.document import SCOPE_TEXTS, openapi_document
 from server.auth0.problems import MeRoute
 from server.commands.errors import texts
 from server.mcp.offer.connections_spec import SPEC
@@ -307,6 +307,22 @@ def _token_scopes() -> Iterator[tuple[str, str]]:
         yield f"`{name}`", _add_links(text)
 
 
+def _admin_operations() -> str:
+    """Every operation in the Admin API's OpenAPI document: path and method, the narrowest scope, and what it does."""
+    document: Any = openapi_document("https://vault")
+    rows = (
+        (f"`{path.removeprefix('/admin/v1')}`", method.upper(), _narrowest(one), f"{one['summary']}.")
+        for path, methods in document["paths"].items()
+        for method, one in methods.items()
+    )
+    return _table(("Path", "Method", "Scope", "What it does"), rows)
+
+
+def _narrowest(operation: Any) -> str:
+    scopes = operation["security"][0].get("oauth", ())
+    return f"`{scopes[0]}`" if scopes else ""
+
+
 def _sizes_of_tools() -> str:
     """How much a model reads about the tools that are always listed, and about all tools."""
     every = [*builtin_tools(), *shipped_tools().values(), SPEC]
@@ -336,6 +352,7 @@ def _packages() -> str:
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "packages": _packages,
+    "admin operations": _admin_operations,
     "admin scopes": lambda: _fields(SCOPE_TEXTS),
     "auth0 sdks": _auth0_sdks,
     "endpoints of signals": _signals,
