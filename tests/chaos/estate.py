@@ -5,6 +5,7 @@ The operator's provider files define the classes, so that the processes under te
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class HeldConnection:
 def write_files(folder: Path, classes: Sequence[Class]) -> None:
     """Slack's provider file under other names, each with its own class."""
     slack = (SHELF / "slack.toml").read_text(encoding="utf-8")
+    shutil.copytree(SHELF / "rules", folder / "rules", dirs_exist_ok=True)
     for one in classes:
         text = slack.replace('name = "slack"', f'name = "{NAMES[one.name]}"')
         mode = f'mode = "{one.rotation}"' + (f"\ngrace = {GRACE}" if one.rotation == "grace" else "")

@@ -19,14 +19,14 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
 from tests.generating.openapi_contracts import keep_contract
 from tests.generating.openapi_document import Document, template_of
-from tests.generating.openapi_services import FILES, SERVICES, Service
+from tests.generating.openapi_services import FILES, SERVICES, Part, Service
 
 ANSWERS: Final = Path(__file__).parents[1] / "data" / "published_answers.json"
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*")
@@ -54,7 +54,10 @@ def scopes_of(service: Service, operation: Mapping[str, object], call: str = "")
     if service.listed:
         return tuple(operation.get(service.listed, ()))
     listed = [one[service.security] for one in operation.get("security") or [] if service.security in one]
-    found = tuple(dict.fromkeys(scope for one in listed for scope in one if scope not in service.ignored))
+    names = dict(service.renamed)
+    found = tuple(
+        dict.fromkeys(names.get(scope, scope) for one in listed for scope in one if scope not in service.ignored)
+    )
     if listed and not found and call.startswith("GET "):
         return tuple(service.unscoped.split())
     return found
@@ -80,23 +83,51 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
             if method != "GET" and service.alternatives:
                 writing = tuple(one for one in scopes if not service.only_reads(one))
                 scopes = writing or scopes
-        query = {one["name"] for one in told if one.get("in") == "query" and _QUERY_NAME.fullmatch(one["name"])}
-        content = document.body(operation, told, where)
-        body = set(document.members(*content)) if content is not None else set[str]()
         rule: dict[str, object] = {"api": service.api, "method": method, "path": template.rstrip("/")}
+        if service.posts_reads and method == "GET":
+            rule["method"] = ["GET", "POST"]
         rule["scopes"] = sorted(scopes) if service.alternatives else list(scopes[:1])
         if not service.alternatives and scopes[1:]:
             rule["needs"] = sorted(scopes[1:])
-        if names := sorted(one for one in query if not service.shows_more(one)):
-            rule["query"] = names
-        if members := sorted(one for one in body if MEMBER.fullmatch(one)):
-            rule["body"] = members
+        rule |= _parameters(service, document, (method, call, operation, told, where))
         if widening := service.widening_scopes(call):
             rule["inseparable"] = widening
         is_public = call in service.public or service.known_scopes is None
         if call in service.telling or (not is_public and tells_secrets(document, operation, where)):
             rule["tells_secrets"] = True
-        yield rule
+        parts = service.parts(call)
+        yield from (_part(rule, one) for one in parts if one.scope in scopes)
+        if not parts:
+            yield rule
+
+
+def _parameters(
+    service: Service, document: Document, found: tuple[str, str, Mapping[str, object], Sequence[object], Path]
+) -> dict[str, object]:
+    """The parameters that a rule names for the query and for the body."""
+    method, call, operation, told, where = found
+    query = {one["name"] for one in told if one.get("in") == "query" and _QUERY_NAME.fullmatch(one["name"])}
+    content = document.body(operation, told, where)
+    body = set(document.members(*content)) if content is not None else set[str]()
+    names = {"query": {one for one in query if not service.shows_more(one)}}
+    names["body"] = {one for one in body if MEMBER.fullmatch(one)}
+    names["query" if method == "GET" else "body"] |= service.newer_parameters(call)
+    return {place: sorted(left) for place, one in names.items() if (left := one - service.refused_parameters(call))}
+
+
+def _part(rule: Mapping[str, object], part: Part) -> Mapping[str, object]:
+    """The rule for one scope of a call that a parameter divides."""
+    names = {
+        place: left for place in ("query", "body") if (left := [x for x in rule.get(place, []) if x not in part.where])
+    }
+    whole = {name: value for name, value in rule.items() if name not in {"query", "body", "needs"}}
+    inseparable = sorted({*rule.get("inseparable", ()), *part.inseparable})
+    return (
+        whole
+        | {"scopes": [part.scope], "where": dict(part.where)}
+        | names
+        | ({"inseparable": inseparable} if inseparable else {})
+    )
 
 
 def tells_secrets(document: Document, operation: Mapping[str, object], where: Path) -> bool:
@@ -180,7 +211,8 @@ def main(name: str, path: Path) -> None:
     git = ["git", "-C", str(path.parent), "log", "-1", "--format=%h %cs"]
     version = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
     document = Document(path)
-    keep_contract(name, document, version=version)
+    if SERVICES[name].has_contract:
+        keep_contract(name, document, version=version)
     if name in SERVED:
         _keep_answers(name, document, version=version)
     if not SERVICES[name].has_rules:

@@ -62,13 +62,16 @@ class Document:
         return f"https://{self.content.get('host', '')}{self.content.get('basePath', '')}".rstrip("/")
 
     def follow(self, value: Mapping[str, object], where: Path) -> tuple[Mapping[str, object], Path]:
-        """The target of a reference and its file; the value itself if it isn't a reference."""
+        """The target of a reference and its file; the value itself if it isn't a reference. Elements of several kinds
+        are any of these."""
         while "$ref" in value:
             name, _, inner = str(value["$ref"]).partition("#")
             where = (where.parent / name).resolve() if name else where
             value = self._file(where)
             for step in inner.split("/")[1:]:
                 value = value[step.replace("~1", "/").replace("~0", "~")]
+        if isinstance(several := value.get("items"), list):
+            value = {**value, "items": {"anyOf": several}}
         return value, where
 
     def operations(self) -> Iterator[tuple[str, str, Mapping[str, object], Sequence[object], Path]]:

@@ -23,6 +23,18 @@ _CLOSED: Final = re.compile(
 
 
 @dataclass(frozen=True)
+class Part:
+    """What one scope allows of a call: only with values that fit `where`, an absent value being the empty text.
+
+    `inseparable`: scopes with which the call reaches more without showing it.
+    """
+
+    scope: str
+    where: Mapping[str, str]
+    inseparable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Service:
     """Where a service's document is, and how it names the scopes of an operation.
 
@@ -34,7 +46,10 @@ class Service:
     With `paths`, operations are left out if the provider file lacks their scopes or if their names suggest credentials;
     the rules say whether answers have such members, except for `public` ones. `telling`: operations whose answers do
     although the document has no such member. `widened`: pairs of a pattern of `METHOD /path` and scopes that make the
-    call answer with more, or reach more, than its own scope allows.
+    call answer with more, or reach more, than its own scope allows. `renamed`: the provider file's names of scopes with
+    another name in the document. `named`, `unnamed`: pairs of a pattern and of parameters that are newer than the
+    document, and that reach more than the scope says. `divided`: pairs of a pattern and of parts, for calls that a
+    parameter divides among the scopes that the document names. `posts_reads`: reads may use POST, too.
     """
 
     repository: str
@@ -55,8 +70,14 @@ class Service:
     public: frozenset[str] = frozenset()
     telling: frozenset[str] = frozenset()
     widened: tuple[tuple[str, str], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    named: tuple[tuple[str, str], ...] = ()
+    unnamed: tuple[tuple[str, str], ...] = ()
+    divided: tuple[tuple[str, tuple[Part, ...]], ...] = ()
+    posts_reads: bool = False
     api: str = "main"
     file: str = ""  # of the repository
+    has_contract: bool = True  # its schemas are current, so that tools are compared with them
     has_rules: bool = True  # otherwise rules are written by hand and only compared with the document
     server: str | None = None  # the URL that the document should have, if it has another or none
     partial: frozenset[str] = frozenset()  # writes that accept a body without members that the document requires
@@ -86,16 +107,52 @@ class Service:
 
     def widening_scopes(self, call: str) -> list[str]:
         """The scopes with which this call, `METHOD /path`, shows or reaches more."""
-        found = [scopes.split() for pattern, scopes in self.widened if re.fullmatch(pattern, call)]
-        return sorted({scope for scopes in found for scope in scopes})
+        return sorted(_words_of(self.widened, call))
+
+    def parts(self, call: str) -> tuple[Part, ...]:
+        """The parts of a call that a parameter divides among scopes."""
+        return next((parts for pattern, parts in self.divided if re.fullmatch(pattern, call)), ())
+
+    def newer_parameters(self, call: str) -> set[str]:
+        """Parameters of the call that the document lacks."""
+        return _words_of(self.named, call)
+
+    def refused_parameters(self, call: str) -> set[str]:
+        """Parameters with which the call reaches more than its scope says."""
+        return _words_of(self.unnamed, call)
 
     def shows_more(self, parameter: str) -> bool:
         """Whether a parameter can show what needs other scopes, mostly related objects."""
         return parameter in self.widens or (bool(self.paths) and _SHOWS_MORE.fullmatch(parameter) is not None)
 
 
+def _words_of(pairs: tuple[tuple[str, str], ...], call: str) -> set[str]:
+    return {word for pattern, words in pairs if re.fullmatch(pattern, call) for word in words.split()}
+
+
 _ZOOM_RECORDINGS: Final = ("GET /users/{}/recordings", "GET /meetings/{}/recordings")
 _RESOURCES: Final = "block_storage:read droplet:read load_balancer:read"  # of DigitalOcean
+_SLACK_CHANNEL: Final = "C[A-Z0-9]+"
+_SLACK_OWN: Final = {"user": "", "name": "(?!(?i:email))[A-Za-z0-9_]*"}
+_SLACK_KINDS: Final = (
+    Part("channels:read", {"types": "(public_channel)?"}),
+    Part("groups:read", {"types": "private_channel"}),
+    Part("im:read", {"types": "im"}),
+    Part("mpim:read", {"types": "mpim"}),
+)
+
+
+def _slack_channels(verb: str) -> tuple[Part, ...]:
+    """Slack's scopes for one conversation: its ID doesn't show whether it is public, private, or of several people."""
+    one, private, several = f"channels:{verb}", f"groups:{verb}", f"mpim:{verb}"
+    return (
+        Part(one, {"channel": _SLACK_CHANNEL}, (private, several)),
+        Part(private, {"channel": "[CG][A-Z0-9]+"}, (one, several)),
+        Part(several, {"channel": "[CG][A-Z0-9]+"}, (one, private)),
+        Part(f"im:{verb}", {"channel": "D[A-Z0-9]+"}),
+    )
+
+
 _READ_WRITE: Final = (("GET .*", "read"), (".*", "write"))
 
 SERVICES: Final[Mapping[str, Service]] = {
@@ -334,6 +391,78 @@ SERVICES: Final[Mapping[str, Service]] = {
     ),
     "square": Service("github.com/square/connect-api-specification", file="api.json", api="v2", has_rules=False),
     "box": Service("github.com/box/box-openapi", file="openapi.json", api="content", above="/2.0", has_rules=False),
+    "slack": Service(
+        "github.com/slackapi/slack-api-specs",
+        file="web-api/slack_web_openapi_v2.json",
+        api="web",
+        security="slackAuth",
+        renamed=(("chat:write:user", "chat:write"),),
+        ignored=frozenset({"chat:write:bot", "none"}),
+        posts_reads=True,
+        has_contract=False,
+        paths=(
+            r"/(chat[.](postMessage|update|delete|meMessage|postEphemeral|scheduleMessage|deleteScheduledMessage)"
+            r"|conversations[.].*|users[.](conversations|info|list|lookupByEmail|getPresence|setPresence|profile[.][gs]et)"
+            r"|files[.](list|info)|reactions[.](?!list).*|pins[.].*|reminders[.].*|search[.]messages|team[.](info|profile[.]get)"
+            r"|usergroups[.].*|emoji[.]list|dnd[.].*)"
+        ),
+        given=(("GET /users[.]lookupByEmail", "users:read.email users:read"),),  # it answers with the whole profile
+        widened=((r"GET /users[.](info|list|profile[.]get)", "users:read.email"),),
+        named=(  # as docs.slack.dev/reference/methods has them today
+            (r"POST /chat[.](postMessage|postEphemeral|scheduleMessage|update)", "markdown_text"),
+            ("POST /chat[.]update", "reply_broadcast"),
+            ("GET /conversations[.]info", "include_locale include_num_members"),
+            ("GET /users[.](info|list)", "include_locale"),
+            ("GET /usergroups[.]list", "include_count include_disabled"),
+            ("GET /usergroups[.]users[.]list", "include_disabled"),
+            ("GET /users[.]profile[.]get", "include_labels"),
+            ("POST /conversations[.]open", "prevent_creation"),
+            ("POST /reminders[.]add", "recurrence"),
+            ("GET /search[.]messages", "cursor"),
+            (r"GET /(conversations[.]list|users[.](conversations|list)|search[.]messages)", "team_id"),
+            ("GET /team[.]info", "domain"),
+        ),
+        unnamed=(
+            (".*", "token"),
+            ("POST /chat[.].*", "username icon_emoji icon_url"),  # chat:write.customize
+            (r"(GET|POST) /reactions[.].*", "file file_comment"),  # files:read
+            ("POST /conversations[.]open", "return_im"),  # with the latest message
+        ),
+        divided=(
+            (r"GET /(conversations[.]list|users[.]conversations)", _SLACK_KINDS),
+            ("GET /conversations[.]info", _slack_channels("read")[:2]),  # of a direct message, it shows the latest text
+            ("GET /conversations[.](history|replies)", _slack_channels("history")),
+            ("GET /conversations[.]members", _slack_channels("read")),
+            ("POST /conversations[.]mark", _slack_channels("write")),
+            ("POST /conversations[.]close", _slack_channels("write")[2:]),
+            (
+                "POST /conversations[.]create",
+                (
+                    Part("channels:write", {"is_private": "(false|0)?"}),
+                    Part("groups:write", {"is_private": "true|1"}),
+                ),
+            ),
+            ("POST /conversations[.]join", (Part("channels:write", {"channel": _SLACK_CHANNEL}),)),
+            (
+                "POST /conversations[.]open",
+                (
+                    Part("im:write", {"users": "[UW][A-Z0-9]+", "channel": ""}),
+                    Part("mpim:write", {"users": "[UW][A-Z0-9]+(,[UW][A-Z0-9]+)+", "channel": ""}),
+                ),
+            ),
+            ("POST /conversations[.].*", _slack_channels("write")[:2]),
+            (  # an admin can name others, and change the address with which one signs in
+                "POST /users[.]profile[.]set",
+                (
+                    Part("users.profile:write", {**_SLACK_OWN, "profile/email": ""}),
+                    Part(
+                        "users.profile:write", {**_SLACK_OWN, "profile": r'[{](?!(?s:.*)"(?i:email)")[^\\]+'}
+                    ),  # in a form
+                ),
+            ),
+            ("POST /reminders[.]add", (Part("reminders:write", {"user": ""}),)),
+        ),
+    ),
     "strava": Service(
         "github.com/microsoft/PowerPlatformConnectors",
         file="independent-publisher-connectors/Strava/apiDefinition.swagger.json",

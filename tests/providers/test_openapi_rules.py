@@ -25,8 +25,9 @@ def test_the_rules_say_where_they_come_from_and_no_reading_scope_writes(name: st
     provider = CATALOG.provider(name)
     own = tomllib.loads((SHELF / f"{name}.toml").read_text(encoding="utf-8")).get("rules", [])
     assert len(provider.rules) - len(own) == len(made["rules"]) >= 4
+    reads = ("GET", "POST") if openapi.SERVICES[name].posts_reads else ("GET",)
     for rule in provider.rules:
-        if rule.method != ("GET",) and not rule.path.endswith(
+        if rule.method != reads and not rule.path.endswith(
             ("/search", "/git-upload-pack", "/executeQueries")
         ):  # these use POST but only read
             needed = rule.scopes if openapi.SERVICES[name].paths else rule.scopes | rule.needs
@@ -187,6 +188,124 @@ def test_one_kind_of_playlist_is_not_changed_with_a_token_for_both() -> None:
     assert not allows(spotify, call, private, granted=frozenset(both))
     assert allows(spotify, call, private, granted=private)
     assert allows(spotify, call, frozenset(both), granted=frozenset(both))
+
+
+def slack_call(method: str, path: str, **parameters: object) -> Call:
+    payload = Payload(frozenset(parameters)) if method == "GET" else Payload(body=parameters)
+    return Call("web", method, path, parameters, payload)
+
+
+@pytest.mark.parametrize("channel", ["C12", "G12"])
+@pytest.mark.parametrize(("path", "kind"), [("/conversations.members", "read"), ("/conversations.setTopic", "write")])
+def test_a_channel_of_slack_that_may_be_private_is_reached_with_the_scopes_of_all_kinds(
+    channel: str, path: str, kind: str
+) -> None:
+    slack, call = CATALOG.provider("slack"), slack_call("POST", path, channel=channel)
+    public, private = frozenset({f"channels:{kind}"}), frozenset({f"groups:{kind}"})
+    assert allows(slack, call, public) == (channel == "C12")
+    assert allows(slack, call, private)
+    for scopes in (public, private):
+        assert not allows(slack, call, scopes, granted=public | private)
+    assert allows(slack, call, public | private, granted=public | private)
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "fits", "other"),
+    [
+        ("/conversations.create", "channels:write", {"is_private": False}, {"is_private": True}),
+        ("/conversations.create", "groups:write", {"is_private": "true"}, {}),
+        ("/conversations.open", "im:write", {"users": "U1"}, {"users": "U1,U2"}),
+        ("/conversations.open", "mpim:write", {"users": "U1,U2"}, {"users": "U1"}),
+        ("/conversations.close", "im:write", {"channel": "D1"}, {"channel": "C1"}),
+        ("/conversations.history", "mpim:history", {"channel": "G1"}, {"channel": "D1"}),
+        ("/users.conversations", "channels:read", {"user": "U1"}, {"user": "U1", "types": "public_channel,im"}),
+        ("/conversations.info", "groups:read", {"channel": "C1"}, {"channel": "D1"}),
+        ("/reminders.add", "reminders:write", {"text": "x"}, {"text": "x", "user": "U1"}),
+        ("/bookmarks.add", "bookmarks:write", {"link": "https://x.example"}, {"entity_id": "F1"}),
+        ("/users.profile.set", "users.profile:write", {"name": "title", "value": "x"}, {"name": "email", "value": "x"}),
+        (
+            "/users.profile.set",
+            "users.profile:write",
+            {"profile": {"title": "x"}},
+            {"profile": {"email": "e@x.example"}},
+        ),
+        (
+            "/users.profile.set",
+            "users.profile:write",
+            {"profile": '{"title": "x"}'},
+            {"profile": '{"a": 1,\n"email": "x"}'},
+        ),
+        (
+            "/users.profile.set",
+            "users.profile:write",
+            {"profile": '{"title": "x"}'},
+            {"profile": '{"\\u0065mail": "x"}'},
+        ),
+        ("/users.profile.set", "users.profile:write", {"value": "x"}, {"value": "x", "user": "U2"}),
+    ],
+)
+def test_a_parameter_of_slack_reaches_what_the_scope_says(
+    path: str, scope: str, fits: dict[str, object], other: dict[str, object]
+) -> None:
+    slack, scopes = CATALOG.provider("slack"), frozenset({scope})
+    for granted in (scopes, slack.all_scopes - {"channels:history", "groups:history", "channels:read", "mpim:read"}):
+        assert allows(slack, slack_call("POST", path, **fits), scopes, granted=granted)
+        assert not allows(slack, slack_call("POST", path, **other), scopes, granted=granted)
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "name", "wider"),
+    [
+        ("/chat.postMessage", "chat:write", "markdown_text", "username"),
+        ("/chat.scheduleMessage", "chat:write", "post_at", "icon_url"),
+        ("/reactions.get", "reactions:read", "timestamp", "file"),
+        ("/usergroups.list", "usergroups:read", "include_disabled", "include_users"),
+        ("/conversations.open", "im:write", "prevent_creation", "return_im"),
+    ],
+)
+def test_a_parameter_of_slack_that_reaches_more_is_refused_with_a_token_that_can_do_more(
+    path: str, scope: str, name: str, wider: str
+) -> None:
+    slack, scopes = CATALOG.provider("slack"), frozenset({scope})
+    always = {"users": "U1"} if path == "/conversations.open" else {}
+    for parameter, is_allowed in ((name, True), (wider, False)):
+        call = slack_call("POST", path, **always, **{parameter: "1"})
+        assert allows(slack, call, scopes, granted=slack.all_scopes) == is_allowed
+        assert allows(slack, call, scopes, granted=scopes)
+
+
+def test_an_address_of_a_person_in_slack_is_found_with_both_scopes() -> None:
+    slack, call = CATALOG.provider("slack"), slack_call("GET", "/users.lookupByEmail", email="a@x.example")
+    both = frozenset({"users:read.email", "users:read"})
+    assert allows(slack, call, both)
+    assert not any(allows(slack, call, both - {one}) for one in both)
+
+
+@pytest.mark.parametrize(
+    ("closed", "open_"),
+    [
+        ("/files.upload", "/files.info"),
+        ("/files.sharedPublicURL", "/files.list"),
+        ("/reactions.list", "/reactions.get"),
+        ("/stars.list", "/pins.list"),
+        ("/users.identity", "/users.info"),
+        ("/team.accessLogs", "/team.info"),
+        ("/conversations.inviteShared", "/conversations.invite"),
+        ("/chat.unfurl", "/chat.update"),
+        ("/auth.revoke", "/auth.test"),
+    ],
+)
+def test_what_slack_removed_or_what_shows_and_shares_more_has_no_rule(closed: str, open_: str) -> None:
+    slack = CATALOG.provider("slack")
+    for method in ("GET", "POST"):
+        assert not of_path(slack, api="web", method=method, path=closed)
+    assert of_path(slack, api="web", method="POST", path=open_)
+
+
+def test_only_reads_of_slack_are_gets() -> None:
+    for rule in CATALOG.provider("slack").rules:
+        reads = {scope for scope in rule.scopes if CATALOG.provider("slack").scopes[scope].reads}
+        assert ("GET" in rule.method) == bool(reads) or rule.path == "/chat.getPermalink", rule
 
 
 PAGING = {"name": "page", "in": "query"}

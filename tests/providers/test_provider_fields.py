@@ -276,7 +276,8 @@ async def outcome(server: ScriptedServer, content: Content, answer: Mapping[str,
     return "", "", ""
 
 
-_SLACK = content_of("slack")
+_POST = {"api": "web", "method": "POST", "path": "/chat.postMessage", "scopes": ["chat:write"]}
+_SLACK = {**content_of("slack"), "rules": [_POST]}
 _TALKING = change_value(_SLACK, "errors.message", ["detail"])
 
 

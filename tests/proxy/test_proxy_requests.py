@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -459,7 +460,7 @@ async def test_the_credential_goes_as_the_file_says_and_the_clients_own_header_d
 ) -> None:
     """For tools, too: they call through `providers.api.api`, with the same header."""
     folder = tmp_path / "files"
-    folder.mkdir()
+    shutil.copytree(SHELF / "rules", folder / "rules")
     shipped = (SHELF / "slack.toml").read_text(encoding="utf-8")
     (folder / "slack.toml").write_text(f"{shipped}\n[authorization]\n{table}\n", encoding="utf-8")
     async with proxy_room(tmp_path / "data", provider_folders=[str(folder)]) as room:
