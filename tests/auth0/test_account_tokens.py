@@ -46,14 +46,17 @@ async def test_a_hint_chooses_among_accounts_and_an_unknown_one_is_refused(appli
     assert (unknown.status_code, unknown.json()["error"]) == (401, "user_not_found")
 
 
-async def test_a_client_without_the_operators_release_gets_no_token(room: Room, application: Application) -> None:
+@pytest.mark.parametrize("changes", [{}, {"scope": "chat:write"}], ids=["all", "one"])
+async def test_a_client_without_the_operators_release_gets_no_token(
+    room: Room, application: Application, changes: dict[str, str | None]
+) -> None:
     other = await Application.register(
         room, application.http, metadata={"auth0": True, "release": {"default": "proxy"}}
     )
     await other.sign_in()
     await other.connect()
-    refused = await other.account_token()
-    assert (refused.status_code, refused.json()["error"]) == (403, "access_denied")
+    refused = await other.account_token(changes)
+    assert (refused.status_code, refused.json()["error"]) == (403, "access_denied"), refused.text
     assert "token-vault clients release" in refused.json()["error_description"]
 
 

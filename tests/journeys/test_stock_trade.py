@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx2
@@ -33,14 +34,20 @@ AUDIENCE = "https://brokerage.example"
 ORDER = {"symbol": "ACME", "side": "buy", "quantity": 3}
 
 
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+@asynccontextmanager
+async def open_place(data: Path, **overrides: object) -> AsyncGenerator[Room]:
+    """A vault with the brokerage."""
     async with running_simulator() as simulator:
         providers = {**simulator.settings(), "brokerage": simulator.brokerage_settings()}
-        overrides = {"provider_folders": [EXAMPLES / "providers"], "tools": {"folders": [EXAMPLES / "tools"]}}
-        data = tmp_path_factory.mktemp("brokerage")
+        overrides |= {"provider_folders": [EXAMPLES / "providers"], "tools": {"folders": [EXAMPLES / "tools"]}}
         async with running_vault(data, providers=providers, overrides=overrides) as vault:
             yield Room(vault, simulator)
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with open_place(tmp_path_factory.mktemp("brokerage")) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)
@@ -272,8 +279,8 @@ async def test_a_program_exchanges_for_it_and_gets_a_token_of_exactly_what_it_as
             assert answer.status_code == 200, answer.text
         content = answer.json()
         assert (content["scope"], content["narrowing"]) == ("quotes:read", "upstream")
-        assert 0 < content["expires_in"] <= 300
         claims = claims_of(content["access_token"])
+        assert 0 < content["expires_in"] <= claims["exp"] - claims["iat"] == 300
         assert (claims["aud"], claims["sub"], claims["azp"]) == (AUDIENCE, agent.principal.user_id, caller.client.id)
         assert claims["act"] == {"sub": caller.client.id}
         bearer = {"Authorization": f"Bearer {content['access_token']}"}
@@ -288,6 +295,25 @@ async def test_a_program_exchanges_for_it_and_gets_a_token_of_exactly_what_it_as
         kinds = [one.kind for one in await read_events(place.vault.deployment)]
         assert "token.released" in kinds
         assert connection.label == "program-person"
+
+
+@pytest.mark.parametrize(
+    ("own_lifetime", "subject_lifetime", "seconds"), [(3600, 3600, 300), (120, 3600, 120), (3600, 100, 100)]
+)
+async def test_its_token_ends_after_five_minutes_or_with_the_vaults_own_tokens(
+    tmp_path: Path, own_lifetime: int, subject_lifetime: int, seconds: int
+) -> None:
+    async with (
+        open_place(tmp_path / "data", tokens={"access_lifetime": own_lifetime}) as place,
+        httpx2.AsyncClient(base_url=place.url, timeout=20, trust_env=False) as http,
+    ):
+        exchanging = ExchangeRoom(place, http)
+        caller = await exchanging.caller()
+        agent = await exchanging.agent(caller, lifetime=subject_lifetime)
+        await connect_brokerage(place, agent, "quotes:read")
+        answer = await exchanging.exchange(caller, agent.token, audience="brokerage", scope="quotes:read")
+        claims = claims_of(answer.json()["access_token"])
+        assert claims["exp"] - claims["iat"] == seconds
 
 
 async def connect_brokerage(place: Room, agent: Agent, *scopes: str) -> connections.Connection:
