@@ -97,7 +97,7 @@ async def test_a_tool_runs_in_every_framework_for_its_person(place: ExchangeRoom
     async with asyncio.timeout(280):
         out, err = await process.communicate()
     said = {(one["framework"], one["who"]): one["said"] for one in map(json.loads, out.decode().splitlines())}
-    frameworks = {"langgraph", "llama_index", "openai_agents", "pydantic_ai", "fastapi"}
+    frameworks = {"langgraph", "llama_index", "openai_agents", "pydantic_ai", "fastapi", "fastapi_without_await"}
     assert {framework for framework, _ in said} == frameworks, err.decode()
     for framework in frameworks:
         assert said[framework, "ready"] == "granted channels:history at True", framework

@@ -111,11 +111,19 @@ async def pydantic_ai() -> str:
 
 
 async def fastapi(subject: str) -> str:
+    return await _in_fastapi(async_vault, subject)
+
+
+async def fastapi_without_await(subject: str) -> str:
+    return await _in_fastapi(vault, subject)
+
+
+async def _in_fastapi(client: AsyncVault | Vault, subject: str) -> str:
     from fastapi import Depends, FastAPI
     from token_vault_client.fastapi import UpstreamTokenOf
 
     app = FastAPI()
-    needed = UpstreamTokenOf(async_vault, "slack", scopes=["channels:history"])
+    needed = UpstreamTokenOf(client, "slack", scopes=["channels:history"])
 
     async def show(token: UpstreamToken = Depends(needed)) -> str:  # noqa: B008 -- FastAPI's way
         return f"granted {' '.join(sorted(token.scopes))} at {token.api_base_url is not None}"
@@ -133,7 +141,8 @@ async def fastapi(subject: str) -> str:
 
 async def main() -> None:
     for who, subject in PLACE["subjects"].items():
-        for run in (langgraph, llama_index, openai_agents, pydantic_ai, partial(fastapi, subject)):
+        in_fastapi = (partial(fastapi, subject), partial(fastapi_without_await, subject))
+        for run in (langgraph, llama_index, openai_agents, pydantic_ai, *in_fastapi):
             with acting_for(subject):
                 try:
                     said = run()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from fastapi import HTTPException, Request
 
 from token_vault_client.refusals import ConnectionNeeded, VaultRefused
 from token_vault_client.tokens import UpstreamToken
-from token_vault_client.vault import AsyncVault
+from token_vault_client.vault import AsyncVault, Vault
 
 
 class UpstreamTokenOf:
     """`Depends(UpstreamTokenOf(vault, "google", scopes=[...]))`: the caller's bearer token is the subject."""
 
     def __init__(
-        self, vault: AsyncVault, audience: str, scopes: Iterable[str] = (), *, account: str | None = None
+        self, vault: AsyncVault | Vault, audience: str, scopes: Iterable[str] = (), *, account: str | None = None
     ) -> None:
         self._vault = vault
         self._audience = audience
@@ -28,7 +29,7 @@ class UpstreamTokenOf:
         if scheme.lower() != "bearer" or not subject:
             raise HTTPException(401, "send a bearer token", headers={"WWW-Authenticate": "Bearer"})
         try:
-            return await self._vault.token(self._audience, self._scopes, subject=subject, account=self._account)
+            return await self._exchange(subject)
         except ConnectionNeeded as needed:
             said = {"error": needed.code, "connect_uri": needed.connect_uri, "description": needed.description}
             raise HTTPException(403, said) from needed
@@ -37,6 +38,13 @@ class UpstreamTokenOf:
                 raise HTTPException(503, refused.description, headers=_later(refused)) from refused
             ended = refused.code in {"invalid_grant", "invalid_request", "invalid_token"}
             raise HTTPException(401 if ended else 403, {"error": refused.code}) from refused
+
+    async def _exchange(self, subject: str) -> UpstreamToken:
+        if isinstance(self._vault, AsyncVault):
+            return await self._vault.token(self._audience, self._scopes, subject=subject, account=self._account)
+        return await asyncio.to_thread(
+            self._vault.token, self._audience, self._scopes, subject=subject, account=self._account
+        )
 
 
 def _later(refused: VaultRefused) -> dict[str, str]:
