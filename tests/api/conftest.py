@@ -1,13 +1,19 @@
-"""One vault per file, with the Admin API and token exchange."""
+"""One vault per file, with the Admin API and token exchange, and the TypeScript client, compiled."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import unavailable
+from tests.support.foreign.foreign import MODULES, environment, node
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
 from tests.support.rooms.exchange_room import ExchangeRoom, exchange_room
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -20,3 +26,31 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Admin
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
     async with exchange_room(tmp_path_factory.mktemp("clients") / "data") as opened:
         yield opened
+
+
+async def run_node(folder: Path, *arguments: str, **more: str) -> str:
+    """Run a program with Node in this folder; returns what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        node(), *arguments, env=environment(folder, **more),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(100):
+        out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    return out.decode()
+
+
+@pytest.fixture(scope="module")
+async def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package, compiled in strict mode without errors."""
+    node()
+    if not (MODULES / "typescript").exists():
+        unavailable("foreign clients need: make node")
+    folder = tmp_path_factory.mktemp("dist")
+    (folder / "package.json").write_text('{"type": "module"}')
+    compiler = str(MODULES / "typescript/bin/tsc")
+    roots = str(MODULES / "@types")
+    await run_node(
+        folder, compiler, "-p", str(ROOT / "clients/typescript"), "--outDir", str(folder), "--typeRoots", roots
+    )
+    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -17,7 +16,6 @@ import pytest
 
 from server.administration import reconciliation
 from server.administration.declaration import read_declaration
-from tests.api.test_python_client import Vault
 from tests.conftest import unavailable
 from tests.generating.documentation import DOCS
 from tests.support.foreign.foreign import run
@@ -72,15 +70,3 @@ async def test_the_pages_declaration_is_applied_once(room: AdminRoom, tmp_path: 
     wanted = read_declaration(tmp_path / "vault.toml")
     await reconciliation.apply(await reconciliation.plan(room.operator, wanted))
     assert await reconciliation.plan(room.operator, wanted) == ()
-
-
-def test_the_clients_of_the_page_have_what_it_calls() -> None:
-    (python,) = blocks(CLIENTS, "python")
-    (typescript,) = blocks(CLIENTS, "ts")
-    compile(python, str(CLIENTS), "exec")
-    assert "vault.token(" in python
-    assert callable(Vault.token)
-    source = (DOCS.parent / "clients/typescript/src/index.ts").read_text(encoding="utf-8")
-    for name in re.findall(r"import \{ (\w+) \}", typescript):
-        assert re.search(rf"\b{name}\b", source), name
-    assert asyncio.iscoroutinefunction(Vault.token) is False  # the name that the page uses

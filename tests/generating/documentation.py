@@ -35,6 +35,14 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "vault").glob("*.md")])
 
 
+# with code blocks; the change log is about earlier releases, and vault/FORMATS.md has none
+PAGES_WITH_BLOCKS = [
+    *(path for path in PAGES if path.name not in {"CHANGELOG.md", "FORMATS.md"}),
+    *sorted((ROOT / "clients").glob("*/README.md")),
+    ROOT / "tests/clients/README.md",
+]
+
+
 COMMON = {"--config", "--data", "--json"}
 
 
@@ -158,7 +166,7 @@ def options_of(command: Any) -> dict[str, Any]:
 
 def lines_to_type() -> Iterator[tuple[str, list[str]]]:
     """Our command lines in code blocks and in running text."""
-    for path in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+    for path in PAGES_WITH_BLOCKS:
         text = path.read_text(encoding="utf-8")
         blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
         spans = re.findall(r"`([^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))

@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from server.settings import Settings, SettingsRefused, load_settings
-from tests.generating.documentation import DOCS, ROOT, leaves, lines_to_type
+from tests.generating.documentation import PAGES_WITH_BLOCKS, ROOT, leaves, lines_to_type
 
-PAGES_WITH_BLOCKS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 WHEEL = "dist/mcp_token_vault-VERSION-py3-none-any.whl"
 # docs/operate/install.md: what `make release` runs with other folders and paths
 INSTALLING = (
@@ -67,8 +66,11 @@ OTHERS = {
     ("docs/operate/postgresql.md", "text"): "tests/vault/storage/test_postgres_hosts.py",
     ("docs/guides/register.md", "bash"): "tests/journeys/test_register_page.py",
     ("docs/operate/policy.md", "cedar"): "tests/policy/test_policy_page.py",
-    ("docs/guides/clients-for-programs.md", "python"): "tests/api/test_documented_admin.py",
-    ("docs/guides/clients-for-programs.md", "ts"): "tests/api/test_documented_admin.py",
+    ("docs/guides/clients-for-programs.md", "python"): "tests/api/test_client_pages.py",
+    ("docs/guides/clients-for-programs.md", "ts"): "tests/api/test_client_pages.py",
+    ("clients/python/README.md", "python"): "tests/api/test_client_pages.py",
+    ("clients/typescript/README.md", "ts"): "tests/api/test_client_pages.py",
+    ("CONTRIBUTING.md", "python"): "tests/mcp/test_tool_declaration.py",
 }
 
 
