@@ -8,8 +8,9 @@ out. `widens` are parameters that show more than an operation's own scope, mostl
     git clone https://github.com/Asana/openapi
     python -m tests.generating.openapi asana openapi/defs/asana_oas.yaml
 
-This writes providers/services/rules/asana.json and prints the scopes that asana.toml lacks. The document's answers for
-the operations of our tools go into tests/data/published_answers.json; the tests' services return these.
+This writes providers/services/rules/asana.json and prints the scopes that asana.toml lacks. Give all documents of a
+service that has several. The document's answers for the operations of our tools go into
+tests/data/published_answers.json; the tests' services return these.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def scopes_of(service: Service, operation: Mapping[str, object], call: str = "")
         )
     if service.listed:
         return tuple(operation.get(service.listed, ()))
-    listed = [one[service.security] for one in operation.get("security") or [] if service.security in one]
+    schemes = service.security.split()
+    listed = [one[scheme] for one in operation.get("security") or [] for scheme in schemes if scheme in one]
     names = dict(service.renamed)
     found = tuple(
         dict.fromkeys(names.get(scope, scope) for one in listed for scope in one if scope not in service.ignored)
@@ -67,18 +69,18 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
     """The rules, in the document's order."""
     service = SERVICES[name]
     for method, path, operation, told, where in document.operations():
-        template = template_of(path).removeprefix(service.base)
+        template = service.place_path(template_of(path))
         call = f"{method} {template}"
         scopes = scopes_of(service, operation, call)
         if service.known_scopes is not None:
             scopes = tuple(one for one in scopes if one in service.known_scopes or not service.alternatives)
-        if not scopes or not service.has(template, operation.get("tags", [])):
+        if not scopes or not service.has(template, operation.get("tags", [])) or service.leaves_out(call):
             continue
         if service.known_scopes is not None:
             if not service.known_scopes >= set(scopes):
                 continue
             scopes = tuple(sorted(scopes, key=service.only_reads))
-            if method != "GET" and service.only_reads(scopes[0]) and not template.endswith("/search"):
+            if method != "GET" and service.only_reads(scopes[0]) and not service.is_search(template):
                 continue  # a scope that pages describe as read-only can't write here
             if method != "GET" and service.alternatives:
                 writing = tuple(one for one in scopes if not service.only_reads(one))
@@ -108,7 +110,9 @@ def _parameters(
     method, call, operation, told, where = found
     query = {one["name"] for one in told if one.get("in") == "query" and _QUERY_NAME.fullmatch(one["name"])}
     content = document.body(operation, told, where)
-    body = set(document.members(*content)) if content is not None else set[str]()
+    body = set(document.writable_members(*content)) if content is not None else set[str]()
+    if service.is_search(call.partition(" ")[2]):
+        body = {one for one in body if not service.shows_more(one)}
     names = {"query": {one for one in query if not service.shows_more(one)}}
     names["body"] = {one for one in body if MEMBER.fullmatch(one)}
     names["query" if method == "GET" else "body"] |= service.newer_parameters(call)
@@ -206,11 +210,11 @@ def _keep_answers(name: str, document: Document, *, version: str) -> None:
     ANSWERS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
-def main(name: str, path: Path) -> None:
+def main(name: str, path: Path, *others: Path) -> None:
     """Write the rules of one service, and print the scopes that its provider file lacks."""
     git = ["git", "-C", str(path.parent), "log", "-1", "--format=%h %cs"]
     version = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
-    document = Document(path)
+    document = Document(path, *others)
     if SERVICES[name].has_contract:
         keep_contract(name, document, version=version)
     if name in SERVED:
@@ -226,4 +230,4 @@ def main(name: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], *map(Path, sys.argv[2:]))

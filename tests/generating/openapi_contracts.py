@@ -34,7 +34,7 @@ def keep_contract(name: str, document: Document, *, version: str) -> None:
         calls.setdefault(f"{tool.request.method} {template_of(tool.request.path)}", []).append(tool)
     found: dict[str, Schema] = {}
     for method, way, operation, told, where in document.operations():
-        call = f"{method} {service.above}{template_of(way).removeprefix(service.base).rstrip('/')}"
+        call = f"{method} {service.above}{service.place_path(template_of(way)).rstrip('/')}"
         for one in (call, call.replace("/users/{}/", "/users/me/")):  # a tool can be limited to the person's own
             if one in calls and one not in found:
                 found[one] = _extract(document, calls[one], operation, told, where)

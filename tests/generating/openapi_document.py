@@ -41,11 +41,12 @@ def template_of(path: str) -> str:
 
 
 class Document:
-    """An OpenAPI document whose parts may be in other files next to it."""
+    """An OpenAPI document whose parts may be in other files next to it, or several documents of one service."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *others: Path) -> None:
         self._read: dict[Path, Mapping[str, object]] = {}
         self.path = path.resolve()
+        self._paths = (self.path, *(other.resolve() for other in others))
         self.content = self._file(self.path)
         self.is_swagger = "swagger" in self.content
 
@@ -76,8 +77,9 @@ class Document:
 
     def operations(self) -> Iterator[tuple[str, str, Mapping[str, object], Sequence[object], Path]]:
         """Method, path, operation, its parameters, and the file that it is in."""
-        for path, item in self.content["paths"].items():
-            item, where = self.follow(item, self.path)
+        items = ((path, item, file) for file in self._paths for path, item in self._file(file)["paths"].items())
+        for path, item, file in items:
+            item, where = self.follow(item, file)
             for method in _METHODS:
                 if method in item:
                     operation, place = self.follow(item[method], where)
@@ -122,6 +124,13 @@ class Document:
         for several in _SEVERAL:
             for one in schema.get(several, []):
                 yield from self.members(one, where)
+
+    def writable_members(self, schema: Mapping[str, object], where: Path) -> Iterator[str]:
+        """The names of the members that a client can send, in all of its shapes."""
+        for name in self.members(schema, where):
+            found = self.member(schema, where, name)
+            if found is None or not found[0].get("readOnly"):
+                yield name
 
     def member(self, schema: Mapping[str, object], where: Path, name: str) -> tuple[Mapping[str, object], Path] | None:
         """The schema of one member, or of an array's elements; None if the document doesn't have it."""

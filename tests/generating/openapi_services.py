@@ -38,7 +38,7 @@ class Part:
 class Service:
     """Where a service's document is, and how it names the scopes of an operation.
 
-    `security`: the scheme that lists them. `said`: the pattern of a description that names them, and `before`: a prefix
+    `security`: the schemes that list them. `said`: the pattern of a description that names them, and `before`: a prefix
     that the names have in the provider file but not in the description. `listed`: the member of an operation that lists
     them. `unscoped`: scopes of which any one allows reads without a scope of their own. `given`: pairs of a pattern of
     `METHOD /path` and scopes, where the first match counts, for operations whose scopes the document doesn't name.
@@ -50,6 +50,9 @@ class Service:
     another name in the document. `named`, `unnamed`: pairs of a pattern and of parameters that are newer than the
     document, and that reach more than the scope says. `divided`: pairs of a pattern and of parts, for calls that a
     parameter divides among the scopes that the document names. `posts_reads`: reads may use POST, too.
+    `searches`: paths that read by POST. `placed`: pairs of a pattern of a document's path and what precedes it in the
+    provider file's. `shows_same`: parameters that show no more despite their names. `left_out`: calls, `METHOD /path`,
+    that the scope's title doesn't describe.
     """
 
     repository: str
@@ -81,6 +84,10 @@ class Service:
     has_rules: bool = True  # otherwise rules are written by hand and only compared with the document
     server: str | None = None  # the URL that the document should have, if it has another or none
     partial: frozenset[str] = frozenset()  # writes that accept a body without members that the document requires
+    placed: tuple[tuple[str, str], ...] = ()
+    shows_same: frozenset[str] = frozenset()
+    searches: str = r".*/search"
+    left_out: str = r"(?!)"
     name: str = ""
 
     @cached_property
@@ -96,6 +103,19 @@ class Service:
     def only_reads(self, scope: str) -> bool:
         """Whether the provider file says that the scope only reads."""
         return bool(self.titles[scope].get("reads"))
+
+    def place_path(self, template: str) -> str:
+        """The path below the API's URL in the provider file."""
+        before = next((found for pattern, found in self.placed if re.fullmatch(pattern, template)), "")
+        return before + template.removeprefix(self.base)
+
+    def is_search(self, template: str) -> bool:
+        """Whether a POST to the path only reads."""
+        return re.fullmatch(self.searches, template) is not None
+
+    def leaves_out(self, call: str) -> bool:
+        """Whether no rule allows the call, `METHOD /path`, although its path belongs to the reviewed part."""
+        return re.fullmatch(self.left_out, call) is not None
 
     def has(self, template: str, tags: Collection[str]) -> bool:
         """Whether an operation belongs to the reviewed part."""
@@ -123,6 +143,8 @@ class Service:
 
     def shows_more(self, parameter: str) -> bool:
         """Whether a parameter can show what needs other scopes, mostly related objects."""
+        if parameter in self.shows_same:
+            return False
         return parameter in self.widens or (bool(self.paths) and _SHOWS_MORE.fullmatch(parameter) is not None)
 
 
@@ -471,6 +493,37 @@ SERVICES: Final[Mapping[str, Service]] = {
         widened=(  # "Only Me activities will be filtered out unless requested by a token with activity:read_all"
             (r"GET /(athlete/activities|activities/.*|athletes/.*)", "activity:read_all"),
             (r"GET /athlete", "profile:read_all"),
+        ),
+    ),
+    "atlassian": Service(
+        "github.com/GerroDen/atlassian-ts-client-generator",  # Jira, Confluence v1 and v2, as Atlassian publishes them
+        file="jira-cloud-api/swagger.json",
+        security="OAuth2 oAuthDefinitions",
+        has_contract=False,  # the tools use Jira's second version
+        server="https://api.atlassian.com",
+        placed=(
+            (r"/rest/api/3/.*", "/ex/jira/{}"),
+            (r"/wiki/.*", "/ex/confluence/{}"),
+            (r".*", "/ex/confluence/{}/wiki/api/v2"),
+        ),
+        paths=(
+            r"/ex/jira/[{][}]/rest/api/3/(issue(/picker|/createmeta/[{][}]/issuetypes(/[{][}])?)?"
+            r"|search/(jql|approximate-count)|issue/[{][}](/(assignee|changelog|comment(/[{][}])?|editmeta"
+            r"|remotelink(/[{][}])?|transitions|votes|watchers|worklog(/[{][}])?))?|issueLink(/[{][}])?"
+            r"|issueLinkType(/[{][}])?|project/(search|recent|[{][}](/(components?|versions?|statuses|hierarchy))?)"
+            r"|(component|version|attachment)/[{][}]|field(/search)?|issuetype(/project|/[{][}])?|label|priority(/[{][}])?"
+            r"|resolution(/search|/[{][}])?|status(/[{][}])?|statuscategory(/[{][}])?|mypermissions|myself"
+            r"|user(/(search|picker|assignable/search))?)"
+            r"|/ex/confluence/[{][}]/wiki/(rest/api/(search|content/(search|[{][}]/label(/[{][}])?))"
+            r"|api/v2/((pages|blogposts)(/[{][}](/(labels|(footer|inline)-comments|versions(/[{][}])?))?)?"
+            r"|pages/[{][}]/title|(footer|inline)-comments(/[{][}](/children)?)?|labels/[{][}]/(pages|blogposts)"
+            r"|spaces(/[{][}](/(pages|blogposts|labels))?)?))"
+        ),
+        left_out=r"DELETE .*/((component|version|attachment)/.*|issue/[{][}](/(comment|worklog)(/[{][}])?)?)",
+        shows_same=frozenset({"fields", "fieldsByKeys"}),
+        searches=r".*/search/(jql|approximate-count)",
+        widens=frozenset(
+            {"properties", "updateHistory", "returnIssue", "overrideScreenSecurity", "overrideEditableFlag"}
         ),
     ),
 }

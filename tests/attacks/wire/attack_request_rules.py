@@ -105,7 +105,7 @@ SPELLINGS = {
     "jira": (
         "/ex/jira/1/rest/api/2/issue/A-1/comment",
         "/ex/jira/1/rest/api/2/issue/A-1/worklog",
-        "/ex/jira/1/rest/api/3/issue/A-1",
+        "/ex/jira/1/rest/api/3/issue/A-1/properties",
         "/ex/jira/1/rest/api/latest/issue/A-1",
         "/ex/jira/1/rest/api/2/webhook",
         "/ex/jira/1/rest/api/2/user/search",

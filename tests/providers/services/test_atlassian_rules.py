@@ -1,0 +1,144 @@
+"""Rules of Jira and Confluence: what Atlassian's documents accept, without what shows or destroys more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from providers.api.rules import Call, Payload, allows
+from providers.definitions.catalog import load_catalog
+from tests.generating import openapi
+
+ATLASSIAN = load_catalog().provider("atlassian")
+JIRA, WIKI = "/ex/jira/1/rest/api/3", "/ex/confluence/1/wiki"
+COMMENT = {"type": "doc", "version": 1, "content": []}
+
+
+def is_let_through(
+    method: str, path: str, *scopes: str, granted: frozenset[str] | None = None, query: str = "", body: object = None
+) -> bool:
+    names = frozenset(query.split())
+    members = body if isinstance(body, dict) else {}
+    call = Call("main", method, path, dict.fromkeys(names, "x") | members, Payload(names, members))
+    return allows(ATLASSIAN, call, frozenset(scopes), granted=granted)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "least", "other"),
+    [
+        ("GET", f"{JIRA}/issue/A-1/comment", "read:jira-work", "write:jira-work"),
+        ("POST", f"{JIRA}/search/jql", "read:jira-work", "read:jira-user"),
+        ("POST", f"{JIRA}/issue/A-1/transitions", "write:jira-work", "read:jira-work"),
+        ("DELETE", f"{JIRA}/issueLink/1", "write:jira-work", "read:jira-work"),
+        ("GET", f"{JIRA}/user/search", "read:jira-user", "read:jira-work"),
+        ("GET", f"{WIKI}/api/v2/pages/1", "read:page:confluence", "read:confluence-content.all"),
+        ("PUT", f"{WIKI}/api/v2/pages/1", "write:page:confluence", "read:page:confluence"),
+        ("GET", f"{WIKI}/api/v2/pages/1/footer-comments", "read:comment:confluence", "read:page:confluence"),
+        ("POST", f"{WIKI}/api/v2/footer-comments", "write:comment:confluence", "write:page:confluence"),
+        ("GET", f"{WIKI}/api/v2/spaces", "read:space:confluence", "read:page:confluence"),
+        ("GET", f"{WIKI}/rest/api/search", "search:confluence", "read:page:confluence"),
+        ("POST", f"{WIKI}/rest/api/content/1/label", "write:confluence-content", "write:page:confluence"),
+    ],
+)
+def test_a_call_needs_the_scope_that_atlassian_s_document_names(method: str, path: str, least: str, other: str) -> None:
+    assert is_let_through(method, path, least)
+    assert not is_let_through(method, path, other)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "near"),
+    [
+        ("DELETE", f"{JIRA}/issue/A-1", f"{JIRA}/issueLink/1"),
+        ("DELETE", f"{JIRA}/issue/A-1/comment/2", f"{JIRA}/issue/A-1/remotelink/2"),
+        ("DELETE", f"{JIRA}/issue/A-1/worklog", f"{JIRA}/issue/A-1/watchers"),
+        ("DELETE", f"{JIRA}/attachment/1", f"{JIRA}/issueLink/1"),
+        ("DELETE", f"{WIKI}/api/v2/pages/1", f"{WIKI}/rest/api/content/1/label/x"),
+        ("POST", f"{JIRA}/bulk/issues/delete", f"{JIRA}/issue"),
+        ("POST", f"{JIRA}/issue/A-1/notify", f"{JIRA}/issue/A-1/comment"),  # mail to anybody
+        ("POST", f"{JIRA}/issue/A-1/attachments", f"{JIRA}/issue/A-1/comment"),
+        ("POST", f"{JIRA}/filter", f"{JIRA}/issue"),
+        ("POST", f"{JIRA}/expression/evaluate", f"{JIRA}/search/jql"),
+        ("POST", f"{JIRA}/webhook", f"{JIRA}/issue"),
+        ("POST", f"{WIKI}/api/v2/pages/1/redact", f"{WIKI}/api/v2/pages"),
+        ("PUT", f"{WIKI}/rest/api/content/1/restriction", f"{WIKI}/api/v2/pages/1"),
+        ("GET", f"{WIKI}/api/v2/spaces/1/permissions", f"{WIKI}/api/v2/spaces/1/pages"),
+        ("GET", f"{JIRA}/attachment/content/1", f"{JIRA}/attachment/1"),  # leads to a URL that needs no token
+        ("GET", f"{JIRA}/user/properties", f"{JIRA}/user"),
+        ("GET", f"{JIRA}/groups/picker", f"{JIRA}/user/picker"),
+        ("GET", f"{JIRA}/permissionscheme/1", f"{JIRA}/priority/1"),
+    ],
+)
+def test_a_call_that_the_titles_of_scopes_do_not_describe_has_no_rule(method: str, path: str, near: str) -> None:
+    assert not is_let_through(method, path, *ATLASSIAN.all_scopes)
+    assert is_let_through(method, near, *ATLASSIAN.all_scopes)
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "more", "plain"),
+    [
+        (f"{JIRA}/issue/A-1", "read:jira-work", "expand", "fields"),
+        (f"{JIRA}/issue/A-1", "read:jira-work", "properties", "fields"),
+        (f"{JIRA}/issue/A-1", "read:jira-work", "updateHistory", "failFast"),
+        (f"{JIRA}/user", "read:jira-user", "expand", "accountId"),
+        (f"{WIKI}/api/v2/pages/1", "read:page:confluence", "include-labels", "body-format"),
+        (f"{WIKI}/api/v2/spaces/1", "read:space:confluence", "include-permissions", "description-format"),
+        (f"{WIKI}/rest/api/search", "search:confluence", "expand", "cql"),
+    ],
+)
+def test_a_parameter_shows_no_related_object_where_the_token_can_do_more(
+    path: str, scope: str, more: str, plain: str
+) -> None:
+    for query, is_allowed in ((more, False), (plain, True)):
+        assert is_let_through("GET", path, scope, granted=ATLASSIAN.all_scopes, query=query) is is_allowed
+        assert is_let_through("GET", path, scope, query=query)
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "body", "more"),
+    [
+        (f"{JIRA}/issue/A-1/comment", "write:jira-work", {"body": COMMENT}, {"author": {"accountId": "1"}}),
+        (f"{JIRA}/issue/A-1/comment", "write:jira-work", {"body": COMMENT}, {"jsdPublic": True}),
+        (f"{JIRA}/issue/A-1/worklog", "write:jira-work", {"timeSpent": "1h"}, {"author": {"accountId": "1"}}),
+        (f"{JIRA}/search/jql", "read:jira-work", {"jql": "a", "fields": ["*all"]}, {"expand": "changelog"}),
+    ],
+)
+def test_a_body_has_what_clients_send_where_the_token_can_do_more(
+    path: str, scope: str, body: Mapping[str, object], more: Mapping[str, object]
+) -> None:
+    for one, is_allowed in ((body, True), ({**body, **more}, False)):
+        assert is_let_through("POST", path, scope, granted=ATLASSIAN.all_scopes, body=one) is is_allowed
+        assert is_let_through("POST", path, scope, body=one)
+
+
+# The generator
+
+
+def test_documents_of_one_service_are_read_together_and_their_paths_placed(tmp_path: Path) -> None:
+    issue = {"id": {"readOnly": True}, "fields": {}}
+    write = {
+        "security": [{"basicAuth": []}, {"OAuth2": ["write:jira-work"]}],
+        "parameters": [{"name": "expand", "in": "query"}, {"name": "notifyUsers", "in": "query"}],
+        "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Issue"}}}},
+    }
+    jira = {
+        "paths": {
+            "/rest/api/3/issue": {"post": write},
+            "/rest/api/3/issue/{id}": {"put": write, "delete": write},
+            "/rest/api/3/webhook": {"post": write},
+        },
+        "components": {"schemas": {"Issue": {"properties": issue}}},
+    }
+    wiki = {"paths": {"/pages": {"get": {"security": [{"oAuthDefinitions": ["read:page:confluence"]}]}}}}
+    for name, content in (("jira", jira), ("wiki", wiki)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    document = openapi.Document(tmp_path / "jira.json", tmp_path / "wiki.json")
+    written = {"scopes": ["write:jira-work"], "query": ["notifyUsers"], "body": ["fields"]}
+    page = {"api": "main", "method": "GET", "path": "/ex/confluence/{}/wiki/api/v2/pages"}
+    assert list(openapi.rules("atlassian", document)) == [
+        {"api": "main", "method": "POST", "path": "/ex/jira/{}/rest/api/3/issue", **written},
+        {"api": "main", "method": "PUT", "path": "/ex/jira/{}/rest/api/3/issue/{}", **written},
+        {**page, "scopes": ["read:page:confluence"]},
+    ]
