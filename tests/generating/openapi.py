@@ -19,7 +19,6 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Final
 
 from tests.generating.openapi_contracts import keep_contract
 from tests.generating.openapi_document import Document, template_of
-from tests.generating.openapi_services import FILES, SERVICES, Part, Service
+from tests.generating.openapi_services import SERVICES, Part, Service
 
 ANSWERS: Final = Path(__file__).parents[1] / "data" / "published_answers.json"
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*")
@@ -75,6 +74,8 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
         if service.known_scopes is not None:
             scopes = tuple(one for one in scopes if one in service.known_scopes or not service.alternatives)
         if not scopes or not service.has(template, operation.get("tags", [])) or service.leaves_out(call):
+            if service.closes_rest and (call in service.telling or tells_secrets(document, operation, where)):
+                yield _closing_rule(service, method, template)
             continue
         if service.known_scopes is not None:
             if not service.known_scopes >= set(scopes):
@@ -101,6 +102,13 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
         yield from (_part(rule, one) for one in parts if one.scope in scopes)
         if not parts:
             yield rule
+
+
+def _closing_rule(service: Service, method: str, template: str) -> Mapping[str, object]:
+    """The rule for an operation whose answer contains a credential."""
+    methods = ["POST", "PUT", "PATCH"] if method == "POST" else method
+    rule = {"api": service.api, "method": methods, "path": template.rstrip("/")}
+    return rule | {"scopes": [service.widest], "tells_secrets": True}
 
 
 def _parameters(
@@ -221,11 +229,11 @@ def main(name: str, path: Path, *others: Path) -> None:
         _keep_answers(name, document, version=version)
     if not SERVICES[name].has_rules:
         return
-    target = FILES / "rules" / f"{name}.json"
+    target = SERVICES[name].file_of("json")
     target.write_text(file_text(name, document, version=version), encoding="utf-8")
     made = json.loads(target.read_text(encoding="utf-8"))["rules"]
     needed = {scope for rule in made for scope in (*rule["scopes"], *rule.get("needs", ()))}
-    known = tomllib.loads((FILES / f"{name}.toml").read_text(encoding="utf-8"))["scopes"]
+    known = SERVICES[name].titles
     print(f"{len(made)} rules in {target.name}; missing scopes: {' '.join(sorted(needed - known.keys())) or 'none'}")
 
 

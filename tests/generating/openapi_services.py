@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 FILES: Final = Path(__file__).parents[2] / "providers" / "services"
 _SHOWS_MORE: Final = re.compile(r"(opt_)?(fields?|expand|expansions|include|embed|additional)([^a-z].*)?|.*[.]fields")
@@ -52,7 +52,8 @@ class Service:
     parameter divides among the scopes that the document names. `posts_reads`: reads may use POST, too.
     `searches`: paths that read by POST. `placed`: pairs of a pattern of a document's path and what precedes it in the
     provider file's. `shows_same`: parameters that show no more despite their names. `left_out`: calls, `METHOD /path`,
-    that the scope's title doesn't describe.
+    that the scope's title doesn't describe. `closes_rest`: the provider file allows every path, so all operations whose
+    answers contain credentials have a rule that closes them, for the scope that `given` names last.
     """
 
     repository: str
@@ -78,6 +79,8 @@ class Service:
     unnamed: tuple[tuple[str, str], ...] = ()
     divided: tuple[tuple[str, tuple[Part, ...]], ...] = ()
     posts_reads: bool = False
+    closes_rest: bool = False
+    folder: str = "."  # of the provider file
     api: str = "main"
     file: str = ""  # of the repository
     has_contract: bool = True  # its schemas are current, so that tools are compared with them
@@ -90,15 +93,25 @@ class Service:
     left_out: str = r"(?!)"
     name: str = ""
 
+    def file_of(self, kind: Literal["toml", "json"]) -> Path:
+        """The provider file, or its generated rules."""
+        folder = FILES / self.folder
+        return folder / f"{self.name}.toml" if kind == "toml" else folder / "rules" / f"{self.name}.json"
+
     @cached_property
     def titles(self) -> Mapping[str, Mapping[str, object]]:
         """The scopes of the provider file."""
-        return tomllib.loads((FILES / f"{self.name}.toml").read_text(encoding="utf-8"))["scopes"]
+        return tomllib.loads(self.file_of("toml").read_text(encoding="utf-8"))["scopes"]
 
     @cached_property
     def known_scopes(self) -> frozenset[str] | None:
         """The names of these scopes; None: all named scopes."""
-        return frozenset(self.titles) if self.paths else None
+        return frozenset(self.titles) if self.paths or self.closes_rest else None
+
+    @property
+    def widest(self) -> str:
+        """The scope that `given` names last."""
+        return self.given[-1][1]
 
     def only_reads(self, scope: str) -> bool:
         """Whether the provider file says that the scope only reads."""
@@ -121,6 +134,8 @@ class Service:
         """Whether an operation belongs to the reviewed part."""
         if re.fullmatch(self.closed, template):
             return False
+        if self.closes_rest:
+            return re.fullmatch(self.paths, template) is not None
         if self.paths:
             return re.fullmatch(self.paths, template) is not None and _CLOSED.fullmatch(template) is None
         return not self.tags.isdisjoint(tags)
@@ -410,6 +425,15 @@ SERVICES: Final[Mapping[str, Service]] = {
             r"|datasets(/[{][}](/(refreshes(/[{][}])?|refreshSchedule|tables))?)?))"
         ),
         closed=r"/myorg/(reports|groups/[{][}]/reports)/[{][}]/pages/[{][}]",
+    ),
+    "twilio": Service(
+        "github.com/twilio/twilio-oai",
+        file="spec/json/twilio_api_v2010.json",
+        base="/2010-04-01",
+        folder="keys",
+        given=_READ_WRITE,
+        closes_rest=True,
+        telling=frozenset({"POST /Accounts/{}/OutgoingCallerIds.json"}),  # the code that verifies a number
     ),
     "square": Service("github.com/square/connect-api-specification", file="api.json", api="v2", has_rules=False),
     "box": Service("github.com/box/box-openapi", file="openapi.json", api="content", above="/2.0", has_rules=False),

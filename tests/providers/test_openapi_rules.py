@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from providers.api.rules import Call, Payload, allows, fits, of_path
-from providers.definitions.catalog import SHELF, load_catalog
+from providers.definitions.catalog import load_catalog
 from tests.generating import openapi
 
 CATALOG = load_catalog()
@@ -20,19 +20,20 @@ NAMES = tuple(name for name, one in openapi.SERVICES.items() if one.has_rules)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_rules_say_where_they_come_from_and_no_reading_scope_writes(name: str) -> None:
-    made = json.loads((SHELF / "rules" / f"{name}.json").read_text(encoding="utf-8"))
-    assert made["source"]["document"].startswith(openapi.SERVICES[name].repository)
+    service = openapi.SERVICES[name]
+    made = json.loads(service.file_of("json").read_text(encoding="utf-8"))
+    assert made["source"]["document"].startswith(service.repository)
     provider = CATALOG.provider(name)
-    own = tomllib.loads((SHELF / f"{name}.toml").read_text(encoding="utf-8")).get("rules", [])
+    own = tomllib.loads(service.file_of("toml").read_text(encoding="utf-8")).get("rules", [])
     assert len(provider.rules) - len(own) == len(made["rules"]) >= 4
-    reads = ("GET", "POST") if openapi.SERVICES[name].posts_reads else ("GET",)
+    reads = ("GET", "POST") if service.posts_reads else ("GET",)
     for rule in provider.rules:
         if rule.method != reads and not rule.path.endswith(
             ("/search", "/search/jql", "/approximate-count", "/git-upload-pack", "/executeQueries")
         ):  # these use POST but only read
-            needed = rule.scopes if openapi.SERVICES[name].paths else rule.scopes | rule.needs
+            needed = rule.scopes if service.paths else rule.scopes | rule.needs
             assert not needed & provider.reading_scopes, rule
-    if openapi.SERVICES[name].paths:
+    if service.known_scopes is not None:
         return  # the file has its scopes, and others may be connected as well
     unused = provider.scopes.keys() - {scope for rule in provider.rules for scope in (*rule.scopes, *rule.needs)}
     assert all(provider.scopes[scope].covers for scope in unused)  # only scopes that include others
@@ -306,6 +307,35 @@ def test_only_reads_of_slack_are_gets() -> None:
     for rule in CATALOG.provider("slack").rules:
         reads = {scope for scope in rule.scopes if CATALOG.provider("slack").scopes[scope].reads}
         assert ("GET" in rule.method) == bool(reads) or rule.path == "/chat.getPermalink", rule
+
+
+@pytest.mark.parametrize(
+    ("method", "closed", "open_"),
+    [
+        ("GET", "/Accounts/AC1.json", "/Accounts/AC1/Messages.json"),
+        ("GET", "/Accounts/AC1", "/Accounts/AC1/Calls"),  # the same account as XML
+        ("GET", "/Accounts/AC1.xml", "/Accounts/AC1/Balance.json"),
+        ("PUT", "/Accounts/AC1.json", "/Accounts/AC1/Messages/SM1.json"),
+        ("GET", "/Accounts", "/Accounts/AC1/IncomingPhoneNumbers.json"),
+        ("GET", "/Accounts.csv", "/Accounts/AC1/Recordings.json"),
+        ("POST", "/Accounts/AC1/Keys", "/Accounts/AC1/Messages"),
+        ("POST", "/Accounts/AC1/Tokens.xml", "/Accounts/AC1/Calls.json"),
+        ("POST", "/Accounts/AC1/OutgoingCallerIds.json", "/Accounts/AC1/OutgoingCallerIds/PN1.json"),
+    ],
+)
+def test_twilio_s_credentials_and_codes_are_closed_in_every_format(method: str, closed: str, open_: str) -> None:
+    twilio = CATALOG.provider("twilio")
+    assert {rule.tells_secrets for rule in of_path(twilio, api="main", method=method, path=closed)} <= {True}
+    assert {rule.tells_secrets for rule in of_path(twilio, api="main", method=method, path=open_)} == {False}
+
+
+@pytest.mark.parametrize(("query", "is_allowed"), [({"CountryCode": "DE"}, True), ({"Fields": "caller_name"}, False)])
+def test_a_number_is_looked_up_at_twilio_without_paid_packages(query: dict[str, str], is_allowed: bool) -> None:
+    twilio, scopes = CATALOG.provider("twilio"), frozenset({"read"})
+    call = Call("lookups", "GET", "/v2/PhoneNumbers/%2B4930", query, Payload(frozenset(query)))
+    for granted in (scopes, twilio.all_scopes):
+        assert allows(twilio, call, scopes, granted=granted) == is_allowed
+    assert not allows(twilio, Call("lookups", "POST", "/v2/batch/query"), twilio.all_scopes)
 
 
 PAGING = {"name": "page", "in": "query"}
