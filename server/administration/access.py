@@ -135,12 +135,10 @@ async def connect_entered(
             kind="conflict",
             field="replaces",
         )
-    connected = await credentials.store(deployment, trip, answer, user=person, is_by_other=True, guard=actor.check)
-    async with actor.change() as transaction:
-        about = {"provider": provider.name, "account": connected.connection.label}
-        about |= {} if replaced is None else {"replaced": "yes"}
-        event = actor.event("connection.entered", user_id=person.id, **about)
-        await audit.append(transaction, replace(event, connection_id=connected.connection.id), now=deployment.now())
+    about = {} if replaced is None else {"replaced": "yes"}
+    about |= {"by_self": "yes"} if actor.user is not None and actor.user.id == person.id else {}
+    event = actor.event("connection.entered", user_id=person.id, provider=provider.name, **about)
+    connected = await credentials.store(deployment, trip, answer, user=person, entered=event, guard=actor.check)
     return connected.connection
 
 

@@ -428,14 +428,14 @@ async def store(
     answer: TokenAnswer,
     *,
     user: User,
-    is_by_other: bool = False,
+    entered: Event | None = None,
     guard: Callable[[Transaction], Awaitable[None]] | None = None,
 ) -> ConnectResult:
-    """Seal the credential, and let the agent use the account. `is_by_other`: someone other than the user entered it.
+    """Seal the credential, and let the agent use the account. `entered`: the event that an admin entered it.
 
     `guard`: see `consents.store`. Raises ConnectRefused.
     """
-    consent = replace(trip.consent_of(user.id, is_by_other=is_by_other), replaces=trip.replaces)
+    consent = replace(trip.consent_of(user.id, entered=entered), replaces=trip.replaces)
     at_ms = consents.milliseconds(deployment.vault)
     try:
         stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False, guard=guard)

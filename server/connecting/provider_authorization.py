@@ -75,8 +75,8 @@ class ConsentRequest:
             "replaces": self.replaces,
         }
 
-    def consent_of(self, user_id: str, *, is_by_other: bool = False) -> Consent:
-        """The consent to store for this request. `is_by_other`: someone else gave it for the person."""
+    def consent_of(self, user_id: str, *, entered: Event | None = None) -> Consent:
+        """The consent to store for this request. `entered`: the event that an admin gave it for the person."""
         return Consent(
             user_id,
             self.provider,
@@ -85,7 +85,7 @@ class ConsentRequest:
             delegated=self.delegated,
             ask=self.ask,
             ends_at=self.ends_at,
-            is_by_other=is_by_other,
+            entered=entered,
         )
 
 

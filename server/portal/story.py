@@ -251,10 +251,8 @@ def _sentence_name(event: Event) -> str:
         return _OF_REQUESTS[what]
     if (family, what) == ("approval", "given") and event.details.get("method") == "notification":
         return "story.approved_in_notification"
-    if event.kind == "connection.opened" and event.details.get("by_other"):
-        return "story.connected_by_other"
-    if event.kind == "connection.entered" and event.details.get("replaced"):
-        return "story.credential_replaced"
+    if event.kind in {"connection.opened", "connection.entered"}:
+        return _connected_name(event)
     if event.kind == "tool.called":
         if event.outcome != "ok":
             return "story.tool_refused" if event.outcome == "refused" else "story.tool_failed"
@@ -262,6 +260,19 @@ def _sentence_name(event: Event) -> str:
     if event.kind in page_texts.section("event"):
         return f"event.{event.kind}"
     return "story.unknown"
+
+
+def _connected_name(event: Event) -> str:
+    """The text that tells who connected an account, or entered its credential."""
+    details = event.details
+    if event.kind == "connection.opened":
+        if details.get("method") == "import":
+            return "story.imported"
+        is_entered = details.get("by_other") or details.get("by_self")
+        return "story.connected_by_other" if is_entered else "event.connection.opened"
+    if details.get("by_self"):
+        return "story.own_credential_replaced" if details.get("replaced") else "story.added_by_self"
+    return "story.credential_replaced" if details.get("replaced") else "event.connection.entered"
 
 
 def _code(event: Event) -> str:

@@ -12,6 +12,7 @@ from server.administration.access import EnteredValues, connect_by_credential
 from server.administration.actor import Actor
 from server.portal import csrf
 from tests.conftest import Store
+from tests.leaks.injector import Injector
 from tests.portal.sign_in.test_passkeys import holder
 from tests.portal.sign_in.test_step_up import confirm
 from tests.support.person import Person, forms_of, session_token
@@ -212,3 +213,44 @@ async def test_a_replaced_credential_is_not_told_as_a_new_account(room: KeyRoom)
     await connect_by_credential(operator, user, provider, entered=newer, replaces=made.id)
     own = (await (await room.signed_in(user)).open("/activity")).text
     assert own.count("An admin added") == own.count("An admin replaced the credential of") == 1
+
+
+async def test_an_admin_who_adds_their_own_account_reads_that_they_did(room: KeyRoom) -> None:
+    user, other = await _with_role(room, Role.ADMINISTRATOR), await room.user()
+    admin = await room.signed_in(user)
+    for person in (user, other):
+        assert (await enter(admin, person, key=key_of(room, person))).url.path == path_of(person)
+    label = f"<bdi>{user.name}@mailroom.example</bdi>"
+    own = (await admin.open("/activity")).text
+    assert f"You added {label}" in own
+    assert f"{label} was connected" in own
+    assert "An admin added" not in own
+    told = (await (await room.signed_in("alice")).open(f"/administration/activity?person={user.id}")).text
+    assert f"</a> added {label}" in told
+    assert "An admin added" not in told
+    theirs = (await (await room.signed_in(other)).open("/activity")).text  # the twin
+    assert "An admin added" in theirs
+    (account,) = await accounts_of(room, user)
+    newer = EnteredValues({"key": key_of(room, user)})
+    actor, provider = Actor(room.deployment, user, "admin_api"), room.deployment.catalog.provider("mailroom")
+    await connect_by_credential(actor, user, provider, entered=newer, replaces=account.id)
+    assert f"You replaced the credential of {label}" in (await admin.open("/activity")).text
+
+
+async def test_an_account_is_never_without_the_record_of_who_added_it(room: KeyRoom) -> None:
+    """An error is raised at each await of the request, so between any two transactions."""
+    admin, outcomes = await room.signed_in("alice"), list[tuple[int, int]]()
+    with Injector().install() as injector:
+        for at in range(1, 150):
+            user = await room.user()
+            page = await admin.open(path_of(user, "mailroom"))
+            plan = injector.next_request(at, lambda: RuntimeError("injected"))
+            answer = await enter(admin, user, page, key=key_of(room, user))
+            recorded = [one for one in await room.events(user) if one.kind == "connection.entered"]
+            outcomes.append((len(await accounts_of(room, user)), len(recorded)))
+            if not plan.where:
+                plan.at = 0
+                assert answer.url.path == path_of(user), answer.text
+                break
+    assert set(outcomes) == {(0, 0), (1, 1)}
+    assert outcomes[-1] == (1, 1)

@@ -111,6 +111,27 @@ async def test_what_a_tool_did_is_told_in_its_own_words_and_language(room: Room)
     assert teller.sentence(gone) == f"{agent} used “of_yesterday” with <bdi>a@b.example</bdi>"
 
 
+@pytest.mark.parametrize(
+    ("details", "english", "german"),
+    [
+        ({}, "You connected {}", "Du hast {} verbunden"),
+        ({"method": "import"}, "An operator imported {}", "Ein Betreiber hat {} importiert"),
+    ],
+)
+async def test_an_imported_account_is_not_told_as_connected_by_the_person(
+    room: Room, details: dict[str, object], english: str, german: str
+) -> None:
+    event = Event("connection.opened", user_id="u", details=details | {"provider": "slack", "account": "a@b.example"})
+    person = Storyteller(room.deployment, agents={}, accounts={})
+    label = "<bdi>a@b.example</bdi>"
+    assert person.sentence(event) == english.format(label)
+    admin = Storyteller(room.deployment, agents={}, accounts={}, people={"u": ("bob", "/page")})
+    told = '<a href="/page"><bdi>bob</bdi></a> connected {}' if not details else english
+    assert admin.sentence(event) == told.format(label)
+    with page_texts.use_language("de"):
+        assert person.sentence(event) == german.format(label)
+
+
 def test_every_event_that_is_recorded_has_words() -> None:
     """The kinds that occur in the code, wherever an event is made."""
     known, kinds = page_texts.section("event"), set[str]()

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vault import company_access, connections, delegations, endings, tickets
 from vault.audit.audit import append
@@ -51,7 +51,8 @@ class Consent:
     """The reason why a person was sent to a provider, and what an agent gets afterward.
 
     `ask`: what the person is asked about each time. `ends_at`: when the agent's permission ends. `ticket_hash` names
-    the `state` of the redirect; None for a consent given on one of our own pages, or by a company.
+    the `state` of the redirect; None for a consent given on one of our own pages, or by a company. `entered`: the event
+    that an admin entered it for the person, which is stored with it; no company's rules let agents use such an account.
     """
 
     user_id: str
@@ -62,7 +63,7 @@ class Consent:
     ask: frozenset[str] = frozenset()
     ends_at: int | None = None
     ticket_hash: bytes | None = field(default=None, repr=False)
-    is_by_other: bool = False  # someone else entered it, so no company's rules let agents use it
+    entered: Event | None = None
     renewed_by: str | None = None  # the identity provider's connection that vouched for it
     replaces: str | None = None  # the connection that it must belong to
 
@@ -239,17 +240,26 @@ async def _store(
         raise TransitionRefused("This account has been disconnected in the meantime. Nothing was connected.")
     if is_late and consent.ticket_hash is not None:
         await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE + connection.id, before=LATE)
-    details = {"provider": consent.provider, "account": connection.label, "scopes": sorted(connection.scopes)}
+    details: dict[str, object] = {
+        "provider": consent.provider,
+        "account": connection.label,
+        "scopes": sorted(connection.scopes),
+    }
+    if consent.entered is not None:
+        details["by_self" if consent.entered.details.get("by_self") else "by_other"] = True
     events = [
         Event(
             kind="connection.opened" if consent.renewed_by is None else "connection.vouched",
             user_id=consent.user_id,
             client_id=consent.client_id,
             connection_id=connection.id,
-            details=details | ({"late": True} if is_late else {}) | ({"by_other": True} if consent.is_by_other else {}),
+            details=details | ({"late": True} if is_late else {}),
         )
     ]
-    if not consent.is_by_other:
+    if consent.entered is not None:
+        about = {**consent.entered.details, "account": connection.label}
+        events.append(replace(consent.entered, connection_id=connection.id, details=about))
+    else:
         events += await company_access.allow_opened(transaction, connection, policy, now=now)
     delegated = frozenset[str]()
     if consent.client_id is not None:
