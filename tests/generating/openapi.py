@@ -36,7 +36,13 @@ _SECRET: Final = re.compile(
     re.IGNORECASE,
 )
 
-_NO_SECRET: Final = frozenset({"accessPasswordRequired", "hasPasswordAuth", "storeCredentials", "public_api_key"})
+_NO_SECRET: Final = frozenset(
+    {
+        *("accessPasswordRequired", "hasPasswordAuth", "storeCredentials", "public_api_key", "is_password_enabled"),
+        *("strong_password_requirement", "user_has_strong_password"),
+        "enterprise_has_strong_password_required_for_external_users",
+    }
+)
 
 
 def scopes_of(service: Service, operation: Mapping[str, object], call: str = "") -> tuple[str, ...]:

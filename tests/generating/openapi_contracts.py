@@ -34,7 +34,7 @@ def keep_contract(name: str, document: Document, *, version: str) -> None:
         calls.setdefault(f"{tool.request.method} {template_of(tool.request.path)}", []).append(tool)
     found: dict[str, Schema] = {}
     for method, way, operation, told, where in document.operations():
-        call = f"{method} {service.above}{service.place_path(template_of(way)).rstrip('/')}"
+        call = f"{method} {service.place_path(template_of(way)).rstrip('/')}"
         for one in (call, call.replace("/users/{}/", "/users/me/")):  # a tool can be limited to the person's own
             if one in calls and one not in found:
                 found[one] = _extract(document, calls[one], operation, told, where)
@@ -44,8 +44,7 @@ def keep_contract(name: str, document: Document, *, version: str) -> None:
         print(f"{name}: the document has no {call}")
     content = {
         "document": f"{service.repository} {version}".strip(),
-        "server": (document.server if service.server is None else service.server).removesuffix(service.above)
-        + service.base,
+        "server": (document.server if service.server is None else service.server) + service.base,
     }
     lines = ",\n".join(f"{json.dumps(call)}: {json.dumps(found[call])}" for call in sorted(found))
     KEPT.mkdir(exist_ok=True)

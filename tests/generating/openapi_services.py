@@ -58,7 +58,6 @@ class Service:
 
     repository: str
     base: str = ""  # prefix of the document's paths that is part of the API's URL in the provider file
-    above: str = ""  # prefix of the provider file's paths that is part of the document's URL
     security: str = ""
     said: str = ""
     before: str = ""
@@ -190,6 +189,11 @@ def _slack_channels(verb: str) -> tuple[Part, ...]:
     )
 
 
+_BOX_NAMES: Final = (
+    "id|type|etag|sequence_id|sha1|name|size|description|created_at|modified_at|content_created_at|content_modified_at"
+    "|item_status|extension|login|parent"
+)
+_BOX_FIELDS: Final = f"(({_BOX_NAMES})(,({_BOX_NAMES}))*)?"  # no links, locks, and permissions
 _READ_WRITE: Final = (("GET .*", "read"), (".*", "write"))
 
 SERVICES: Final[Mapping[str, Service]] = {
@@ -436,7 +440,37 @@ SERVICES: Final[Mapping[str, Service]] = {
         telling=frozenset({"POST /Accounts/{}/OutgoingCallerIds.json"}),  # the code that verifies a number
     ),
     "square": Service("github.com/square/connect-api-specification", file="api.json", api="v2", has_rules=False),
-    "box": Service("github.com/box/box-openapi", file="openapi.json", api="content", above="/2.0", has_rules=False),
+    "box": Service(
+        "github.com/box/box-openapi",
+        file="openapi.json",
+        api="content",
+        placed=((".*", "/2.0"),),
+        server="https://api.box.com",
+        given=(  # "update or delete collaborations, create comments or tasks, and more"
+            (r"GET /2.0/(.*/)?(comments|tasks|task_assignments|assignments|collaborations)(/.*)?", "root_readwrite"),
+            ("GET .*", "root_readonly"),
+            (".*", "root_readwrite"),
+        ),
+        paths=(
+            r"/2.0/((files|folders)/[{][}](/(copy|collaborations|comments|tasks|trash|versions(/.*)?|metadata(/[{][}]/[{][}])?))?"
+            r"|folders/trash/items|(comments|tasks|task_assignments|collaborations|web_links|collections)(/[^#]*)?)"
+        ),
+        left_out=r"(GET|PUT|DELETE) /2.0/files/[{][}]|(GET|DELETE) /2.0/folders/[{][}]",  # box.toml has them
+        divided=(  # with any field, a file's answer contains a link with a token
+            (
+                "(POST|PUT) /2.0/collaborations(/[{][}])?",  # and no collaborator becomes the owner
+                (Part("root_readwrite", {"role": "(?!owner)[a-z ]*", "fields": _BOX_FIELDS}),),
+            ),
+            ("GET .*", tuple(Part(f"root_{scope}", {"fields": _BOX_FIELDS}) for scope in ("readonly", "readwrite"))),
+            ("(POST|PUT) (?!.*/metadata).*", (Part("root_readwrite", {"fields": _BOX_FIELDS}),)),
+        ),
+        public=frozenset(
+            {
+                *("POST /2.0/files/{}/copy", "PUT /2.0/folders/{}", "POST /2.0/folders/{}/copy"),
+                *("GET /2.0/folders/trash/items", "GET /2.0/collections/{}/items"),
+            }
+        ),
+    ),
     "slack": Service(
         "github.com/slackapi/slack-api-specs",
         file="web-api/slack_web_openapi_v2.json",

@@ -338,6 +338,66 @@ def test_a_number_is_looked_up_at_twilio_without_paid_packages(query: dict[str, 
     assert not allows(twilio, Call("lookups", "POST", "/v2/batch/query"), twilio.all_scopes)
 
 
+@pytest.mark.parametrize(
+    ("call", "least", "other"),
+    [
+        ("GET /2.0/files/1/versions", "root_readonly", "base_preview"),
+        ("GET /2.0/folders/trash/items", "root_readonly", "base_explorer"),
+        ("GET /2.0/files/1/comments", "root_readwrite", "root_readonly"),
+        ("GET /2.0/tasks/1/assignments", "root_readwrite", "root_readonly"),
+        ("GET /2.0/folders/1/collaborations", "root_readwrite", "root_readonly"),
+        ("POST /2.0/comments", "root_readwrite", "root_readonly"),
+        ("PUT /2.0/folders/1", "root_readwrite", "item_rename"),
+        ("DELETE /2.0/files/1/trash", "root_readwrite", "item_delete"),
+        ("PUT /2.0/files/1/metadata/global/properties", "root_readwrite", "root_readonly"),
+    ],
+)
+def test_an_item_of_box_is_read_or_shared_with_the_scope_that_box_names(call: str, least: str, other: str) -> None:
+    box, (method, path) = CATALOG.provider("box"), call.split()
+    assert allows(box, Call("content", method, path), frozenset({least}))
+    assert not allows(box, Call("content", method, path), frozenset({other}))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("PUT", "/2.0/files/1"), ("POST", "/2.0/folders"), ("PUT", "/2.0/folders/1"), ("POST", "/2.0/files/1/copy")),
+        *(("GET", "/2.0/folders/trash/items"), ("GET", "/2.0/collections/1/items"), ("GET", "/2.0/web_links/1")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("fields", "is_allowed"), [("id,name", True), ("expiring_embed_link", False), ("id,shared_link", False)]
+)
+def test_no_field_of_box_shows_a_link_with_a_token(method: str, path: str, fields: str, is_allowed: bool) -> None:
+    box = CATALOG.provider("box")
+    call = Call("content", method, path, {"fields": fields}, Payload(frozenset({"fields"})))
+    assert allows(box, call, box.all_scopes) == is_allowed
+
+
+@pytest.mark.parametrize(("role", "is_allowed"), [("viewer", True), ("previewer uploader", True), ("owner", False)])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/2.0/collaborations"), ("PUT", "/2.0/collaborations/1")])
+def test_an_item_of_box_is_shared_but_not_given_away(method: str, path: str, role: str, is_allowed: bool) -> None:
+    box, body = CATALOG.provider("box"), {"role": role}
+    assert allows(box, Call("content", method, path, body, Payload(body=body)), box.all_scopes) == is_allowed
+
+
+@pytest.mark.parametrize(
+    ("closed", "open_"),
+    [
+        ("/2.0/webhooks", "/2.0/comments"),
+        ("/2.0/zip_downloads", "/2.0/web_links"),
+        ("/2.0/files/1/watermark", "/2.0/files/1/copy"),
+        ("/2.0/shared_items", "/2.0/tasks"),
+        ("/2.0/sign_requests", "/2.0/task_assignments"),
+    ],
+)
+def test_box_has_no_rule_for_links_of_others_webhooks_and_signatures(closed: str, open_: str) -> None:
+    box = CATALOG.provider("box")
+    for method in ("GET", "POST", "PUT"):
+        assert not of_path(box, api="content", method=method, path=closed)
+    assert of_path(box, api="content", method="POST", path=open_)
+
+
 PAGING = {"name": "page", "in": "query"}
 MAIN = {
     "paths": {
