@@ -9,16 +9,16 @@ out. `widens` are parameters that show more than an operation's own scope, mostl
     python -m tests.generating.openapi asana openapi/defs/asana_oas.yaml
 
 This writes providers/services/rules/asana.json and prints the scopes that asana.toml lacks. Give all documents of a
-service that has several. The document's answers for the operations of our tools go into
-tests/data/published_answers.json; the tests' services return these.
+service that has several, and `--version` for what is outside a checkout. The document's answers for the operations of
+our tools go into tests/data/published_answers.json; the tests' services return these.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -224,13 +224,14 @@ def _keep_answers(name: str, document: Document, *, version: str) -> None:
     ANSWERS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
-def main(name: str, path: Path, *others: Path) -> None:
+def main(name: str, paths: Sequence[Path], *, version: str | None = None) -> None:
     """Write the rules of one service, and print the scopes that its provider file lacks."""
-    git = ["git", "-C", str(path.parent), "log", "-1", "--format=%h %cs"]
-    version = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
-    document = Document(path, *others)
+    if version is None:
+        git = ["git", "-C", str(paths[0].parent), "log", "-1", "--format=%h %cs"]
+        version = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    document = Document(*paths)
     if SERVICES[name].has_contract:
-        keep_contract(name, document, version=version)
+        keep_contract(name, [Document(path) for path in paths], version=version)
     if name in SERVED:
         _keep_answers(name, document, version=version)
     if not SERVICES[name].has_rules:
@@ -244,4 +245,9 @@ def main(name: str, path: Path, *others: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(Path, sys.argv[2:]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("--version")
+    parsed = parser.parse_args()
+    main(parsed.name, parsed.paths, version=parsed.version)

@@ -8,52 +8,95 @@ rules.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from providers.definitions.catalog import load_catalog
 from providers.outbound.json_values import put
 from providers.tools import declarations
 from providers.tools.declarations import Tool
 from providers.tools.declared_tools import query_names, whole_body
 from tests.generating.openapi_document import Document, template_of
-from tests.generating.openapi_services import SERVICES
+from tests.generating.openapi_services import SERVICES, Service
 
 KEPT: Final = Path(__file__).parents[1] / "data" / "operations"
 Schema = dict[str, object]
 
 
-def keep_contract(name: str, document: Document, *, version: str) -> None:
-    """Write the extract for one service's tools, and print what the document lacks."""
+def keep_contract(name: str, documents: Sequence[Document], *, version: str) -> None:
+    """Write the extract for one service's tools, and print what the documents lack."""
     path = declarations.BUILT_IN / f"{name}.toml"
     if not path.exists():
         return
     service = SERVICES[name]
+    provider = load_catalog().provider(name)
     calls: dict[str, list[Tool]] = {}
+    addresses: dict[str, str] = {}  # method and address -> the call
     for tool in declarations.read_tool_file(path).tool:
-        calls.setdefault(f"{tool.request.method} {template_of(tool.request.path)}", []).append(tool)
-    found: dict[str, Schema] = {}
-    for method, way, operation, told, where in document.operations():
-        call = f"{method} {service.place_path(template_of(way)).rstrip('/')}"
-        for one in (call, call.replace("/users/{}/", "/users/me/")):  # a tool can be limited to the person's own
-            if one in calls and one not in found:
-                found[one] = _extract(document, calls[one], operation, told, where)
-                if one in service.partial:
-                    found[one]["body"] = found[one]["body"] | {"required": []}
-    for call in sorted(calls.keys() - found.keys()):
-        print(f"{name}: the document has no {call}")
-    content = {
-        "document": f"{service.repository} {version}".strip(),
-        "server": (document.server if service.server is None else service.server) + service.base,
+        call = f"{tool.request.method} {template_of(tool.request.path)}"
+        calls.setdefault(call, []).append(tool)
+        address = template_of(provider.apis[tool.request.api].rstrip("/") + tool.request.path)
+        addresses[f"{tool.request.method} {address.rstrip('/')}"] = call
+    found = {
+        call: {"address": address} | _amend(_extract(*where, tools=calls[call], service=service), call, service=service)
+        for call, (address, *where) in _operations(documents, addresses, server=service.server).items()
     }
+    lacking = sorted(calls.keys() - found.keys())
+    for call in lacking:
+        print(f"{name}: the document has no {call}")
+    content = {"document": f"{service.repository} {version}".strip()} | ({"lacking": lacking} if lacking else {})
     lines = ",\n".join(f"{json.dumps(call)}: {json.dumps(found[call])}" for call in sorted(found))
     KEPT.mkdir(exist_ok=True)
     head = json.dumps(content)[:-1]
     (KEPT / f"{name}.json").write_text(f'{head}, "operations": {{\n{lines}\n}}}}\n', encoding="utf-8")
 
 
+_Found = tuple[str, Document, Mapping[str, object], Sequence[Mapping[str, object]], Path]
+
+
+def _operations(
+    documents: Sequence[Document], addresses: Mapping[str, str], *, server: str | None
+) -> Mapping[str, _Found]:
+    """The operation of each call. A documented address with the fewest parameters is the closest."""
+    found: dict[str, _Found] = {}
+    for document in documents:
+        for method, way, operation, told, where in document.operations():
+            address = template_of((document.server if server is None else server) + way).rstrip("/")
+            pattern = re.compile(re.escape(f"{method} {address}").replace(r"\{\}", "[^/]+"))
+            for one, call in addresses.items():
+                if pattern.fullmatch(one) and (call not in found or found[call][0].count("{}") > address.count("{}")):
+                    found[call] = (address, document, operation, told, where)
+    return found
+
+
+def _amend(made: Schema, call: str, *, service: Service) -> Schema:
+    """The extract without what is known to be wrong in the document."""
+    if call in service.unshaped:
+        made.pop("answer", None)
+        made |= {"body": {"type": "object"}} if "body" in made else {}
+    if call in service.partial:
+        made["body"] = _without_required(made["body"])
+    return made
+
+
+def _without_required(schema: object) -> object:
+    if isinstance(schema, list):
+        return [_without_required(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {name: [] if name == "required" else _without_required(one) for name, one in schema.items()}
+
+
 def _extract(
-    document: Document, tools: Sequence[Tool], operation: Mapping[str, object], told: Sequence[object], where: Path
+    document: Document,
+    operation: Mapping[str, object],
+    told: Sequence[Mapping[str, object]],
+    where: Path,
+    *,
+    tools: Sequence[Tool],
+    service: Service,
 ) -> Schema:
     names = frozenset[str]().union(*(query_names(tool) for tool in tools))
     query = {
@@ -68,14 +111,22 @@ def _extract(
         for member in _members(whole_body(tool)):
             put(sent, member, "")
     content = document.body(operation, told, where)
+    if service.takes_body and sent and content is None:
+        needed = sorted(name for name, about in query.items() if about.get("required"))
+        content = (
+            {"type": "object", "properties": {one["name"]: one.get("schema", one) for one in told}, "required": needed},
+            where,
+        )
+        made["query"] = {}
     if content is not None and sent:
         made["body"] = _body(document, *content, sent)
     answer = document.answer(operation, where)
     if answer is not None:
         tree: Schema = {}
         for tool in tools:
-            for steps in _ways(document, answer, tool):
-                _insert(document, *answer, steps, tree)
+            example = document.example_answer(operation, where)
+            for steps in _ways(document, answer, tool, example):
+                _insert(document, *answer, steps, tree, _kind_of(_at(example, steps)))
         made["answer"] = tree
     return made
 
@@ -129,15 +180,19 @@ def _body_value(document: Document, schema: Mapping[str, object], where: Path, v
     return _value(document, schema, where)
 
 
-def _ways(document: Document, answer: tuple[Mapping[str, object], Path], tool: Tool) -> list[list[str]]:
-    """The path to each value that the tool reads in an answer."""
+def _ways(
+    document: Document, answer: tuple[Mapping[str, object], Path], tool: Tool, example: object
+) -> list[list[str]]:
+    """The path to each value that the tool reads in an answer: in its schema, or else in its example."""
     result = tool.result
     before = [] if result.items is None else result.items.split(".")
     if before == ["items"] and document.member(*answer, "items") is None:
         before = []  # the answer itself is the list
     found = [] if result.next is None else [result.next.split(".")]
     for name, output in result.fields.items():
-        known = [way for one in output.paths if _leads(document, *answer, way := [*before, *one.split(".")])]
+        ways = [[*before, *one.split(".")] for one in output.paths]
+        known = [way for way in ways if _leads(document, *answer, way)]
+        known = known or [way for way in ways if _at(example, way) is not None]
         if not known:
             print(f"{tool.name}: the answer has no {'.'.join(before)} {name} = {output.path}")
         found += known[:1]
@@ -153,21 +208,41 @@ def _leads(document: Document, schema: Mapping[str, object], where: Path, steps:
     return True
 
 
-def _insert(document: Document, schema: Mapping[str, object], where: Path, steps: Sequence[str], tree: Schema) -> None:
-    """Add the path to one value."""
+def _at(value: object, steps: Sequence[str]) -> object:
+    """The value at a path in an example, in the first of several."""
+    for step in steps:
+        while isinstance(value, list) and value:
+            value = value[0]
+        if not isinstance(value, dict):
+            return None
+        value = value.get(step)
+    return value
+
+
+def _kind_of(value: object) -> str | None:
+    return None if value is None else {bool: "boolean", int: "integer", float: "number"}.get(type(value), "string")
+
+
+def _insert(
+    document: Document, schema: Mapping[str, object], where: Path, steps: Sequence[str], tree: Schema, kind: str | None
+) -> None:
+    """Add the path to one value, whose type is `kind` if only an example has it."""
     schema, where = document.follow(schema, where)
     if "items" in schema and steps:
         tree["type"] = "array"
         inner = tree.setdefault("items", {})
         rest = steps[1:] if steps[0].isdecimal() else steps
-        _insert(document, schema["items"], where, rest, inner)
+        _insert(document, schema["items"], where, rest, inner, kind)
         return
     if not steps:
         tree |= {key: value for key, value in _value(document, schema, where).items() if key != "enum"}
         return
     found = document.member(schema, where, steps[0])
     if found is None:
+        if kind is not None and len(steps) == 1:
+            tree["type"] = "object"
+            tree.setdefault("properties", {})[steps[0]] = {"type": [kind]}
         return
     tree["type"] = "object"
     properties = tree.setdefault("properties", {})
-    _insert(document, *found, steps[1:], properties.setdefault(steps[0], {}))
+    _insert(document, *found, steps[1:], properties.setdefault(steps[0], {}), kind)

@@ -1,12 +1,14 @@
-"""Read OpenAPI 3 and Swagger 2 documents, in one file or several, for the generator of request rules."""
+"""Read OpenAPI 3, Swagger 2 and Google's discovery documents, in one file or several, for the generator of rules."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 import yaml
 
@@ -26,7 +28,39 @@ _FORM: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 def _content(path: Path) -> Mapping[str, object]:
     text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    return _of_discovery(content) if "discoveryVersion" in content else content
+
+
+def _of_discovery(content: Mapping[str, object]) -> Mapping[str, object]:
+    """One of Google's discovery documents as an OpenAPI document."""
+    paths: dict[str, dict[str, object]] = {}
+    for method in _methods_of(content):
+        told = {**content.get("parameters", {}), **method.get("parameters", {})}
+        made: dict[str, object] = {
+            "parameters": [
+                {
+                    "name": name,
+                    "in": about["location"],
+                    "required": about.get("required", False),
+                    "schema": {key: int(one) if key in ("minimum", "maximum") else one for key, one in about.items()},
+                }
+                for name, about in told.items()
+            ]
+        }
+        if "request" in method:
+            made["requestBody"] = {"content": {"application/json": {"schema": method["request"]}}}
+        if "response" in method:
+            made["responses"] = {"200": {"content": {"application/json": {"schema": method["response"]}}}}
+        paths.setdefault("/" + str(method["path"]), {})[str(method["httpMethod"]).lower()] = made
+    kept = json.loads(re.sub(r'"\$ref": "(\w+)"', r'"$ref": "#/schemas/\1"', json.dumps([paths, content["schemas"]])))
+    return {"servers": [{"url": content["baseUrl"]}], "paths": kept[0], "schemas": kept[1]}
+
+
+def _methods_of(resource: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    yield from resource.get("methods", {}).values()
+    for inner in resource.get("resources", {}).values():
+        yield from _methods_of(inner)
 
 
 def _in_pieces(folder: Path) -> Mapping[str, object]:
@@ -67,9 +101,10 @@ class Document:
         are any of these."""
         while "$ref" in value:
             name, _, inner = str(value["$ref"]).partition("#")
+            name = name.rpartition("/")[2] if name.startswith("https:") else name  # of the same repository
             where = (where.parent / name).resolve() if name else where
             value = self._file(where)
-            for step in inner.split("/")[1:]:
+            for step in unquote(inner).split("/")[1:]:
                 value = value[step.replace("~1", "/").replace("~0", "~")]
         if isinstance(several := value.get("items"), list):
             value = {**value, "items": {"anyOf": several}}
@@ -83,9 +118,22 @@ class Document:
             for method in _METHODS:
                 if method in item:
                     operation, place = self.follow(item[method], where)
-                    told = [self.follow(one, where)[0] for one in item.get("parameters", [])]
-                    told += [self.follow(one, place)[0] for one in operation.get("parameters", [])]
+                    told = [*self._parameters(item, where), *self._parameters(operation, place)]
                     yield method.upper(), path, operation, told, place
+
+    def _parameters(self, item: Mapping[str, object], where: Path) -> Iterator[Mapping[str, object]]:
+        for one in item.get("parameters", []):
+            with suppress(KeyError):  # Zoho's documents have references that lead nowhere
+                yield self.follow(one, where)[0]
+
+    def example_answer(self, operation: Mapping[str, object], where: Path) -> object:
+        """The first example of an operation's successful answer; None if there is none."""
+        for status, one in operation.get("responses", {}).items():
+            response, _ = self.follow(one, where)
+            for kind in response.get("content", {}).values() if str(status).startswith("2") else ():
+                examples = [example.get("value") for example in kind.get("examples", {}).values()]
+                return next((example for example in (kind.get("example"), *examples) if example is not None), None)
+        return None
 
     def body(
         self, operation: Mapping[str, object], told: Sequence[object], where: Path

