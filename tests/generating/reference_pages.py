@@ -102,9 +102,11 @@ def tools_page() -> str:
 def _verification(service: str) -> str:
     """What a service's tools were compared with, if no double simulates the service."""
     played = {case.provider for case in CASES.values()}
-    kept = KEPT / f"{service}.json"
+    kept, schema = KEPT / f"{service}.json", KEPT / f"{service}.graphql"
     if service in played or not (declarations.BUILT_IN / f"{service}.toml").exists():
         return ""
+    if schema.exists():
+        return f"{schema.read_text(encoding='utf-8').partition(chr(10))[0].removeprefix('# ')}.\n\n"
     if not kept.exists():
         return "Unsure.\n\n"
     return f"{json.loads(kept.read_text(encoding='utf-8'))['document']}.\n\n"

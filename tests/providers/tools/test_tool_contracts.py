@@ -1,7 +1,8 @@
 """Tools of services without a double: each request, and what is read from the answer, against the service's document.
 
-`tests/data/operations` has what the documents say about these operations (`tests.generating.openapi_contracts`). The
-tools of `CITED` services have no document: what they send was read in two libraries, which their files name.
+`tests/data/operations` has what the documents say about these operations (`tests.generating.openapi_contracts`), and
+what the schemas of GraphQL APIs say (`tests.generating.graphql_contracts`). The tools of `CITED` services have neither:
+what they send was read in two libraries, which their files name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
+import graphql
 import jsonschema
 import pytest
 from pydantic import ValidationError
@@ -43,11 +45,12 @@ DECLARED = {
 DOCUMENTS: Mapping[str, Mapping[str, object]] = {
     path.stem: json.loads(path.read_text(encoding="utf-8")) for path in KEPT.glob("*.json")
 }
+SCHEMAS: Mapping[str, str] = {path.stem: path.read_text(encoding="utf-8") for path in KEPT.glob("*.graphql")}
 CITED = frozenset(
     {
         *("calendly", "dropbox", "gitlab", "helpscout", "hugging-face", "reddit", "ticktick", "todoist", "typeform"),
         *("zendesk", "airtable", "harvest", "aws", "bluesky", "linkedin", "snowflake-key-pair", "teller", "docker-hub"),
-        *("metabase", "keycloak-session", "monday", "quickbooks", "shopify", "attio", "gong", "instagram", "tiktok"),
+        *("metabase", "keycloak-session", "quickbooks", "attio", "gong", "instagram", "tiktok"),
     }
 )
 NASTY = ("../../admin", "a&admin=true#b?c=d", '"}, "admin": {"x": "y', "a\r\nX-Evil: 1\x00\u202e")
@@ -112,8 +115,7 @@ def head_of(service: str) -> str:
 
 
 def test_each_service_has_a_document_or_is_cited() -> None:
-    assert DOCUMENTS.keys() | CITED == set(SERVICES)
-    assert not DOCUMENTS.keys() & CITED
+    assert sorted([*DOCUMENTS, *SCHEMAS, *CITED]) == SERVICES
     for name in CITED:
         head = head_of(name)
         assert head.count(",") >= 1 and "unsure" in head, f"{name}: name two sources, and what is unsure"
@@ -160,6 +162,42 @@ async def test_requests_and_results_are_what_the_document_says(bench: Bench, ser
         check_bounds(tool, operation)
         if "answer" in operation:
             check_result(tool, said, operation["answer"])
+
+
+@pytest.mark.parametrize("service", sorted(SCHEMAS))
+async def test_queries_and_results_fit_the_schema(bench: Bench, service: str) -> None:
+    schema = graphql.build_schema(SCHEMAS[service])
+    for tool, spec in tools_of(service):
+        arguments = usual_arguments(spec)
+        arrival, _ = await send_call(bench, spec, arguments, json_reply({}))
+        query, variables = arrival.json["query"], arrival.json.get("variables", {})
+        assert graphql.validate(schema, graphql.parse(query)) == [], spec.name
+        made = graphql.graphql_sync(schema, query, field_resolver=sample_of, variable_values=variables)
+        assert made.errors is None, (spec.name, made.errors)
+        answer = dict(made.formatted)
+        for path, value in tool.result.expect.items():
+            put(answer, path, value)
+        _, said = await send_call(bench, spec, arguments, json_reply(answer))
+        check_result(tool, said, answer)
+
+
+def test_a_query_that_asks_for_what_the_schema_lacks_is_noticed() -> None:
+    schema = graphql.build_schema(SCHEMAS["monday"])
+    for query in ("{ boards(limit: 1) { nme } }", "{ boards(limt: 1) { name } }", "{ boards(limit: true) { name } }"):
+        assert graphql.validate(schema, graphql.parse(query)) != [], query
+    assert graphql.validate(schema, graphql.parse("{ boards(limit: 1) { name } }")) == []
+
+
+def sample_of(_: object, info: graphql.GraphQLResolveInfo, **__: object) -> object:
+    """A value of the type that the schema names for a field."""
+    kind = graphql.get_nullable_type(info.return_type)
+    named = graphql.get_named_type(kind)
+    value: object = {"Int": 7, "Float": 7.5, "Boolean": True}.get(named.name, "text1")
+    if isinstance(named, graphql.GraphQLEnumType):
+        value = next(iter(named.values.values())).value
+    elif isinstance(named, graphql.GraphQLObjectType):
+        value = {}
+    return [value] if isinstance(kind, graphql.GraphQLList) else value
 
 
 def check_query(name: str, query: Mapping[str, list[str]], known: Mapping[str, Mapping[str, object]]) -> None:
