@@ -164,7 +164,7 @@ bundle: .venv/.dev
 audit: .venv/.dev
 	$(RUN) -m tests.release.audit
 
-release: .venv/.dev
+release: .venv/.dev node-clients
 	$(RUN) -m tests.release $(TRY)
 
 version: .venv/.dev

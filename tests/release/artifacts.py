@@ -1,4 +1,4 @@
-"""The files of a release: wheel, source archive, bundle, Debian package, bill of materials, and their hashes.
+"""The files of a release: wheel, source archive, bundle, Debian package, client libraries, bill of materials, hashes.
 
 Wheel and source archive are built from a copy of the commit, so that no unversioned file gets in, and have its time, so
 that one commit always makes the same bytes.
@@ -22,7 +22,7 @@ from pathlib import Path
 from uv import find_uv_bin
 
 from tests.generating import bundle
-from tests.release import debian
+from tests.release import client_packages, debian
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tests" / "release" / "tools.txt"  # hashed lock of what only a release needs
@@ -121,6 +121,9 @@ def build_all(folder: Path) -> tuple[Path, Path, Path]:
     bundle.build(folder)
     write_sbom(wheel, folder / f"{wheel.name.partition('-py3')[0]}.cdx.json")
     package = debian.build(wheel, folder, epoch=epoch)
+    with copy_of_commit() as source:
+        client_packages.build_python(source, folder, epoch=epoch)
+        client_packages.build_typescript(source, folder)
     write_sums(folder)
     return wheel, archive, package
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.generating.documentation import ROOT
-from tests.release import debian
+from tests.release import client_packages, debian
 from tests.release.artifacts import build_packages, write_sums
 from tests.release.signing import sign_all
 
@@ -62,6 +64,35 @@ def test_the_same_sources_make_the_same_bytes(copies: tuple[Path, Path], tmp_pat
         assert {one.date_time[:3] for one in files.infolist()} == {(2027, 1, 16)}
     with tarfile.open(archive) as files:
         assert {one.mtime for one in files.getmembers()} == {EPOCH + 86400}
+
+
+@pytest.fixture
+def client_sources(tmp_path: Path) -> Path:
+    """A copy of the clients' sources."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    shutil.copy(ROOT / "LICENSE", folder)
+    left_out = shutil.ignore_patterns("dist", "node_modules", "__pycache__")
+    return shutil.copytree(ROOT / "clients", folder / "clients", ignore=left_out).parent
+
+
+def test_the_python_clients_wheel_has_every_module_and_its_types(client_sources: Path, tmp_path: Path) -> None:
+    wheel = client_packages.build_python(client_sources, tmp_path, epoch=EPOCH)
+    with zipfile.ZipFile(wheel) as files:
+        held = {name.removeprefix("token_vault_client/") for name in files.namelist()}
+    assert {path.name for path in (ROOT / "clients/python/token_vault_client").glob("*.py")} | {"py.typed"} <= held
+
+
+@pytest.mark.group("node")
+def test_the_npm_package_has_every_file_that_it_exports(client_sources: Path, tmp_path: Path) -> None:
+    package = client_packages.build_typescript(client_sources, tmp_path)
+    with tarfile.open(package) as files:
+        held = set(files.getnames())
+    exported = json.loads((ROOT / "clients/typescript/package.json").read_text(encoding="utf-8"))["exports"]
+    wanted = {f"package/{path.removeprefix('./')}" for one in exported.values() for path in one.values()}
+    assert len(wanted) == 8
+    assert wanted | {"package/LICENSE", "package/README.md"} <= held
+    assert not [name for name in held if name.startswith("package/src")]
 
 
 LOCK_FILES = ("requirements*.txt", "deploy/*/requirements.txt", "tests/*/requirements.txt", "tests/release/tools.txt")

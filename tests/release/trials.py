@@ -1,4 +1,7 @@
-"""Each file of a release is installed into an empty place with the program that people use, and runs the demo there."""
+"""Each file of a release is installed into an empty place with the program that people use, and runs the demo there.
+
+The client libraries are installed and imported.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
+from tests.release import client_packages
 from tests.release.artifacts import ROOT, tools
+from tests.support.foreign.foreign import node
 
 PYTHONS = tuple(f"3.{minor}" for minor in range(11, 15))
 DEMO = 300  # seconds
+IMPORTS = "import token_vault_client, token_vault_client.admin, token_vault_client.fastapi"
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,22 @@ def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
         if (root / "usr/lib/token-vault").exists():
             raise TrialFailed("the package left files behind")
 
+    def python_client(folder: Path, run: Callable[..., str]) -> None:
+        (client,) = wheel.parent.glob("token_vault_client-*.whl")
+        run(find_uv_bin(), "venv", "--python", sys.executable, "venv")
+        run(find_uv_bin(), "pip", "install", "--python", "venv/bin/python", client, "fastapi")
+        run("venv/bin/python", "-c", IMPORTS)
+
+    def npm_client(folder: Path, run: Callable[..., str]) -> None:
+        (client,) = wheel.parent.glob("token-vault-client-*.tgz")
+        client_packages.npm(folder, "install", str(client))
+        parts = ", ".join(f'import("token-vault-client{part}")' for part in ("", "/admin", "/ai", "/express"))
+        run(node(), "-e", f"Promise.all([{parts}])")
+
     known = [Trial(f"wheel, Python {name}", from_wheel(path)) for name, path in pythons().items()]
     known += [Trial("source archive, pip", from_source), Trial("pipx", by_pipx), Trial("uvx", by_uvx)]
     known += [Trial("Debian package, unpacked", try_unpacked)]
+    known += [Trial("Python client", python_client), Trial("npm client", npm_client)]
     if os.geteuid() == 0 and shutil.which("debootstrap"):
         known += [Trial("Debian package, in a Debian of its own", in_debian)]
     return known
