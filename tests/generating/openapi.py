@@ -74,8 +74,12 @@ def scopes_of(service: Service, operation: Mapping[str, object], call: str = "")
 def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
     """The rules, in the document's order."""
     service = SERVICES[name]
-    for method, path, operation, told, where in document.operations():
-        template = service.place_path(template_of(path))
+    operations = (
+        (method, template, operation, told, where)
+        for method, path, operation, told, where in document.operations()
+        for template in service.place_paths(template_of(path))
+    )
+    for method, template, operation, told, where in operations:
         call = f"{method} {template}"
         scopes = scopes_of(service, operation, call)
         if service.known_scopes is not None:

@@ -50,8 +50,8 @@ class Service:
     another name in the document. `named`, `unnamed`: pairs of a pattern and of parameters that are newer than the
     document, and that reach more than the scope says. `divided`: pairs of a pattern and of parts, for calls that a
     parameter divides among the scopes that the document names. `posts_reads`: reads may use POST, too.
-    `searches`: paths that read by POST. `placed`: pairs of a pattern of a document's path and what precedes it in the
-    provider file's. `shows_same`: parameters that show no more despite their names. `left_out`: calls, `METHOD /path`,
+    `searches`: paths that read by POST. `placed`: pairs of a pattern of a document's path and the provider file's paths
+    for it. `shows_same`: parameters that show no more despite their names. `left_out`: calls, `METHOD /path`,
     that the scope's title doesn't describe. `closes_rest`: the provider file allows every path, so all operations whose
     answers contain credentials have a rule that closes them, for the scope that `given` names last.
     """
@@ -86,7 +86,7 @@ class Service:
     has_rules: bool = True  # otherwise rules are written by hand and only compared with the document
     server: str | None = None  # the URL that the document should have, if it has another or none
     partial: frozenset[str] = frozenset()  # writes that accept a body without members that the document requires
-    placed: tuple[tuple[str, str], ...] = ()
+    placed: tuple[tuple[str, tuple[str, ...]], ...] = ()
     shows_same: frozenset[str] = frozenset()
     searches: str = r".*/search"
     left_out: str = r"(?!)"
@@ -118,10 +118,12 @@ class Service:
         """Whether the provider file says that the scope only reads."""
         return bool(self.titles[scope].get("reads"))
 
-    def place_path(self, template: str) -> str:
-        """The path below the API's URL in the provider file."""
-        before = next((found for pattern, found in self.placed if re.fullmatch(pattern, template)), "")
-        return before + template.removeprefix(self.base)
+    def place_paths(self, template: str) -> list[str]:
+        """The paths below the API's URL in the provider file; mostly one."""
+        for pattern, places in self.placed:
+            if (found := re.fullmatch(pattern, template)) is not None:
+                return [found.expand(place) for place in places]
+        return [template.removeprefix(self.base)]
 
     def is_search(self, template: str) -> bool:
         """Whether a POST to the path only reads."""

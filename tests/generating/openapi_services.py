@@ -40,6 +40,11 @@ _BOX_NAMES: Final = (
 _BOX_FIELDS: Final = f"(({_BOX_NAMES})(,({_BOX_NAMES}))*)?"  # no links, locks, and permissions
 _READ_WRITE: Final = (("GET .*", "read"), (".*", "write"))
 
+_HUBSPOT: Final = {  # objects, and the scopes that read and write them
+    **{name: (f"crm.objects.{name}.read", f"crm.objects.{name}.write") for name in ("contacts", "companies", "deals")},
+    "tickets": ("tickets", "tickets"),
+}
+
 SERVICES: Final[Mapping[str, Service]] = {
     "asana": Service(
         "github.com/Asana/openapi",
@@ -397,15 +402,16 @@ SERVICES: Final[Mapping[str, Service]] = {
         ),
     ),
     "atlassian": Service(
-        "github.com/GerroDen/atlassian-ts-client-generator",  # Jira, Confluence v1 and v2, as Atlassian publishes them
+        "github.com/GerroDen/atlassian-ts-client-generator",  # a copy of what Atlassian publishes
+        # jira-cloud-api, confluence-cloud-api-v1, and confluence-cloud-api-v2
         file="jira-cloud-api/swagger.json",
         security="OAuth2 oAuthDefinitions",
         has_contract=False,  # the tools use Jira's second version
         server="https://api.atlassian.com",
         placed=(
-            (r"/rest/api/3/.*", "/ex/jira/{}"),
-            (r"/wiki/.*", "/ex/confluence/{}"),
-            (r".*", "/ex/confluence/{}/wiki/api/v2"),
+            (r"(/rest/api/3/.*)", (r"/ex/jira/{}\1",)),
+            (r"(/wiki/.*)", (r"/ex/confluence/{}\1",)),
+            (r"(.*)", (r"/ex/confluence/{}/wiki/api/v2\1",)),
         ),
         paths=(
             r"/ex/jira/[{][}]/rest/api/3/(issue(/picker|/createmeta/[{][}]/issuetypes(/[{][}])?)?"
@@ -425,6 +431,57 @@ SERVICES: Final[Mapping[str, Service]] = {
         searches=r".*/search/(jql|approximate-count)",
         widens=frozenset(
             {"properties", "updateHistory", "returnIssue", "overrideScreenSecurity", "overrideEditableFlag"}
+        ),
+    ),
+    "hubspot": Service(
+        "github.com/HubSpot/HubSpot-public-api-spec-collection",
+        # In PublicApiSpecs/CRM: Contacts, Companies, Deals, and Tickets at Rollouts/424/v3; Crm Owners at 146888/v3;
+        # Pipelines at 145896/v3; Properties at 145899/v3; Associations at 130902/v4.
+        file="PublicApiSpecs/CRM/Contacts/Rollouts/424/v3/contacts.json",
+        security="oauth2",
+        has_contract=False,  # the documents name no properties of objects
+        ignored=frozenset({"automation"}),
+        placed=(
+            (r"/crm/v3/objects/0-3(.*)", (r"/crm/v3/objects/deals\1", r"/crm/v3/objects/0-3\1")),
+            (r"/crm/v3/pipelines/{}(.*)", (r"/crm/v3/pipelines/deals\1", r"/crm/v3/pipelines/tickets\1")),
+            (r"/crm/v3/properties/{}(.*)", tuple(rf"/crm/v3/properties/{one}\1" for one in _HUBSPOT)),
+            (
+                r"/crm/v4/objects/{}/{}/associations/(default/)?{}(/{})?",
+                tuple(
+                    rf"/crm/v4/objects/{one}/{{}}/associations/\1{other}\2"
+                    for one in _HUBSPOT
+                    for other in _HUBSPOT
+                    if one != other
+                ),
+            ),
+        ),
+        given=(  # any scope of an object is enough according to the documents
+            *(
+                (rf"{calls} /crm/v4/objects/{one}/.*/associations/(default/)?{other}(/.*)?", f"{scope} {needed}")
+                for calls, scopes in (("GET", 0), ("PUT", 1))
+                for one, scope in ((one, both[scopes]) for one, both in _HUBSPOT.items())
+                for other, needed in ((other, both[scopes]) for other, both in _HUBSPOT.items())
+            ),
+            *((rf"GET /crm/v3/(pipelines|properties)/{one}(/.*)?", read) for one, (read, _) in _HUBSPOT.items()),
+        ),
+        paths=(
+            r"/crm/v3/(objects/(contacts|companies|deals|0-3|tickets)(/(search|batch/(read|update|upsert)|[{][}]))?"
+            r"|owners(/[{][}])?|pipelines/(deals|tickets)(/[{][}](/stages(/[{][}])?)?)?"
+            r"|properties/(contacts|companies|deals|tickets)(/[{][}])?)"
+            r"|/crm/v4/objects/[a-z]+/[{][}]/associations/([a-z]+|default/[a-z]+/[{][}])"
+        ),
+        left_out=r"DELETE .*|(POST|PUT|PATCH) .*/(pipelines|properties)/.*",
+        searches=r".*/(search|batch/read)",
+        widens=frozenset({"associations", "dataSensitivity"}),
+        unnamed=((r"POST .*", "associations"),),
+        divided=(
+            # Objects aren't found by what they are associated with, such as `associations.deal`.
+            (
+                r"POST .*/search",
+                tuple(
+                    Part(read, {"filterGroups/filters/propertyName": "[A-Za-z0-9_]*"}) for read, _ in _HUBSPOT.values()
+                ),
+            ),
         ),
     ),
     # Only compared with their documents.

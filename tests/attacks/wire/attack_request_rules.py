@@ -140,7 +140,7 @@ SPELLINGS = {
         "/crm/v3/objects/contacts/1%2Fassociations%2Fdeals",
         "/crm/v3/objects/contacts/../deals/1",
         "/crm/v3/objects/contacts/%2e%2e/deals/1",
-        "/crm/v3/objects/contacts",
+        "/crm/v3/objects/notes",
         "/CRM/v3/objects/Deals/1",
         "/crm/v3/owners",
         "/contacts/v1/lists/all/contacts/all",
@@ -200,7 +200,7 @@ WRITES = {
     "contacts": (
         *(
             "POST /crm/v3/objects/contacts",
-            "POST /crm/v3/objects/contacts/batch/read",
+            "POST /crm/v3/objects/contacts/batch/archive",
             "PATCH /crm/v3/objects/contacts/1",
         ),
         *(
