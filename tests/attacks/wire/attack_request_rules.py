@@ -123,14 +123,14 @@ SPELLINGS = {
         "/v63.0/query?q=SELECT+Id+FROM+User",
         "/v63.0/queryAll?q=SELECT+Id+FROM+User",
         "/v63.0/search?q=FIND+%7Ba%7D",
-        "/v63.0/sobjects/Task/1",
+        "/v63.0/sobjects/TwoFactorInfo/1",
         "/v63.0/sobjects/User/1",
         "/v63.0/sobjects/Task/../User",
         "/v63.0/sobjects/task%2FUser",
         "/v63.0/analytics/reports",
-        "/v63.0/limits",
+        "/v63.0/sobjects/User/1/password",
         "/V63.0/sobjects/Contact",
-        "/v64.0/sobjects/Task",
+        "/v64.0/sobjects/ContentDistribution/1",
     ),
     "contacts": (
         "/crm/v3/objects/deals/1",
@@ -195,7 +195,7 @@ WRITES = {
             "POST /v63.0/sobjects/User",
             "POST /v63.0/sobjects/task/x",
         ),
-        *("PATCH /v63.0/sobjects/Task/1", "DELETE /v63.0/sobjects/Task/1", "POST /v63.0/tooling/executeAnonymous"),
+        *("PATCH /v63.0/sobjects/User/1", "DELETE /v63.0/sobjects/Task/1", "POST /v63.0/tooling/executeAnonymous"),
     ),
     "contacts": (
         *(
