@@ -12,6 +12,8 @@ from urllib.parse import unquote
 
 import yaml
 
+from tests.generating.foreign_documents import foreign_document
+
 
 class _Loader(yaml.CSafeLoader):
     """Leaves what looks like a time as text, because some documents have invalid times."""
@@ -64,7 +66,11 @@ def _methods_of(resource: Mapping[str, object]) -> Iterator[Mapping[str, object]
 
 
 def _in_pieces(folder: Path) -> Mapping[str, object]:
-    """Read a document with some members in separate files: `paths.json`, `definitions.json`, and `others.json`."""
+    """Read a document with some members in separate files (`paths.json`, `definitions.json`, and `others.json`), or in
+    another language.
+    """
+    if (found := foreign_document(folder)) is not None:
+        return found
     members = {path.stem: _content(path) for path in folder.glob("*.json")}
     return {**members.pop("others"), **members}
 

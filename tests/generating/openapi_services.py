@@ -536,6 +536,10 @@ SERVICES: Final[Mapping[str, Service]] = {
         has_rules=False,
     ),
     "google-service-account": Service("google-api-python-client 2.202.0 (PyPI), discovery documents", has_rules=False),
+    "dropbox": Service("github.com/dropbox/dropbox-api-spec", server="https://api.dropboxapi.com/2", has_rules=False),
+    "bluesky": Service(
+        "github.com/bluesky-social/atproto lexicons", server="https://bsky.social/xrpc", has_rules=False
+    ),
     "gitea": Service(
         "github.com/go-gitea/gitea templates/swagger, in davidgraymi/bindersnap",
         server="https://{host}/api/v1",

@@ -48,8 +48,8 @@ DOCUMENTS: Mapping[str, Mapping[str, object]] = {
 SCHEMAS: Mapping[str, str] = {path.stem: path.read_text(encoding="utf-8") for path in KEPT.glob("*.graphql")}
 CITED = frozenset(
     {
-        *("calendly", "dropbox", "gitlab", "helpscout", "hugging-face", "reddit", "ticktick", "todoist", "typeform"),
-        *("zendesk", "airtable", "harvest", "aws", "bluesky", "linkedin", "snowflake-key-pair", "teller", "docker-hub"),
+        *("calendly", "gitlab", "helpscout", "hugging-face", "reddit", "ticktick", "todoist", "typeform"),
+        *("zendesk", "airtable", "harvest", "aws", "linkedin", "snowflake-key-pair", "teller", "docker-hub"),
         *("metabase", "keycloak-session", "quickbooks", "attio", "gong", "instagram", "tiktok"),
     }
 )
