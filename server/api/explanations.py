@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from server.administration.exchange_explanations import ExplainedExchange, explain_exchange
+from server.administration.explanations.exchanges import ExplainedExchange, explain_exchange
 from server.api.operations import AdminCall, ApiOutput, Instant, Strict, instant, operation
 from server.api.people import person_of
 from server.oauth.enterprise.explanation import explain_assertion

@@ -20,7 +20,7 @@ from server.terminal.names import find_client, find_connection, find_user, user_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.administration.exchange_explanations import ExplainedExchange
+    from server.administration.explanations.exchanges import ExplainedExchange
     from server.auth0.explanation import WireStep
     from vault.records import User
     from vault.storage.database import Reader
@@ -72,7 +72,7 @@ def explain(
 async def _explain(
     setup: Setup, user: str | None, *, client: str, connection: str, scopes: frozenset[str] | None
 ) -> tuple[ExplainedExchange, Sequence[WireStep]]:
-    from server.administration.exchange_explanations import explain_exchange
+    from server.administration.explanations.exchanges import explain_exchange
     from server.auth0.explanation import WireQuestion, explain_wire, is_about_auth0
     from server.auth0.names import provider_of
     from server.oauth.token_request import PURPOSE

@@ -38,7 +38,7 @@ def filled_in(block: str, url: str, client_id: str, secret: str = SECRET) -> str
     )
 
 
-async def connected(place: ExchangeRoom, name: str) -> tuple[str, str]:
+async def add_connected_person(place: ExchangeRoom, name: str) -> tuple[str, str]:
     """The ID of a client, and its token for a person with Google and Slack."""
     caller = await place.caller()
     agent = await place.agent(caller, name)
@@ -49,7 +49,7 @@ async def connected(place: ExchangeRoom, name: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("page", [GUIDE, PYTHON], ids=lambda path: path.name)
 async def test_the_first_python_block_gets_a_token(place: ExchangeRoom, page: Path) -> None:
-    client_id, subject = await connected(place, f"python-{page.stem}")
+    client_id, subject = await add_connected_person(place, f"python-{page.stem}")
     names: dict[str, object] = {"users_access_token": subject}
     text = filled_in(blocks(page, "python")[0], place.url, client_id)
     await asyncio.to_thread(exec, compile(text, str(page), "exec", dont_inherit=True), names)
@@ -73,7 +73,7 @@ async def test_the_block_about_administration_adds_a_person(tmp_path: Path) -> N
 async def test_the_other_python_blocks_run_in_langchain_and_fastapi(place: ExchangeRoom) -> None:
     if not SDK.exists():
         unavailable("the SDKs need: make sdks")
-    client_id, subject = await connected(place, "frameworks-of-the-page")
+    client_id, subject = await add_connected_person(place, "frameworks-of-the-page")
     found = [filled_in(one, place.url, client_id) for one in blocks(PYTHON, "python") if "AdminClient" not in one]
     found = [one.replace("scopes=[...]", f'scopes=["{EVENTS}"]').replace("invoke(...)", "invoke({})") for one in found]
     assert len(found) == 3
@@ -105,7 +105,7 @@ async def test_the_typescript_block_gets_a_token(
     tmp_path: Path,
     page: Path,
 ) -> None:
-    client_id, subject = await connected(place, f"typescript-{page.parent.name}")
+    client_id, subject = await add_connected_person(place, f"typescript-{page.parent.name}")
     package = tmp_path / "node_modules/token-vault-client"
     shutil.copytree(dist, package / "dist")
     shutil.copy(ROOT / "clients/typescript/package.json", package)  # whose exports the block's import uses

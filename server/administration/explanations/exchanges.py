@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.administration.company_explanations import CompanyStep, explain_companies
+from server.administration.explanations.companies import CompanyStep, explain_companies
 from server.deployment import Deployment
 from server.oauth.exchange import release
 from server.oauth.rules import TOKEN_EXCHANGE

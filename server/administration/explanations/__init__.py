@@ -1,0 +1,1 @@
+"""What rules and permissions mean for an agent, explained step by step. Changes nothing."""
