@@ -176,6 +176,45 @@ PARTS: Final = (
     Calls("Files.ReadWrite", "DELETE /me/drive/items/{}"),
     Calls("Files.ReadWrite", "POST /me/drive/items/{}/checkout /me/drive/items/{}/versions/{}/restoreVersion"),
     Calls("Files.ReadWrite", "POST /me/drive/items/{}/checkin", of="driveItem.checkin"),
+    # Excel's service opens the file for these reads, too.
+    Calls(
+        "Files.ReadWrite",
+        "GET /me/drive/items/{}/workbook/worksheets /me/drive/items/{}/workbook/worksheets/{}"
+        " /me/drive/items/{}/workbook/worksheets/{}/usedRange /me/drive/items/{}/workbook/worksheets/{}/range{}"
+        " /me/drive/items/{}/workbook/worksheets/{}/tables /me/drive/items/{}/workbook/tables"
+        " /me/drive/items/{}/workbook/tables/{} /me/drive/items/{}/workbook/tables/{}/columns"
+        " /me/drive/items/{}/workbook/tables/{}/rows",
+        query="$select",
+    ),
+    Calls(
+        "Files.ReadWrite",
+        "PATCH /me/drive/items/{}/workbook/worksheets/{}/range{}",
+        of="workbookRange",
+        body=("@odata.type", "formulas", "numberFormat", "values"),
+    ),
+    Calls("Files.ReadWrite", "POST /me/drive/items/{}/workbook/worksheets/add", of="workbookWorksheet", body=("name",)),
+    Calls(
+        "Files.ReadWrite",
+        "POST /me/drive/items/{}/workbook/tables/{}/rows/add",
+        of="workbookTableRow",
+        body=("index", "values"),
+    ),
+    Calls(
+        "Notes.Read",
+        "GET /me/onenote/notebooks /me/onenote/notebooks/{} /me/onenote/notebooks/{}/sections /me/onenote/sections"
+        " /me/onenote/sections/{} /me/onenote/sections/{}/pages /me/onenote/pages /me/onenote/pages/{}",
+        query="$select pagelevel",
+    ),
+    Calls("Notes.Read", "GET /me/onenote/pages/{}/content", query="includeIDs"),
+    Calls("Notes.ReadWrite", "POST /me/onenote/sections/{}/pages /me/onenote/pages", content=True),
+    Calls("Notes.ReadWrite", "PATCH /me/onenote/pages/{}/content", content=True),
+    Calls("Notes.ReadWrite", "DELETE /me/onenote/pages/{}"),
+    Calls(
+        "Notes.ReadWrite",
+        "POST /me/onenote/notebooks/{}/sections",
+        of="onenoteSection",
+        body=("@odata.type", "displayName"),
+    ),
     Calls(
         "Contacts.Read",
         "GET /me/contacts /me/contacts/{} /me/contactFolders /me/contactFolders/{} /me/contactFolders/{}/contacts"

@@ -409,12 +409,12 @@ SERVICES: Final[Mapping[str, Service]] = {
         has_contract=False,  # the tools use Jira's second version
         server="https://api.atlassian.com",
         placed=(
-            (r"(/rest/api/3/.*)", (r"/ex/jira/{}\1",)),
+            (r"/rest/api/3/(.*)", (r"/ex/jira/{}/rest/api/3/\1", r"/ex/jira/{}/rest/api/2/\1")),  # the same operations
             (r"(/wiki/.*)", (r"/ex/confluence/{}\1",)),
             (r"(.*)", (r"/ex/confluence/{}/wiki/api/v2\1",)),
         ),
         paths=(
-            r"/ex/jira/[{][}]/rest/api/3/(issue(/picker|/createmeta/[{][}]/issuetypes(/[{][}])?)?"
+            r"/ex/jira/[{][}]/rest/api/[23]/(issue(/picker|/createmeta/[{][}]/issuetypes(/[{][}])?)?"
             r"|search/(jql|approximate-count)|issue/[{][}](/(assignee|changelog|comment(/[{][}])?|editmeta"
             r"|remotelink(/[{][}])?|transitions|votes|watchers|worklog(/[{][}])?))?|issueLink(/[{][}])?"
             r"|issueLinkType(/[{][}])?|project/(search|recent|[{][}](/(components?|versions?|statuses|hierarchy))?)"

@@ -103,8 +103,8 @@ SPELLINGS = {
         "/me/messages/delta()/../../drive",
     ),
     "jira": (
-        "/ex/jira/1/rest/api/2/issue/A-1/comment",
-        "/ex/jira/1/rest/api/2/issue/A-1/worklog",
+        "/ex/jira/1/rest/api/2/issue/A-1/properties",
+        "/ex/jira/1/rest/api/2/issue/A-1/attachments",
         "/ex/jira/1/rest/api/3/issue/A-1/properties",
         "/ex/jira/1/rest/api/latest/issue/A-1",
         "/ex/jira/1/rest/api/2/webhook",
@@ -177,7 +177,7 @@ WRITES = {
         "POST /ex/jira/1/rest/api/2/webhook",
     ),
     "jira writing": (
-        *("PUT /ex/jira/1/rest/api/2/issue/A-1", "DELETE /ex/jira/1/rest/api/2/issue/A-1", "POST /graphql"),
+        *("PUT /ex/jira/1/rest/api/2/issue/archive", "DELETE /ex/jira/1/rest/api/2/issue/A-1", "POST /graphql"),
         *("POST /ex/jira/1/rest/api/2/issue/bulk", "POST /ex/jira/1/rest/api/2/issue/A-1/attachments"),
     ),
     "notion": (

@@ -52,6 +52,8 @@ def test_a_call_needs_the_scope_that_atlassian_s_document_names(method: str, pat
     ("method", "path", "near"),
     [
         ("DELETE", f"{JIRA}/issue/A-1", f"{JIRA}/issueLink/1"),
+        ("PUT", f"{JIRA}/issue/archive", f"{JIRA}/issue/A-1"),
+        ("PUT", f"{JIRA}/issue/unarchive", f"{JIRA}/issue/A-1"),
         ("DELETE", f"{JIRA}/issue/A-1/comment/2", f"{JIRA}/issue/A-1/remotelink/2"),
         ("DELETE", f"{JIRA}/issue/A-1/worklog", f"{JIRA}/issue/A-1/watchers"),
         ("DELETE", f"{JIRA}/attachment/1", f"{JIRA}/issueLink/1"),
@@ -113,6 +115,22 @@ def test_a_body_has_what_clients_send_where_the_token_can_do_more(
         assert is_let_through("POST", path, scope, body=one)
 
 
+@pytest.mark.parametrize("ids", [["A-1"], "A-1", [], None])
+def test_no_issue_is_archived_in_the_place_of_one_that_is_changed(ids: object) -> None:
+    for version in (2, 3):
+        for action in ("archive", "unarchive"):
+            path = f"/ex/jira/1/rest/api/{version}/issue/{action}"
+            assert not is_let_through("PUT", path, "write:jira-work", body={"issueIdsOrKeys": ids})
+        assert is_let_through("PUT", f"/ex/jira/1/rest/api/{version}/issue/A-1", "write:jira-work", body={"fields": {}})
+
+
+def test_jira_s_second_version_has_the_rules_of_its_third() -> None:
+    third = [one for one in ATLASSIAN.rules if "/rest/api/3/" in one.path]
+    second = [one for one in ATLASSIAN.rules if "/rest/api/2/" in one.path]
+    assert [one.model_copy(update={"path": one.path.replace("/api/3/", "/api/2/")}) for one in third] == second
+    assert len(second) > 60
+
+
 # The generator
 
 
@@ -138,7 +156,10 @@ def test_documents_of_one_service_are_read_together_and_their_paths_placed(tmp_p
     written = {"scopes": ["write:jira-work"], "query": ["notifyUsers"], "body": ["fields"]}
     page = {"api": "main", "method": "GET", "path": "/ex/confluence/{}/wiki/api/v2/pages"}
     assert list(openapi.rules("atlassian", document)) == [
-        {"api": "main", "method": "POST", "path": "/ex/jira/{}/rest/api/3/issue", **written},
-        {"api": "main", "method": "PUT", "path": "/ex/jira/{}/rest/api/3/issue/{}", **written},
+        *(
+            {"api": "main", "method": method, "path": f"/ex/jira/{{}}/rest/api/{version}/{below}", **written}
+            for method, below in (("POST", "issue"), ("PUT", "issue/{}"))
+            for version in (3, 2)
+        ),
         {**page, "scopes": ["read:page:confluence"]},
     ]
