@@ -184,7 +184,8 @@ async def _may_know(deployment: Deployment, refusal: Linked, principal: Principa
 
 def _hide_reason(refusal: Linked) -> DelegationRequired:
     return DelegationRequired(
-        f"This agent can't use a {refusal.provider} account for this yet. Ask the person to allow it, then try again.",
+        f"This agent can't use any {refusal.provider} account for this yet. "
+        "Ask the person to allow it, then try again.",
         provider=refusal.provider,
         scopes=refusal.scopes,
         connection_id=None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from providers.definitions.articles import with_article
 from providers.definitions.catalog import Provider
 from server.connecting.app_returns import AppReturn, read_return
 from server.deployment import Deployment
@@ -169,7 +170,7 @@ def link_message(title: str, *, reason: str, tool: str) -> str:
         case "delegation":
             return f"{title} is connected, but this agent isn't allowed to use it for {tool} yet."
         case _:
-            return f"{tool} needs a {title} account."
+            return f"{tool} needs {with_article(title)} account."
 
 
 async def issue_link(deployment: Deployment, request: ConnectRequest) -> str:
