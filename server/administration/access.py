@@ -14,6 +14,7 @@ from typing import Final
 from providers.definitions.catalog import Provider
 from providers.definitions.suggestions import did_you_mean
 from server.administration.actor import Actor, ChangeRefused
+from server.administration.people import check_is_enabled
 from server.connecting import credentials, standing_offers
 from server.connecting.credentials import Entry, EntryFault
 from server.connecting.provider_authorization import ConsentRequest
@@ -118,9 +119,11 @@ async def connect_entered(
     """Connect the person's account with a credential that someone entered for them; no agent may use it yet.
 
     `replaces`: the connection that gets the new credential and keeps its permissions. Raises EntryFault; ChangeRefused,
-    including for an account that is already connected; ConnectRefused while the service is turned off.
+    including for a disabled person or an account that is already connected; ConnectRefused while the service is turned
+    off.
     """
     deployment = actor.deployment
+    check_is_enabled(person)
     credentials.check_is_on(deployment, provider)
     replaced = await connection_of(actor, person, replaces) if replaces else None
     if replaced is not None and replaced.provider != provider.name:

@@ -70,10 +70,15 @@ async def _first_role(transaction: Transaction) -> Role:
     return Role.ADMINISTRATOR if await users.list_admins(transaction) else Role.OWNER
 
 
-async def make_link(actor: Actor, person: User) -> str:
-    """Create a one-time link with which the person can sign in again."""
+def check_is_enabled(person: User) -> None:
+    """Raises ChangeRefused if the person is disabled."""
     if person.disabled_at is not None:
         raise ChangeRefused("person_changed", "This person is disabled: enable them first.", kind="conflict")
+
+
+async def make_link(actor: Actor, person: User) -> str:
+    """Create a one-time link with which the person can sign in again."""
+    check_is_enabled(person)
     async with actor.change() as transaction:
         await check_may_touch(actor, transaction, person)
         link = await make_sign_in_link(actor.deployment, transaction, person.id)

@@ -172,6 +172,20 @@ async def test_a_person_who_is_gone_gets_no_account(room: KeyRoom) -> None:
     assert (await enter(admin, stays, pages[stays.id], key=key_of(room, stays))).url.path == path_of(stays)  # the twin
 
 
+async def test_a_disabled_person_is_offered_and_gets_no_account(room: KeyRoom) -> None:
+    user, admin, operator = await room.user(), await room.signed_in("alice"), Actor(room.deployment, None, "admin_api")
+    form, path = await admin.open(path_of(user, "mailroom")), path_of(user, "mailroom")
+    for is_disabled in (True, False):
+        await people.set_disabled(operator, user, is_disabled=is_disabled)
+        shown = await admin.open(path_of(user))
+        assert (f'href="{path_of(user)}/connect"' in shown.text) is not is_disabled
+        for page in (await admin.open(f"{path_of(user)}/connect"), await admin.open(path)):
+            assert is_refused(page, "person_changed", 409) if is_disabled else page.status_code == 200, page.text
+        answer = await enter(admin, user, form, key=key_of(room, user))
+        assert is_refused(answer, "person_changed", 409) if is_disabled else answer.url.path == path_of(user)
+        assert len(await accounts_of(room, user)) == int(not is_disabled)
+
+
 async def test_a_form_is_good_for_its_person_and_service_only(room: KeyRoom) -> None:
     user, other, admin = await room.user(), await room.user(), await room.signed_in("alice")
     page = await admin.open(path_of(user, "mailroom"))

@@ -14,6 +14,7 @@ from providers.definitions.articles import with_article
 from server.administration import access, registrations
 from server.administration.access import EnteredValues
 from server.administration.actor import ChangeRefused
+from server.administration.people import check_is_enabled
 from server.connecting import credentials
 from server.connecting.credentials import CredentialForm, EntryFault
 from server.connecting.provider_authorization import check_may_connect
@@ -28,6 +29,7 @@ from vault.records import User
 async def choose(visit: AdminVisit) -> Response:
     """List the services that take entered credentials and are set up."""
     person, upstreams = await people.person_of(visit), visit.deployment.vault.upstreams
+    check_is_enabled(person)
     services = [
         one for one in visit.deployment.catalog if one.credential is not None and upstreams[one.name].is_configured
     ]
@@ -42,6 +44,7 @@ async def show(visit: AdminVisit) -> Response:
 
 
 async def _form(visit: AdminVisit, person: User) -> CredentialForm:
+    check_is_enabled(person)
     provider = registrations.provider_named(visit.deployment, visit.param("provider"))
     form = credentials.form_for_other(visit.deployment, provider)
     await check_may_connect(visit.deployment, visit.own.session, provider, back=_path_of(person, form))
