@@ -11,6 +11,9 @@ from server.settings import Settings
 from tests.generating.documentation import commands
 
 HOST: Final = "it starts something, or reads or writes files, keys, or settings, on the vault's host"
+ELSEWHERE: Final = (
+    "it changes another system's streams, with a token from the host's settings, and leaves no event here"
+)
 PERSON: Final = "only the person decides"
 OUTSIDE: Final = "a proof or verification that the vault gives over its own API convinces nobody"
 NOT_IN_THE_API: Final = {
@@ -24,9 +27,11 @@ NOT_IN_THE_API: Final = {
             *("openid list", "openid setup"),
             *("providers check", "providers schema", "providers new", "tools check", "tools schema"),
             *("policy check", "policy schema", "policy test", "policy explain", "policy replay"),
-            *(f"signals streams {one}" for one in ("list", "create", "update", "status", "verify", "remove")),
         ),
         HOST,
+    ),
+    **dict.fromkeys(
+        (f"signals streams {one}" for one in ("list", "create", "update", "status", "verify", "remove")), ELSEWHERE
     ),
     **dict.fromkeys(("connections connect", "approvals approve", "approvals refuse"), PERSON),
     **dict.fromkeys(
