@@ -536,6 +536,11 @@ SERVICES: Final[Mapping[str, Service]] = {
         has_rules=False,
     ),
     "google-service-account": Service("google-api-python-client 2.202.0 (PyPI), discovery documents", has_rules=False),
+    "attio": Service(
+        "api.attio.com/openapi/api, in d-stoll/attio-js",
+        unshaped=frozenset({"GET /v2/objects/{}/records/{}"}),  # web_url is newer
+        has_rules=False,
+    ),
     "dropbox": Service("github.com/dropbox/dropbox-api-spec", server="https://api.dropboxapi.com/2", has_rules=False),
     "bluesky": Service(
         "github.com/bluesky-social/atproto lexicons", server="https://bsky.social/xrpc", has_rules=False
