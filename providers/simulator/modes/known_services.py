@@ -101,7 +101,7 @@ KNOWN: Mapping[str, Mode] = {
         revoke="POST query access_token access nobody"),
     "canva": service("Canva", "basic", "revokes", pkce="must", life=4 * HOUR, ends="grant",
         identity={"team_user.user_id": "{id}"}, account=("{id}", "{id}"), revoke="POST form token refresh client"),
-    "discord": service("Discord", "post", "?", life=7 * DAY, identity="id username", revoke=_BODY,
+    "discord": service("Discord", "post", "?", life=7 * DAY, identity="id username", revoke=_BODY, ends="grant",
         identity_scopes=frozenset({"identify"})),
     "x": service("X", "basic", "?", pkce="must", life=7200, identity="data.id data.username", revoke=_BODY,
         offline_scope="offline.access", required_authorize={"response_mode": "query"},
