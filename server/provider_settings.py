@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from providers.definitions.enterprise import IdJag
+from providers.definitions.file_errors import reason_of
 from providers.definitions.unruled_calls import UnruledCalls
 from providers.outbound.addresses import AddressPolicy, private_network
 
@@ -44,7 +45,7 @@ def read_secret(value: SecretStr | None, file: Path | None, *, name: str) -> str
         try:
             secret = file.expanduser().read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsRefused(f"{name}_file: can't read {file}: {error}") from error
+            raise SettingsRefused(f"{name}_file: can't read {file}: {reason_of(error)}") from error
     if secret is not None and not secret.strip():
         where = f"{name}: the value" if file is None else f"{name}_file: {file}"
         raise SettingsRefused(f"{where} is empty: set it, or remove it")

@@ -25,6 +25,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from providers.definitions.file_errors import reason_of
 from providers.definitions.issuers import is_same_issuer
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.addresses import is_loopback_host
@@ -573,7 +574,7 @@ def _read(path: Path) -> dict[str, object]:
     except FileNotFoundError as error:
         raise SettingsRefused(f"settings file {path} doesn't exist: create it, or correct --config") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsRefused(f"can't read settings file {path}: {error}") from error
+        raise SettingsRefused(f"can't read settings file {path}: {reason_of(error)}") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsRefused(f"settings file {path} is not valid TOML: {error}") from error
 

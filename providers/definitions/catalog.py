@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from providers.definitions.discovery import Endpoints, generic_provider
 from providers.definitions.enterprise import IdJag
 from providers.definitions.field_texts import CREDENTIAL, PROVIDER, RULE, field_texts
+from providers.definitions.file_errors import reason_of
 from providers.definitions.grant_facts import ProbeFacts
 from providers.definitions.inputs import InputRefused, input_values, names_in, with_inputs
 from providers.definitions.model import BY_CERTIFICATE, Provider, Registration, Rule
@@ -350,7 +351,7 @@ def _read(path: Path) -> tuple[Provider | None, list[str]]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        return None, [f"{path.name}: can't be read: {error.__class__.__name__}; make it a readable UTF-8 file"]
+        return None, [f"{path.name}: can't be read: {reason_of(error)}; make it a readable UTF-8 file"]
     except tomllib.TOMLDecodeError as error:
         return None, [f"{path.name}: isn't valid TOML: {error}; correct that line"]
     try:

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from providers.definitions.file_errors import reason_of
 from providers.outbound.json_values import is_array, is_object
 from providers.tools.presentation import DEFAULT, Presentation
 from providers.tools.spec import Effect
@@ -234,9 +235,9 @@ def _read_shipped(path: Path) -> ToolFile:
 def _read(path: Path) -> ToolFile:
     try:
         return ToolFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ToolFileRefused(f"{path}: can't be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolFileRefused(f"{path}: can't be read: {reason_of(error)}") from error
+    except tomllib.TOMLDecodeError as error:
         raise ToolFileRefused(f"{path}: isn't valid TOML: {error}") from error
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)[0]

@@ -12,6 +12,7 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from providers.definitions.file_errors import reason_of
 from providers.definitions.suggestions import suggest_field
 from vault.records import Role
 
@@ -200,7 +201,7 @@ def read_declaration(file: Path) -> Declaration:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise DeclarationRefused(f"can't read {file}: {error}") from error
+        raise DeclarationRefused(f"can't read {file}: {reason_of(error)}") from error
     except tomllib.TOMLDecodeError as error:
         raise DeclarationRefused(f"{file} isn't valid TOML: {error}") from error
     found = parse_declaration(content)
@@ -242,4 +243,4 @@ def _text_of(place: str, member: str, named: Path | None, folder: Path, *, besid
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DeclarationRefused(f"{place}.{member}_file: can't read {file}: {error}") from error
+        raise DeclarationRefused(f"{place}.{member}_file: can't read {file}: {reason_of(error)}") from error

@@ -7,6 +7,8 @@ from typing import Final
 
 import pyrage
 
+from providers.definitions.file_errors import reason_of
+
 FORMAT: Final = "token-vault-accounts"
 _Recipient = pyrage.x25519.Recipient | pyrage.ssh.Recipient
 _Identity = pyrage.x25519.Identity | pyrage.ssh.Identity
@@ -34,10 +36,12 @@ def open_sealed(content: bytes, *, identity: Path) -> bytes:
     try:
         keys = _identities(identity.read_bytes())
         return pyrage.decrypt(content, keys)
-    except (OSError, UnicodeDecodeError, pyrage.IdentityError) as error:
-        raise SealRefused(f"can't read the key {identity}: {error}") from error
+    except OSError as error:
+        raise SealRefused(f"can't read the key {identity}: {reason_of(error)}") from error
+    except (UnicodeDecodeError, pyrage.IdentityError) as error:
+        raise SealRefused(f"{identity} isn't a key: use a file from age-keygen, or an SSH key") from error
     except pyrage.DecryptError as error:
-        raise SealRefused(f"this file can't be decrypted with the key {identity}: {error}") from error
+        raise SealRefused(f"it isn't a file that the key {identity} decrypts") from error
 
 
 def _identities(content: bytes) -> list[_Identity]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from providers.definitions.file_errors import reason_of
 from server.event_texts import when
 from server.terminal.completion import complete_providers, complete_users
 from server.terminal.context import Setup, command, fail, note
@@ -336,7 +337,7 @@ def _jwks(path: Path) -> dict[str, object]:
     try:
         content = path.expanduser().read_bytes()
     except OSError as error:
-        fail(f"--key {path}: {error.strerror}")
+        fail(f"--key: can't read {path}: {reason_of(error)}")
     try:
         members = json_object(content)
         found = {"keys": list(public_keys(members if "keys" in members else {"keys": [members]}))}

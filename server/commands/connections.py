@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from providers.definitions.file_errors import reason_of
 from providers.outbound.json_values import parse_object
 from server.event_texts import when
 from server.terminal.completion import complete_providers
@@ -146,7 +147,7 @@ def _values_in(file: Path, fields: Sequence[str]) -> dict[str, str]:
     try:
         text = sys.stdin.read() if str(file) == "-" else file.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        fail(f"can't read {file}: {error.__class__.__name__}")
+        fail(f"can't read {file}: {reason_of(error)}")
     content = parse_object(text.encode())
     if content is None and len(fields) > 1:
         fail(f"write a JSON object with {', '.join(fields)} into {'standard input' if str(file) == '-' else file}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from providers.definitions.file_errors import reason_of
 from server.provider_settings import SettingsRefused
 
 SUFFIX: Final = ".cedar"
@@ -67,14 +68,14 @@ def read_rules(folder: Path, *, setting: str) -> RuleFiles:
     try:
         found = _files(folder)
     except OSError as error:
-        raise RulesRefused(setting, [f"{error.filename}: can't be read: {error.strerror}"]) from error
+        raise RulesRefused(setting, [f"{error.filename}: can't be read: {reason_of(error)}"]) from error
     for path in found:
         name = path.relative_to(folder).as_posix()
         try:
             content = path.read_bytes()
             text = content.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RulesRefused(setting, [f"{name}: can't be read as UTF-8: {error}"]) from error
+            raise RulesRefused(setting, [f"{name}: can't be read: {reason_of(error)}"]) from error
         if len(content) > _MOST_BYTES:
             raise RulesRefused(setting, [f"{name}: larger than {_MOST_BYTES} bytes: split it"])
         for part in (name.encode(), content):

@@ -306,6 +306,10 @@ class _refusals:  # noqa: N801 -- used as a context manager
         if isinstance(found, BrokenPipeError):  # `| head`: the reader needs no more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the last flush fails
             raise typer.Exit(1)
+        if isinstance(found, OSError) and isinstance(found.filename, str):  # such as an option's file
+            from providers.definitions.file_errors import reason_of
+
+            fail(f"can't use {found.filename}: {reason_of(found)}")
         words = words_of_refusal(found)
         if words is not None:
             fail(words)

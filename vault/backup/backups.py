@@ -18,6 +18,7 @@ import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -151,7 +152,8 @@ async def write_backup(
     except OSError as error:
         raise BackupRefused(f"can't write {path}: {error.strerror}", detail=str(error)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):
+            partial.unlink(missing_ok=True)
     return Summary(header, rows)
 
 

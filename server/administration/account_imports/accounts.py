@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from providers.definitions.file_errors import reason_of
 from providers.outbound.json_values import is_array, is_object
 from server.administration.actor import ChangeRefused
 
@@ -73,8 +74,10 @@ def _content(file: Path) -> object:
         if file.stat().st_size > _LARGEST:
             raise unreadable(file, f"it is larger than {_LARGEST // 1024 // 1024} MiB: split it")
         text = file.read_text(encoding="utf-8-sig")
+        if not text.strip():
+            raise unreadable(file, "it is empty")
     except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(file, str(error)) from error
+        raise unreadable(file, reason_of(error)) from error
     return parse_json(file, text)
 
 

@@ -21,6 +21,7 @@ from argon2.exceptions import Argon2Error
 from argon2.low_level import Type, hash_secret_raw
 from cryptography.fernet import Fernet, InvalidToken
 
+from providers.definitions.file_errors import reason_of
 from providers.outbound.json_values import is_object
 from server.administration.account_imports.accounts import (
     NO_REFRESH_TOKEN,
@@ -77,7 +78,7 @@ def _is_sqlite(file: Path) -> bool:
         with file.open("rb") as opened:
             return opened.read(len(_SQLITE)) == _SQLITE
     except OSError as error:
-        raise unreadable(file, str(error)) from error
+        raise unreadable(file, reason_of(error)) from error
 
 
 def _sqlite_rows(file: Path) -> Sequence[Mapping[str, object]]:
@@ -94,7 +95,9 @@ def _sqlite_rows(file: Path) -> Sequence[Mapping[str, object]]:
             if opened.execute(_VIEWS).fetchone() is not None:  # a view could be anything, even endless
                 raise unreadable(file, "oauth_tokens and gateways must be tables, as ContextForge creates them")
             return [dict(row) for row in opened.execute(_ROWS)]
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
+        raise unreadable(file, reason_of(error)) from error
+    except sqlite3.Error as error:
         raise unreadable(file, str(error)) from error
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from providers.definitions.file_errors import reason_of
 from providers.oauth.token_responses import account_named
 from server.administration.account_imports.accounts import LONGEST, MOST, ImportedAccount, unreadable
 from server.administration.actor import ChangeRefused
@@ -31,7 +32,7 @@ def read(file: Path) -> tuple[ImportedAccount, ...]:
                 )
             return tuple(_rows(file, reader))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise unreadable(file, str(error)) from error
+        raise unreadable(file, str(error) if isinstance(error, csv.Error) else reason_of(error)) from error
 
 
 def _rows(file: Path, reader: csv.DictReader[str]) -> Iterator[ImportedAccount]:

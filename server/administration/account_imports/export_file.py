@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from providers.definitions.file_errors import reason_of
 from providers.outbound.json_values import integer_at, is_object
 from server.administration.account_imports.accounts import (
     NO_REFRESH_TOKEN,
@@ -17,7 +18,6 @@ from server.administration.account_imports.accounts import (
     text_of,
     unreadable,
 )
-from server.administration.actor import ChangeRefused
 from server.administration.sealed_files import FORMAT, SealRefused, open_sealed
 
 _LATEST: Final = 253_402_300_799  # the end of the year 9999, which every database can store
@@ -28,9 +28,9 @@ def read(file: Path, *, identity: Path) -> tuple[ImportedAccount, ...]:
     try:
         content = parse_json(file, open_sealed(file.read_bytes(), identity=identity).decode())
     except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(file, str(error)) from error
+        raise unreadable(file, reason_of(error)) from error
     except SealRefused as error:
-        raise ChangeRefused("import_unreadable", str(error)) from error
+        raise unreadable(file, str(error)) from error
     if not is_object(content) or content.get("format") != FORMAT or content.get("version") != 1:
         raise unreadable(file, "it isn't an export of this version")
     return tuple(_account(line, one) for line, one in enumerate(objects_of(content, "accounts"), start=1))

@@ -65,13 +65,17 @@ def export(
             fail("use either --output or --to")
         span = EventRange(_start(position, after=after), until, is_endless=follow)
         last = setup.run(_send(setup, to, format_, span, position=position))
-        setup.show_one({"to": to, "last": last}, sentence=f"{to}: events {span.after + 1} to {last}.")
+        setup.show_one({"to": to, "last": last}, sentence=f"{to}: {_in_words(span.after, last)}.")
         return
     if position is not None:
         fail("--position needs --to")
     last = setup.run(_export(setup, format_ or "jsonl", after=after, until=until, output=output, follow=follow))
     if output is not None:
-        setup.show_one({"file": str(output), "last": last}, sentence=f"{output}: events {after + 1} to {last}.")
+        setup.show_one({"file": str(output), "last": last}, sentence=f"{output}: {_in_words(after, last)}.")
+
+
+def _in_words(after: int, last: int) -> str:
+    return f"events {after + 1} to {last}" if last > after else f"no event after {after}"
 
 
 @dataclass(frozen=True, slots=True)

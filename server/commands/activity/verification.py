@@ -47,7 +47,7 @@ def verify(
     files = checkpoint or []
     for path in files:
         if not path.is_file():
-            fail(f"--checkpoint {path}: no such file")
+            fail(f"--checkpoint: there is no file {path}")
     if not setup.run(
         _verify(
             setup,

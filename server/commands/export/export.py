@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from providers.definitions.file_errors import reason_of
 from server.terminal.completion import complete_providers, complete_users
 from server.terminal.context import Setup, fail, note
 from server.terminal.names import provider_called, user_called
@@ -41,6 +42,8 @@ def export(
     file = file.expanduser().absolute()
     if file.exists():
         fail(f"{file} exists: name another file")
+    if not file.parent.is_dir():
+        fail(f"can't write {file}: its folder doesn't exist")
     accounts = setup.run(_export(setup, file, tuple(to), person=person, provider=provider, asks=not yes))
     left_out = sum(bool(one.obstacle) for one in accounts)
     count = len(accounts) - left_out
@@ -100,4 +103,4 @@ def _write(file: Path, content: bytes) -> None:
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
-        fail(f"can't write {file}: {error}")
+        fail(f"can't write {file}: {reason_of(error)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from providers.definitions.file_errors import reason_of
 from server.terminal.context import Setup, command, fail, note
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _read_people(file: Path) -> dict[str, str]:
                 fail(f"{file}: the first line must name the columns source and user")
             return {row["source"]: row["user"] for row in reader if row["source"] and row["user"]}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return fail(f"can't read {file}: {error}")
+        return fail(f"can't read {file}: {error if isinstance(error, csv.Error) else reason_of(error)}")
 
 
 @command(app, "csv")
@@ -205,7 +206,7 @@ def contextforge(
     try:
         secret = source.Secret("" if secret_file is None else secret_file.read_text(encoding="utf-8").strip())
     except (OSError, UnicodeDecodeError) as error:
-        fail(f"can't read {secret_file}: {error}")
+        fail(f"can't read {secret_file}: {reason_of(error)}")
     choices = _Choices(people, provider or (), scopes or (), create_people)
     _run(setup, file, lambda path: source.read(path, secret), choices, apply=apply)
 

@@ -178,6 +178,8 @@ def _folder(setup: Setup, folder: Path | None) -> Path:
     found = folder or settings.shadow_folder or settings.folder
     if found is None:
         fail("no folder with rules: set policy.folder, or pass --folder")
+    if folder is not None and not folder.expanduser().is_dir():
+        fail(f"--folder: there is no folder {folder}")
     return found.expanduser()
 
 

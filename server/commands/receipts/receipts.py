@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from providers.definitions.file_errors import reason_of
 from server.event_texts import when
 from server.terminal.context import Setup, command, fail
 
@@ -212,7 +213,7 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return fail(f"can't read {file}: {error}")
+        return fail(f"can't read {file}: {reason_of(error)}")
 
 
 def _json(content: str, named: str) -> dict[str, object]:

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import typer
 
+from providers.definitions.file_errors import reason_of
 from server.terminal.context import Setup, command, fail, note, say
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _read(setup: Setup, source: str) -> bytes:
         with Path(source).open("rb") as file:
             return file.read(LARGEST + 1)
     except OSError as error:
-        fail(f"{source}: can't be read: {error.strerror}")
+        fail(f"can't read {source}: {reason_of(error)}")
 
 
 def _fetch(setup: Setup, url: str) -> bytes:

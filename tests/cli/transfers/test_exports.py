@@ -95,7 +95,7 @@ async def test_an_export_can_be_of_one_provider_and_never_replaces_a_file(
     other = tmp_path / "other.txt"
     other.write_text(str(pyrage.x25519.Identity.generate()))
     shut = await place.run_command("import", "token-vault", file, "--key", other)
-    assert "can't be decrypted with the key" in shut.output
+    assert "it isn't a file that the key" in shut.output
     assert (await place.run_command("import", "token-vault", file, "--key", secret)).exit_code == 0
 
 

@@ -25,15 +25,18 @@ def read_private(path: Path) -> str | None:
     except OSError as error:
         cause = "is a symbolic link: name the file itself" if path.is_symlink() else f"can't be read: {error.strerror}"
         raise KeyUnavailable(f"{path} {cause}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
-            raise KeyUnavailable(f"{path} isn't a regular file: name the key file itself")
+            raise KeyUnavailable(f"{path} isn't a regular file: name the file itself")
         if facts.st_mode & 0o077:
             raise KeyUnavailable(f"other users of this machine can read {path}: run chmod 600 {path}")
         if facts.st_uid not in {os.geteuid(), 0}:
             raise KeyUnavailable(f"another user owns {path}: chown it to the user that runs the vault")
-        content = file.read(_LIMIT + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(_LIMIT + 1)
+    finally:
+        os.close(descriptor)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
