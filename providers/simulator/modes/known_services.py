@@ -64,7 +64,7 @@ KNOWN: Mapping[str, Mode] = {
     "notion": service("Notion", "basic", "revokes", pkce="no", body="json", app=True, identity_in="answer",
         identity="bot_id workspace_name", revoke="POST json token both client",
         shape=Shape(extra={"workspace_id": "w1"}), required_authorize={"owner": "user"}),
-    "asana": service("Asana", "post", "?", identity="data.gid data.email", revoke="POST form token refresh client"),
+    "asana": service("Asana", "post", "keeps", identity="data.gid data.email", revoke="POST form token refresh client"),
     "clickup": service("ClickUp", "post", "?", life=FOREVER, refresh=False, app=True, identity="user.id user.email"),
     "monday": service("monday.com", "post", "?", life=FOREVER, refresh=False, pkce="no", identity_method="POST",
         identity="data.me.id data.me.email", identity_query="me", names={"response_type": "never"}, token_names={},
