@@ -403,13 +403,14 @@ SERVICES: Final[Mapping[str, Service]] = {
     ),
     "atlassian": Service(
         "github.com/GerroDen/atlassian-ts-client-generator",  # a copy of what Atlassian publishes
-        # jira-cloud-api, confluence-cloud-api-v1, and confluence-cloud-api-v2
+        # jira-cloud-api, jira-software-cloud-api, confluence-cloud-api-v1, and confluence-cloud-api-v2
         file="jira-cloud-api/swagger.json",
         security="OAuth2 oAuthDefinitions",
         has_contract=False,  # the tools use Jira's second version
         server="https://api.atlassian.com",
         placed=(
             (r"/rest/api/3/(.*)", (r"/ex/jira/{}/rest/api/3/\1", r"/ex/jira/{}/rest/api/2/\1")),  # the same operations
+            (r"(/rest/agile/.*)", (r"/ex/jira/{}\1",)),
             (r"(/wiki/.*)", (r"/ex/confluence/{}\1",)),
             (r"(.*)", (r"/ex/confluence/{}/wiki/api/v2\1",)),
         ),
@@ -421,12 +422,17 @@ SERVICES: Final[Mapping[str, Service]] = {
             r"|(component|version|attachment)/[{][}]|field(/search)?|issuetype(/project|/[{][}])?|label|priority(/[{][}])?"
             r"|resolution(/search|/[{][}])?|status(/[{][}])?|statuscategory(/[{][}])?|mypermissions|myself"
             r"|user(/(search|picker|assignable/search))?)"
+            r"|/ex/jira/[{][}]/rest/agile/1[.]0/(backlog/issue|board(/[{][}](/(issue|backlog|sprint(/[{][}]/issue)?))?)?"
+            r"|sprint(/[{][}](/issue)?)?)"
             r"|/ex/confluence/[{][}]/wiki/(rest/api/(search|content/(search|[{][}]/label(/[{][}])?))"
             r"|api/v2/((pages|blogposts)(/[{][}](/(labels|(footer|inline)-comments|versions(/[{][}])?))?)?"
             r"|pages/[{][}]/title|(footer|inline)-comments(/[{][}](/children)?)?|labels/[{][}]/(pages|blogposts)"
             r"|spaces(/[{][}](/(pages|blogposts|labels))?)?))"
         ),
-        left_out=r"DELETE .*/((component|version|attachment)/.*|issue/[{][}](/(comment|worklog)(/[{][}])?)?)",
+        left_out=(
+            r"(DELETE|POST) .*/board(/[{][}])?"
+            r"|DELETE .*/((component|version|attachment)/.*|issue/[{][}](/(comment|worklog)(/[{][}])?)?)"
+        ),
         shows_same=frozenset({"fields", "fieldsByKeys"}),
         searches=r".*/search/(jql|approximate-count)",
         widens=frozenset(

@@ -49,6 +49,23 @@ def test_a_call_needs_the_scope_that_atlassian_s_document_names(method: str, pat
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "needed"),
+    [
+        ("GET", "/board", "read:board-scope:jira-software read:project:jira"),
+        ("GET", "/board/1/issue", "read:board-scope:jira-software read:issue-details:jira"),
+        ("GET", "/sprint/1/issue", "read:sprint:jira-software read:issue-details:jira read:jql:jira"),
+        ("POST", "/sprint/1/issue", "write:sprint:jira-software"),
+        ("POST", "/backlog/issue", "write:board-scope:jira-software"),
+    ],
+)
+def test_a_call_of_a_board_needs_all_scopes_that_its_document_names(method: str, path: str, needed: str) -> None:
+    path, scopes = f"/ex/jira/1/rest/agile/1.0{path}", frozenset(needed.split())
+    assert is_let_through(method, path, *scopes)
+    for one in scopes:
+        assert not is_let_through(method, path, *(scopes - {one}), "read:jira-work", "write:jira-work")
+
+
+@pytest.mark.parametrize(
     ("method", "path", "near"),
     [
         ("DELETE", f"{JIRA}/issue/A-1", f"{JIRA}/issueLink/1"),
@@ -61,6 +78,8 @@ def test_a_call_needs_the_scope_that_atlassian_s_document_names(method: str, pat
         ("POST", f"{JIRA}/bulk/issues/delete", f"{JIRA}/issue"),
         ("POST", f"{JIRA}/issue/A-1/notify", f"{JIRA}/issue/A-1/comment"),  # mail to anybody
         ("POST", f"{JIRA}/issue/A-1/attachments", f"{JIRA}/issue/A-1/comment"),
+        ("DELETE", "/ex/jira/1/rest/agile/1.0/board/1", f"{JIRA}/issueLink/1"),
+        ("POST", "/ex/jira/1/rest/agile/1.0/board", "/ex/jira/1/rest/agile/1.0/board/1/issue"),
         ("POST", f"{JIRA}/filter", f"{JIRA}/issue"),
         ("POST", f"{JIRA}/expression/evaluate", f"{JIRA}/search/jql"),
         ("POST", f"{JIRA}/webhook", f"{JIRA}/issue"),
@@ -113,6 +132,14 @@ def test_a_body_has_what_clients_send_where_the_token_can_do_more(
     for one, is_allowed in ((body, True), ({**body, **more}, False)):
         assert is_let_through("POST", path, scope, granted=ATLASSIAN.all_scopes, body=one) is is_allowed
         assert is_let_through("POST", path, scope, body=one)
+
+
+def test_the_scopes_that_confluence_stands_for_find_and_read_pages() -> None:
+    provider, scopes = load_catalog().resolve("confluence")
+    assert provider == ATLASSIAN
+    for path in (f"{WIKI}/rest/api/search", f"{WIKI}/api/v2/pages/1"):
+        assert is_let_through("GET", path, *scopes)
+    assert not is_let_through("PUT", f"{WIKI}/api/v2/pages/1", *scopes)
 
 
 @pytest.mark.parametrize("ids", [["A-1"], "A-1", [], None])
