@@ -321,7 +321,7 @@ def at_service(simulator: Simulator, name: str) -> Provider:
     [
         ("asana", {"consent": "ok", "refresh": "ok", "narrow": "skipped", "revoke": "ok"}),
         ("webflow", {"consent": "ok", "refresh": "skipped", "revoke": "ok"}),
-        ("attio", {"consent": "ok", "refresh": "skipped", "revoke": "skipped"}),
+        ("clickup", {"consent": "ok", "refresh": "skipped", "revoke": "skipped"}),
     ],
 )
 async def test_the_life_at_the_service_is_gone_through_with_a_person(name: str, steps: dict[str, str]) -> None:
