@@ -22,6 +22,7 @@ from tests.release.artifacts import ROOT, tools
 from tests.support.foreign.foreign import node
 
 PYTHONS = tuple(f"3.{minor}" for minor in range(11, 15))
+OLDEST_PIP = "22.3"  # that Python 3.11.0 brought
 DEMO = 300  # seconds
 IMPORTS = "import token_vault_client, token_vault_client.admin, token_vault_client.fastapi"
 
@@ -95,10 +96,15 @@ def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
 
         return install
 
-    def from_source(folder: Path, run: Callable[..., str]) -> None:
-        run(sys.executable, "-m", "venv", "venv")
-        run(folder / "venv/bin/pip", "install", "-q", archive)
-        use(run, folder / "venv/bin/token-vault", version=version)
+    def from_source(python: str, pip: str = "") -> Callable[[Path, Callable[..., str]], None]:
+        def install(folder: Path, run: Callable[..., str]) -> None:
+            run(python, "-m", "venv", "venv")
+            if pip:
+                run(folder / "venv/bin/pip", "install", "-q", f"pip=={pip}")
+            run(folder / "venv/bin/pip", "install", "-q", archive)
+            use(run, folder / "venv/bin/token-vault", version=version)
+
+        return install
 
     def by_pipx(folder: Path, run: Callable[..., str]) -> None:
         places = {"PIPX_HOME": str(folder / "pipx"), "PIPX_BIN_DIR": str(folder / "bin")}
@@ -139,7 +145,10 @@ def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
         run(node(), "-e", f"Promise.all([{parts}])")
 
     known = [Trial(f"wheel, Python {name}", from_wheel(path)) for name, path in pythons().items()]
-    known += [Trial("source archive, pip", from_source), Trial("pipx", by_pipx), Trial("uvx", by_uvx)]
+    known += [Trial("source archive, pip", from_source(sys.executable))]
+    if (oldest := pythons().get(PYTHONS[0])) is not None:
+        known += [Trial(f"source archive, pip {OLDEST_PIP}", from_source(oldest, OLDEST_PIP))]
+    known += [Trial("pipx", by_pipx), Trial("uvx", by_uvx)]
     known += [Trial("Debian package, unpacked", try_unpacked)]
     known += [Trial("Python client", python_client), Trial("npm client", npm_client)]
     if os.geteuid() == 0 and shutil.which("debootstrap"):

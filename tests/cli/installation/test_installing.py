@@ -14,11 +14,10 @@ import pytest
 from uv import find_uv_bin
 
 from tests.conftest import unavailable
-from tests.release.trials import PYTHONS, pythons
+from tests.release.trials import OLDEST_PIP, PYTHONS, pythons
 
 ROOT = Path(__file__).parents[3]
 HERE = f"3.{sys.version_info.minor}"
-OLDEST_PIP = "22.3"  # that Python 3.11.0 brought
 
 
 def make_wheel(folder: Path, name: str, version: str, *metadata: str) -> Path:
