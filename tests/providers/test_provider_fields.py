@@ -220,7 +220,8 @@ def problems(content: Content, folder: Path) -> list[str]:
     path.write_text(_toml(content), encoding="utf-8")
     rules = folder / "rules"
     if not rules.exists():
-        rules.symlink_to(SHELF / "rules", target_is_directory=True)
+        own = KEYS if (KEYS / path.name).is_file() else SHELF
+        rules.symlink_to(own / "rules", target_is_directory=True)
     return check_file(path)
 
 
