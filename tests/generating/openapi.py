@@ -24,6 +24,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
+from tests.generating import stripe_library
 from tests.generating.openapi_contracts import keep_contract
 from tests.generating.openapi_document import Document, template_of
 from tests.generating.openapi_service import Part, Service
@@ -41,6 +42,7 @@ _NO_SECRET: Final = frozenset(
     {
         *("accessPasswordRequired", "hasPasswordAuth", "storeCredentials", "public_api_key", "is_password_enabled"),
         *("strong_password_requirement", "user_has_strong_password"),
+        *("setup_credential_usage", "stored_credential_usage"),
         "enterprise_has_strong_password_required_for_external_users",
     }
 )
@@ -85,9 +87,11 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
         if service.known_scopes is not None:
             scopes = tuple(one for one in scopes if one in service.known_scopes or not service.alternatives)
         if not scopes or not service.has(template, operation.get("tags", [])) or service.leaves_out(call):
-            if service.closes_rest and (call in service.telling or tells_secrets(document, operation, where)):
-                yield _closing_rule(service, method, template)
+            if service.closes_rest:
+                yield from _closing_rules(service, method, template, secrets_told(document, operation, where))
             continue
+        if service.closes_rest and method != "GET":
+            continue  # as any other write
         if service.known_scopes is not None:
             if not service.known_scopes >= set(scopes):
                 continue
@@ -106,8 +110,7 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
         rule |= _parameters(service, document, (method, call, operation, told, where))
         if widening := service.widening_scopes(call):
             rule["inseparable"] = widening
-        is_public = call in service.public or service.known_scopes is None
-        if call in service.telling or (not is_public and tells_secrets(document, operation, where)):
+        if call in service.telling or (not service.is_public(call) and secrets_told(document, operation, where)):
             rule["tells_secrets"] = True
         parts = service.parts(call)
         yield from (_part(rule, one) for one in parts if one.scope in scopes)
@@ -115,11 +118,17 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
             yield rule
 
 
-def _closing_rule(service: Service, method: str, template: str) -> Mapping[str, object]:
-    """The rule for an operation whose answer contains a credential."""
-    methods = ["POST", "PUT", "PATCH"] if method == "POST" else method
-    rule = {"api": service.api, "method": methods, "path": template.rstrip("/")}
-    return rule | {"scopes": [service.widest], "tells_secrets": True}
+def _closing_rules(service: Service, method: str, template: str, secrets: set[str]) -> Iterator[Mapping[str, object]]:
+    """The rule for an operation whose answer contains a credential, or what only those may see who may also write."""
+    call, secrets = f"{method} {template}", secrets - service.harmless
+    if method == "DELETE" or (service.is_public(call) and call not in service.telling):
+        return
+    rule = {"api": service.api, "method": method, "path": template.rstrip("/"), "scopes": [service.widest]}
+    if call in service.telling or secrets - service.shared:
+        methods = ["POST", "PUT", "PATCH"] if method == "POST" else method
+        yield rule | {"method": methods, "tells_secrets": True}
+    elif secrets and method == "GET":
+        yield rule | {"query": "any"}
 
 
 def _parameters(
@@ -153,12 +162,11 @@ def _part(rule: Mapping[str, object], part: Part) -> Mapping[str, object]:
     )
 
 
-def tells_secrets(document: Document, operation: Mapping[str, object], where: Path) -> bool:
-    """Whether a member of the answer, up to three levels deep, is named like a credential."""
+def secrets_told(document: Document, operation: Mapping[str, object], where: Path) -> set[str]:
+    """The members of the answer, up to three levels deep, that are named like a credential."""
     found = document.answer(operation, where)
-    return found is not None and any(
-        _SECRET.search(name) is not None and name not in _NO_SECRET for name in _names(document, *found, depth=3)
-    )
+    names = set[str]() if found is None else set(_names(document, *found, depth=3))
+    return {name for name in names - _NO_SECRET if _SECRET.search(name) is not None}
 
 
 def _names(document: Document, schema: Mapping[str, object], where: Path, *, depth: int) -> Iterator[str]:
@@ -231,21 +239,24 @@ def _keep_answers(name: str, document: Document, *, version: str) -> None:
 
 def main(name: str, paths: Sequence[Path], *, version: str | None = None) -> None:
     """Write the rules of one service, and print the scopes that its provider file lacks."""
+    is_library = stripe_library.is_library(paths[0])
+    if version is None and is_library:
+        version = stripe_library.version_of(paths[0])
     if version is None:
         git = ["git", "-C", str(paths[0].parent), "log", "-1", "--format=%h %cs"]
         version = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
-    document = Document(*paths)
-    if SERVICES[name].has_contract:
+    service, document = SERVICES[name], Document(*paths)
+    if service.has_contract and not is_library:
         keep_contract(name, [Document(path) for path in paths], version=version)
     if name in SERVED:
         _keep_answers(name, document, version=version)
-    if not SERVICES[name].has_rules:
+    if not service.has_rules or (service.compared and not is_library):
         return
-    target = SERVICES[name].file_of("json")
+    target = service.file_of("json")
     target.write_text(file_text(name, document, version=version), encoding="utf-8")
     made = json.loads(target.read_text(encoding="utf-8"))["rules"]
     needed = {scope for rule in made for scope in (*rule["scopes"], *rule.get("needs", ()))}
-    known = SERVICES[name].titles
+    known = service.titles
     print(f"{len(made)} rules in {target.name}; missing scopes: {' '.join(sorted(needed - known.keys())) or 'none'}")
 
 

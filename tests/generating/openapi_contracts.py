@@ -46,7 +46,9 @@ def keep_contract(name: str, documents: Sequence[Document], *, version: str) -> 
     lacking = sorted(calls.keys() - found.keys())
     for call in lacking:
         print(f"{name}: the document has no {call}")
-    content = {"document": f"{service.repository} {version}".strip()} | ({"lacking": lacking} if lacking else {})
+    content = {"document": f"{service.compared or service.repository} {version}".strip()} | (
+        {"lacking": lacking} if lacking else {}
+    )
     lines = ",\n".join(f"{json.dumps(call)}: {json.dumps(found[call])}" for call in sorted(found))
     KEPT.mkdir(exist_ok=True)
     head = json.dumps(content)[:-1]

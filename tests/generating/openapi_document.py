@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import yaml
 
+from tests.generating import stripe_library
 from tests.generating.foreign_documents import foreign_document
 
 
@@ -75,6 +76,10 @@ def _in_pieces(folder: Path) -> Mapping[str, object]:
     return {**members.pop("others"), **members}
 
 
+def _in_folder(folder: Path) -> Mapping[str, object]:
+    return stripe_library.content_of(folder) if stripe_library.is_library(folder) else _in_pieces(folder)
+
+
 def template_of(path: str) -> str:
     """The path with `{}` for each parameter."""
     return re.sub(r"[{][^}]*[}]", "{}", path)
@@ -92,7 +97,7 @@ class Document:
 
     def _file(self, path: Path) -> Mapping[str, object]:
         if path not in self._read:
-            self._read[path] = _in_pieces(path) if path.is_dir() else _content(path)
+            self._read[path] = _in_folder(path) if path.is_dir() else _content(path)
         return self._read[path]
 
     @property

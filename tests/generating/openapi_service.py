@@ -54,6 +54,10 @@ class Service:
     for it. `shows_same`: parameters that show no more despite their names. `left_out`: calls, `METHOD /path`,
     that the scope's title doesn't describe. `closes_rest`: the provider file allows every path, so all operations whose
     answers contain credentials have a rule that closes them, for the scope that `given` names last.
+    `public_paths`: as `public`, for all calls of these paths. `opened`: reviewed paths whose names only suggest
+    credentials. With `closes_rest`, `shared`: members that who may write may see; `harmless`: that are no credentials
+    despite their names. `compared`: the repository of the document that tools are compared with, if rules come from
+    another.
     """
 
     repository: str
@@ -71,6 +75,8 @@ class Service:
     widens: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()  # scopes that the service no longer grants, or that cover everything
     public: frozenset[str] = frozenset()
+    public_paths: str = r"(?!)"
+    opened: str = r"(?!)"
     telling: frozenset[str] = frozenset()
     widened: tuple[tuple[str, str], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
@@ -79,9 +85,12 @@ class Service:
     divided: tuple[tuple[str, tuple[Part, ...]], ...] = ()
     posts_reads: bool = False
     closes_rest: bool = False
+    shared: frozenset[str] = frozenset()
+    harmless: frozenset[str] = frozenset()
     folder: str = "."  # of the provider file
     api: str = "main"
     file: str = ""  # of the repository
+    compared: str = ""
     has_contract: bool = True  # its schemas are current, so that tools are compared with them
     has_rules: bool = True  # otherwise rules are written by hand and only compared with the document
     server: str | None = None  # the URL that the document should have, if it has another or none
@@ -137,11 +146,15 @@ class Service:
         """Whether an operation belongs to the reviewed part."""
         if re.fullmatch(self.closed, template):
             return False
-        if self.closes_rest:
-            return re.fullmatch(self.paths, template) is not None
-        if self.paths:
-            return re.fullmatch(self.paths, template) is not None and _CLOSED.fullmatch(template) is None
+        if self.paths or self.closes_rest:
+            is_closed = _CLOSED.fullmatch(template) is not None and re.fullmatch(self.opened, template) is None
+            return re.fullmatch(self.paths, template) is not None and not is_closed
         return not self.tags.isdisjoint(tags)
+
+    def is_public(self, call: str) -> bool:
+        """Whether members of the answer that are named like credentials are none."""
+        path = call.partition(" ")[2]
+        return self.known_scopes is None or call in self.public or re.fullmatch(self.public_paths, path) is not None
 
     def widening_scopes(self, call: str) -> list[str]:
         """The scopes with which this call, `METHOD /path`, shows or reaches more."""

@@ -398,6 +398,79 @@ def test_box_has_no_rule_for_links_of_others_webhooks_and_signatures(closed: str
     assert of_path(box, api="content", method="POST", path=open_)
 
 
+STRIPES = {"stripe-connect": ("read_only", "read_write"), "stripe-apps": ("read", "write"), "stripe": ("read", "write")}
+
+
+def stripe_call(text: str, **query: object) -> Call:
+    method, path = text.split()
+    return Call("main", method, path, query, Payload(frozenset(query)))
+
+
+@pytest.mark.parametrize("name", STRIPES)
+@pytest.mark.parametrize(
+    "text", ["GET /payment_intents", "GET /setup_intents/seti_1", "GET /checkout/sessions", "GET /events/evt_1"]
+)
+def test_an_answer_of_stripe_with_a_client_secret_is_for_who_may_take_payments(name: str, text: str) -> None:
+    stripe, (read, write) = CATALOG.provider(name), STRIPES[name]
+    assert allows(stripe, stripe_call("GET /charges"), frozenset({read}))
+    assert not allows(stripe, stripe_call(text), frozenset({read}))
+    assert allows(stripe, stripe_call(text), frozenset({write})) == (name != "stripe-apps")  # its write is narrower
+
+
+@pytest.mark.parametrize("name", STRIPES)
+@pytest.mark.parametrize(
+    ("parameter", "is_allowed"),
+    [("customer", True), ("created[gte]", True), ("expand[]", False), ("expand[0]", False), ("expand", False)],
+)
+def test_who_only_reads_at_stripe_expands_no_other_objects(name: str, parameter: str, is_allowed: bool) -> None:
+    stripe, read = CATALOG.provider(name), frozenset({STRIPES[name][0]})
+    call = stripe_call("GET /charges", **{parameter: "x"})
+    assert allows(stripe, call, read, granted=stripe.all_scopes) == is_allowed
+
+
+@pytest.mark.parametrize(
+    ("closed", "open_"),
+    [
+        ("POST /payouts", "GET /payouts"),
+        ("POST /transfers", "POST /refunds"),
+        ("POST /charges", "POST /charges/ch_1/capture"),
+        ("POST /webhook_endpoints", "POST /payment_links"),
+        ("GET /account", "GET /balance"),
+        ("POST /ephemeral_keys", "POST /invoices/in_1/finalize"),
+        ("GET /customers/cus_1/sources", "GET /customers/cus_1/payment_methods"),
+        ("GET /issuing/cards/ic_1", "GET /disputes/dp_1"),
+    ],
+)
+def test_no_money_leaves_an_account_that_is_connected_to_stripe_and_no_key_is_made(closed: str, open_: str) -> None:
+    stripe = CATALOG.provider("stripe-connect")
+    assert not allows(stripe, stripe_call(closed), stripe.all_scopes)
+    assert allows(stripe, stripe_call(open_), stripe.all_scopes)
+
+
+def test_a_stripe_app_writes_what_its_scope_says() -> None:
+    writes = {rule.path for rule in CATALOG.provider("stripe-apps").rules if rule.method != ("GET",)}
+    assert writes == {"/customers", "/refunds"}
+
+
+@pytest.mark.parametrize(
+    ("closed", "open_"),
+    [
+        ("POST /ephemeral_keys", "POST /payment_links"),
+        ("POST /webhook_endpoints", "POST /webhook_endpoints/we_1"),
+        ("GET /issuing/cards/ic_1", "GET /issuing/cards"),
+        ("GET /terminal/configurations/tmc_1", "GET /terminal/locations/tml_1"),
+        ("POST /terminal/connection_tokens", "POST /terminal/readers/tmr_1/process_payment_intent"),
+        ("POST /billing_portal/sessions", "POST /checkout/sessions"),
+        ("GET /apps/secrets/find", "GET /webhook_endpoints"),
+    ],
+)
+def test_a_key_of_stripe_shows_no_further_credentials(closed: str, open_: str) -> None:
+    stripe = CATALOG.provider("stripe")
+    for text, is_closed in ((closed, True), (open_, False)):
+        method, path = text.split()
+        assert {rule.tells_secrets for rule in of_path(stripe, api="main", method=method, path=path)} == {is_closed}
+
+
 PAGING = {"name": "page", "in": "query"}
 MAIN = {
     "paths": {
@@ -463,4 +536,4 @@ def test_an_answer_whose_schema_contains_itself_is_searched_for_credentials(
     text = yaml.safe_dump({"paths": {}, "components": {"schemas": {"Lists": lists, "Thing": thing}}})
     (tmp_path / "main.yaml").write_text(text, encoding="utf-8")
     document = openapi.Document(tmp_path / "main.yaml")
-    assert openapi.tells_secrets(document, operation, document.path) == is_secret
+    assert bool(openapi.secrets_told(document, operation, document.path)) == is_secret
