@@ -29,7 +29,7 @@ from typing import Final
 from xml.etree import ElementTree
 
 from tests.generating.openapi_document import template_of
-from tests.generating.openapi_service import FILES
+from tests.generating.published.service import FILES
 
 TARGET: Final = FILES / "rules" / "microsoft.json"
 _EDM: Final = "{http://docs.oasis-open.org/odata/ns/edm}"

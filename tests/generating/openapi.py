@@ -24,11 +24,11 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
-from tests.generating import stripe_library
 from tests.generating.openapi_contracts import keep_contract
 from tests.generating.openapi_document import Document, template_of
-from tests.generating.openapi_service import Part, Service
 from tests.generating.openapi_services import SERVICES
+from tests.generating.published import stripe_library
+from tests.generating.published.service import Part, Service
 
 ANSWERS: Final = Path(__file__).parents[1] / "data" / "published_answers.json"
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*")

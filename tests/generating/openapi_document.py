@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 import yaml
 
-from tests.generating import stripe_library
 from tests.generating.foreign_documents import foreign_document
+from tests.generating.published import stripe_library
 
 
 class _Loader(yaml.CSafeLoader):

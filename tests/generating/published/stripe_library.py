@@ -141,7 +141,7 @@ class _Library:
         if module is None:
             return {}
         for depth in range(len(around), -1, -1):
-            if (found := _nested(module, (*around[:depth], name))) is not None:
+            if (found := _find_class(module, (*around[:depth], name))) is not None:
                 return self._put(found, (home, (*around[:depth], name)))
         if name in module.imports and module.imports[name] != home:
             return self._reference(name, (module.imports[name], ()))
@@ -155,7 +155,7 @@ class _Library:
         return {"$ref": f"#/components/schemas/{key}"}
 
 
-def _nested(module: _Module, way: tuple[str, ...]) -> ast.ClassDef | None:
+def _find_class(module: _Module, way: tuple[str, ...]) -> ast.ClassDef | None:
     found = module.classes.get(way[0])
     for name in way[1:]:
         inner = found.body if found is not None else []

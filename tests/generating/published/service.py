@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
-FILES: Final = Path(__file__).parents[2] / "providers" / "services"
+FILES: Final = Path(__file__).parents[3] / "providers" / "services"
 _SHOWS_MORE: Final = re.compile(r"(opt_)?(fields?|expand|expansions|include|embed|additional)([^a-z].*)?|.*[.]fields")
 _CLOSED: Final = re.compile(
     r".*(hook|token|secret|api_?key|keys|credential|password|oauth|saml|certificate|impersonat|signing|integration"

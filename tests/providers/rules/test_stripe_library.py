@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.generating import openapi, stripe_library
+from tests.generating import openapi
+from tests.generating.published import stripe_library
 
 SERVICE = """
 from typing import Optional, TYPE_CHECKING

@@ -1,0 +1,1 @@
+"""What single services need so that their published descriptions become request rules."""

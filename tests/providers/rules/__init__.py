@@ -1,0 +1,1 @@
+"""Request rules of single services, and where they come from."""
