@@ -118,7 +118,7 @@ million: .venv/.dev
 	$(RUN) -m tests.bench.million $(or $(MILLION),--sqlite)
 
 screenshots: .venv/.dev
-	$(RUN) -m tests.generating.screenshots
+	$(RUN) -m tests.generating.images.screenshots
 
 # clones this checkout and follows the guides in it; needs Linux and the package index
 first-hour: .venv/.dev
@@ -178,7 +178,7 @@ chart: .venv/helm/.done
 	.venv/helm/bin/python tests/deploying/chart.py
 
 recordings: .venv/.dev
-	$(RUN) -m tests.generating.recordings
+	$(RUN) -m tests.generating.images.recordings
 
 # clients of key services are large, so they have their own lock, with the services for their tests
 EXTRAS := apprise keyring policy postgres telemetry

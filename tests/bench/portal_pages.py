@@ -20,8 +20,8 @@ from rich.table import Table
 
 from server.http.assets import asset_url
 from server.runtime import garbage
-from tests.generating.pictures import paths_of
-from tests.generating.showcase import furnish, provider_settings, settle_in
+from tests.generating.images.pictures import paths_of
+from tests.generating.images.showcase import furnish, provider_settings, settle_in
 from tests.support.person import session_cookie
 from tests.support.rooms.portal_room import running_room
 

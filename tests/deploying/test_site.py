@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.generating.documentation import DOCS, commands, options_of
-from tests.generating.recordings import RECORDED, TARGET, draw
+from tests.generating.images.recordings import RECORDED, TARGET, draw
 
 
 @pytest.mark.parametrize("name", RECORDED)

@@ -29,7 +29,7 @@ MANY: Final = 40  # words that are left out, as for other documents
 SOURCES: Final = {"monday": "github.com/mondaycom/mcp"}
 
 
-class Used(Visitor):
+class Usage(Visitor):
     """The members of a schema that queries use: type -> field -> arguments."""
 
     def __init__(self, info: TypeInfo) -> None:
@@ -68,10 +68,10 @@ class Used(Visitor):
                 self.note_input(graphql.get_named_type(one.type), sent.get(name))
 
 
-def used_by(schema: GraphQLSchema, tools: declarations.ToolFile) -> Used:
+def used_by(schema: GraphQLSchema, tools: declarations.ToolFile) -> Usage:
     """What the tools' queries use of the schema."""
     info = TypeInfo(schema)
-    used = Used(info)
+    used = Usage(info)
     for tool in tools.tool:
         document = graphql.parse(str(tool.request.body["query"]))
         graphql.visit(document, TypeInfoVisitor(info, used))
@@ -83,7 +83,7 @@ def used_by(schema: GraphQLSchema, tools: declarations.ToolFile) -> Used:
     return used
 
 
-def extract_of(schema: GraphQLSchema, used: Used) -> str:
+def extract_of(schema: GraphQLSchema, used: Usage) -> str:
     """SDL of what is used, without descriptions."""
     lines = [line for name in sorted(used.kinds) if (line := _line(used, used.kinds[name]))]
     roots = {"query": schema.query_type, "mutation": schema.mutation_type}
@@ -91,7 +91,7 @@ def extract_of(schema: GraphQLSchema, used: Used) -> str:
     return "\n".join([f"schema {{ {named} }}", *lines, ""])
 
 
-def _line(used: Used, kind: graphql.GraphQLNamedType) -> str:
+def _line(used: Usage, kind: graphql.GraphQLNamedType) -> str:
     match kind:
         case graphql.GraphQLEnumType() if len(kind.values) > MANY:
             return f"scalar {kind.name}"

@@ -44,7 +44,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Ser
 
 
 @asynccontextmanager
-async def watched(server: Server) -> AsyncGenerator[tuple[Store, Watch]]:
+async def new_watch(server: Server) -> AsyncGenerator[tuple[Store, Watch]]:
     """A new vault on the server, and a watch over what is written from now on."""
     async with fresh_store(server) as store:
         await first_run(store)
@@ -85,7 +85,7 @@ def places_of(watch: Watch) -> set[str]:
 
 @pytest.mark.requirement("V-08")
 async def test_what_is_stored_in_plain_text_is_found_in_each_file(server: Server) -> None:
-    async with watched(server) as (store, watch):
+    async with new_watch(server) as (store, watch):
         name, sealed = f"planted-{secrets.token_hex(16)}", secrets.token_bytes(32)
         database = await store.open()
         try:
@@ -119,7 +119,7 @@ async def test_what_is_stored_in_plain_text_is_found_in_each_file(server: Server
 @pytest.mark.requirement("V-07", "V-08")
 @pytest.mark.parametrize("flow", list(FLOWS))
 async def test_no_secret_of_a_request_is_in_the_servers_files(server: Server, flow: str) -> None:
-    async with watched(server) as (store, watch):
+    async with new_watch(server) as (store, watch):
         async with FLOWS[flow](store) as prepare:
             for _ in range(2):
                 assert (await (await prepare())()).status_code < 400

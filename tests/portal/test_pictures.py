@@ -8,8 +8,8 @@ import pytest
 from starlette.routing import Match, Route
 
 from server.portal.site import page_routes
-from tests.generating.pictures import AFTERWARDS, PICTURES, WITHOUT, Picture
-from tests.generating.screenshots import SCHEMES, SIZES, TARGET
+from tests.generating.images.pictures import AFTERWARDS, PICTURES, WITHOUT, Picture
+from tests.generating.images.screenshots import SCHEMES, SIZES, TARGET
 from tests.support.rooms.portal_room import Room
 
 

@@ -16,8 +16,8 @@ from server.http.page_texts import text
 from server.notices import senders
 from server.notices.texts import Line, NoticeMessage
 from server.portal.approvals.notification_answers import form_of
-from tests.generating.pictures import paths_of
-from tests.generating.showcase import POST, Showcase, ask, furnish, provider_settings, settle_in
+from tests.generating.images.pictures import paths_of
+from tests.generating.images.showcase import POST, Showcase, ask, furnish, provider_settings, settle_in
 from tests.portal.test_portal_accessible import violations
 from tests.support.doubles.push_service import PushService, SubscribedBrowser, running_push_service
 from tests.support.rooms.portal_room import Room, running_room

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from server.portal.access_map import MOST_ACCOUNTS, MOST_AGENTS
-from tests.generating.showcase import furnish, provider_settings
+from tests.generating.images.showcase import furnish, provider_settings
 from tests.support.rooms.portal_room import Room, running_room
 from vault import connections, delegations
 from vault.audit import audit

@@ -121,7 +121,7 @@ def test_each_service_has_a_document_or_is_cited() -> None:
         assert head.count(",") >= 1 and "unsure" in head, f"{name}: name two sources, and what is unsure"
 
 
-def documented(service: str) -> Iterator[tuple[Tool, ToolSpec, Mapping[str, object]]]:
+def documented_tools(service: str) -> Iterator[tuple[Tool, ToolSpec, Mapping[str, object]]]:
     """The tools with an operation in the service's document, and that operation."""
     operations: Mapping[str, Mapping[str, object]] = DOCUMENTS[service]["operations"]
     for tool, spec in tools_of(service):
@@ -133,7 +133,7 @@ def documented(service: str) -> Iterator[tuple[Tool, ToolSpec, Mapping[str, obje
 @pytest.mark.parametrize("service", sorted(DOCUMENTS))
 def test_the_document_is_about_the_addresses_that_are_called(service: str) -> None:
     apis = CATALOG.provider(service).apis
-    for tool, _, operation in documented(service):
+    for tool, _, operation in documented_tools(service):
         address = template_of(apis[tool.request.api].rstrip("/") + tool.request.path).rstrip("/")
         pattern = re.escape(str(operation["address"])).replace(r"\{\}", "[^/]+")
         assert re.fullmatch(pattern, address), tool.name
@@ -150,7 +150,7 @@ def test_a_call_that_a_document_lacks_is_named_in_the_head_of_the_tool_file() ->
 
 @pytest.mark.parametrize("service", sorted(DOCUMENTS))
 async def test_requests_and_results_are_what_the_document_says(bench: Bench, service: str) -> None:
-    for tool, spec, operation in documented(service):
+    for tool, spec, operation in documented_tools(service):
         answer = value_of(operation["answer"]) if operation.get("answer") else {}
         arrival, said = await send_call(bench, spec, usual_arguments(spec), json_reply(answer))
         assert arrival.method == tool.request.method

@@ -17,9 +17,9 @@ from typing import Any, Final, Literal
 from playwright.async_api import Browser, Page, ViewportSize
 
 from server.remote import servers
-from tests.generating.pictures import KEYED, PICTURES, names_of
-from tests.generating.showcase import furnish, provider_settings, settle_in
-from tests.generating.showcase_office import API, SETTINGS, STORED, open_office
+from tests.generating.images.pictures import KEYED, PICTURES, names_of
+from tests.generating.images.showcase import furnish, provider_settings, settle_in
+from tests.generating.images.showcase_office import API, SETTINGS, STORED, open_office
 from tests.mcp.remote.remote_room import RemoteRoom
 from tests.support.chromium import running_chromium
 from tests.support.doubles.mcp_double import RemoteSite, running_site
@@ -29,7 +29,7 @@ from tests.support.rooms.portal_room import Room, running_room
 from vault import users
 from vault.records import Role
 
-TARGET: Final = Path(__file__).parents[2] / "docs" / "screenshots"
+TARGET: Final = Path(__file__).parents[3] / "docs" / "screenshots"
 SIZES: Final[Mapping[str, ViewportSize]] = {
     "desktop": {"width": 1280, "height": 800},
     "phone": {"width": 390, "height": 844},

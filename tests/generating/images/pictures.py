@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tests.generating.showcase import Showcase
+from tests.generating.images.showcase import Showcase
 from tests.support.rooms.portal_room import Room
 
 

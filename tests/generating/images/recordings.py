@@ -2,7 +2,7 @@
 
 Each command runs in its own terminal; only this run's folder and port are replaced.
 
-    python -m tests.generating.recordings [NAME ...]
+    python -m tests.generating.images.recordings [NAME ...]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from tests.generating.showcase import furnish, provider_settings
+from tests.generating.images.showcase import furnish, provider_settings
 from tests.support.processes import ROOT, Place
 from tests.support.rooms.portal_room import running_room
 

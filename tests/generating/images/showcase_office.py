@@ -15,7 +15,7 @@ from server.administration.access_requests import AccessAnswer, AccessInput
 from server.administration.actor import Actor
 from server.administration.registrations import RegistrationInput, provider_named
 from server.remote import imported_apis
-from tests.generating.showcase import GOOGLE, Showcase
+from tests.generating.images.showcase import GOOGLE, Showcase
 from tests.support.accounts import open_account
 from tests.support.rooms.portal_room import Room
 from vault import connections

@@ -1,0 +1,1 @@
+"""The pictures of the pages, and the recordings of commands, for the documentation."""
