@@ -220,7 +220,7 @@ class Document:
     def kinds(self, schema: Mapping[str, object], where: Path) -> set[str]:
         """The JSON types that a value can have; empty means any."""
         schema, where = self.follow(schema, where)
-        if (told := schema.get("type")) is not None:
+        if (told := schema.get("type", schema.get("types"))) is not None:  # Gong's document has `types`
             return {told} if isinstance(told, str) else set(told)
         if "properties" in schema:
             return {"object"}

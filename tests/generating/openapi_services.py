@@ -451,6 +451,14 @@ SERVICES: Final[Mapping[str, Service]] = {
         has_rules=False,
     ),
     "google-service-account": Service("google-api-python-client 2.202.0 (PyPI), discovery documents", has_rules=False),
+    "keycloak-session": Service(
+        "Keycloak 23.0.0, in dahag-ag/keycloak-openapi", server="https://{host}", has_rules=False
+    ),
+    "gong": Service(
+        "gong.app.gong.io/ajax/settings/api/documentation/specs, in JustinBeckwith/gongio-mcp",
+        server="https://{host}",
+        has_rules=False,
+    ),
     "attio": Service(
         "api.attio.com/openapi/api, in d-stoll/attio-js",
         unshaped=frozenset({"GET /v2/objects/{}/records/{}"}),  # web_url is newer

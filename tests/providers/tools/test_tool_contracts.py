@@ -50,7 +50,7 @@ CITED = frozenset(
     {
         *("calendly", "gitlab", "helpscout", "hugging-face", "reddit", "ticktick", "todoist", "typeform"),
         *("zendesk", "airtable", "harvest", "aws", "linkedin", "snowflake-key-pair", "teller", "docker-hub"),
-        *("metabase", "keycloak-session", "quickbooks", "gong", "instagram", "tiktok"),
+        *("metabase", "quickbooks", "instagram", "tiktok"),
     }
 )
 NASTY = ("../../admin", "a&admin=true#b?c=d", '"}, "admin": {"x": "y', "a\r\nX-Evil: 1\x00\u202e")
