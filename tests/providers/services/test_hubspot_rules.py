@@ -110,6 +110,33 @@ def test_no_object_is_searched_by_what_it_is_associated_with(path: str) -> None:
         assert is_let_through("POST", path, "tickets", "crm.objects.deals.read", body=body) is is_allowed
 
 
+_ABOUT = {  # the types of associations, as HubSpot's own client names them
+    "notes": {"contacts": 202, "companies": 190, "deals": 214, "tickets": 228},
+    "tasks": {"contacts": 204, "companies": 192, "deals": 216, "tickets": 230},
+}
+
+
+@pytest.mark.parametrize("kind", _ABOUT)
+@pytest.mark.parametrize("about", OBJECTS)
+def test_a_note_or_task_is_about_an_object_that_the_caller_may_change(kind: str, about: str) -> None:
+    path, contacts = f"/crm/v3/objects/{kind}", OBJECTS["contacts"][1]
+
+    def is_written(*types: object, scopes: tuple[str, ...], category: str = "HUBSPOT_DEFINED") -> bool:
+        links = [
+            {"to": {"id": 1}, "types": [{"associationCategory": category, "associationTypeId": one}]} for one in types
+        ]
+        return is_let_through("POST", path, *scopes, body={"properties": {}, "associations": links})
+
+    own, both = _ABOUT[kind][about], (contacts, OBJECTS[about][1])
+    assert is_written(own, scopes=both)
+    assert is_written(own, scopes=(contacts,)) is (about == "contacts")
+    assert is_written(own, scopes=(OBJECTS[about][1],)) is (about == "contacts")
+    assert not is_written(own, scopes=both, category="USER_DEFINED")
+    other = next(one for name, one in _ABOUT[kind].items() if name != about)
+    assert not is_written(own, other, scopes=(contacts, *HUBSPOT.all_scopes))
+    assert not is_written(scopes=both)
+
+
 def test_one_path_of_a_document_stands_for_each_object(tmp_path: Path) -> None:
     any_object = [{"oauth2": [scope]} for scope in ("automation", "crm.objects.deals.read", "tickets")]
     paths = {
