@@ -44,6 +44,7 @@ QUICK = 8  # tests from each of the two groups, if the cheapest are enough
 UNKNOWN = 60  # seconds for each test of a test file that is being recorded
 MOST_AT_IMPORT = 60  # tests for a mutant that needs its own process,
 ALONE = 120  # and seconds until such a process has imported everything
+ON_POSTGRES = ("tests/vault/storage/", "tests/cli/test_completion.py")
 OF_RECORDS = "tests/leaks/test_hidden_fields.py"  # for mutants that show a field: they only import and reach no line
 
 
@@ -257,7 +258,7 @@ class MutantTrials:
         if "postgres" in mutant.file:
             usable = {one for one in present if _uses_postgres(self._items[one])}
         else:
-            usable = {one for one in present if not _on_postgres(one)}
+            usable = {one for one in present if not _on_postgres(one)} or present
         if self._is_quick:
             avoided = {test for line in mutant.avoided for test in reach.of_line(mutant.file, line)}
             first = reach.cheapest(usable - avoided, count=QUICK)
@@ -428,11 +429,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _counts(item: pytest.Item) -> bool:
-    """Of the tests on PostgreSQL, only those of the storage, and only for PostgreSQL code; no browser or Node tests."""
+    """Of the tests on PostgreSQL, only ON_POSTGRES, and only where no others reach; no browser or Node tests."""
     if item.get_closest_marker("long") is not None:
         return False
     if _on_postgres(item.nodeid):
-        return item.nodeid.startswith("tests/vault/storage/")
+        return item.nodeid.startswith(ON_POSTGRES)
     return item.get_closest_marker("group") is None
 
 
