@@ -37,6 +37,13 @@ def test_a_path_and_a_query_have_a_longest_length() -> None:
         read_query(b"a=".ljust(LONGEST + 1, b"x"), GITHUB)
 
 
+@pytest.mark.parametrize("value", [b"a b", b"a#b", b"a\tb", b"\xe9", b"%zz", b"%4", b"%"])
+def test_a_query_has_no_character_that_must_be_escaped_and_no_broken_escape(value: bytes) -> None:
+    with refusal("invalid_query"):
+        read_query(b"a=" + value, GITHUB)
+    assert read_query(b"a=%20%23%C3%A9", GITHUB).values == {"a": " #é"}
+
+
 @pytest.mark.parametrize("path", [b"/proxy/", b"/proxy/c", b"/proxy//api/x", b"/proxy/c//x", b"/other/c/api/x"])
 def test_a_path_has_all_its_parts(path: bytes) -> None:
     with refusal("unknown_target"):

@@ -119,6 +119,16 @@ async def test_a_worker_token_that_lacks_something_is_refused(place: ExchangeRoo
     assert (await ask(place, caller, place.worker_token(caller, user, key=KEY))).status_code == 200
 
 
+async def test_a_worker_token_counts_for_sixty_seconds(place: ExchangeRoom) -> None:
+    caller = await worker(place)
+    user, _, _ = await someone(place, caller)
+    lasting = await ask(place, caller, place.worker_token(caller, user, key=KEY, exp=place.now() + 61))
+    assert refusal_code(lasting) == "invalid_request"
+    for seconds, status in ((60, 200), (61, 400)):
+        token = place.worker_token(caller, user, key=KEY, exp=None, iat=place.now() - seconds)
+        assert (await ask(place, caller, token)).status_code == status, seconds
+
+
 @pytest.mark.requirement("S-110")
 async def test_a_worker_token_counts_once_also_for_many_at_the_same_time(place: ExchangeRoom) -> None:
     import asyncio

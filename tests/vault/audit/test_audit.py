@@ -10,7 +10,17 @@ import pytest
 from pydantic import SecretStr
 
 from tests.conftest import Store
-from vault.audit.audit import TEXT_LIMIT, Activity, ChainBroken, append, format_details, head, list_events, verify
+from vault.audit.audit import (
+    DETAILS_LIMIT,
+    TEXT_LIMIT,
+    Activity,
+    ChainBroken,
+    append,
+    format_details,
+    head,
+    list_events,
+    verify,
+)
 from vault.audit.proof import BATCH_PAGE
 from vault.records import Client, ClientKind, Event, Session, User
 from vault.refusals import StorageUnavailable
@@ -256,6 +266,21 @@ def test_details_are_compact_short_and_finite() -> None:
         format_details({"number": float("nan")})
     with pytest.raises(TypeError):
         format_details({1: "x"})
+
+
+def test_a_list_is_shortened_only_if_the_details_are_too_long_and_to_exactly_its_limit() -> None:
+    def listed(*lengths: int) -> dict[str, object]:
+        return {"uris": ["x" * (one - 3) for one in lengths]}  # two quotes and a comma are added
+
+    def kept(*lengths: int) -> list[str]:
+        return json.loads(format_details(listed(*lengths)))["uris"]
+
+    around = len(format_details(listed())) - 1  # the last item has no comma
+    rest = DETAILS_LIMIT - around - 26 * 300
+    assert len(kept(*[300] * 26, rest)) == 27
+    assert kept(*[300] * 26, rest + 1)[10:] == ["… 17 more"]
+    assert kept(*[300] * 30)[10:] == ["… 20 more"]
+    assert kept(*[300] * 9, 301, *[300] * 20)[9:] == ["… 21 more"]
 
 
 async def test_a_noted_event_is_durable_once_the_activity_has_settled(database: Database, activity: Activity) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -402,6 +403,15 @@ async def test_a_restored_vault_begins_another_log(database: Database, key_ring:
     issued = await issue(database, other, now=database.now())
     assert issued is not None
     assert issued.head.size == 4
+
+
+async def test_a_log_names_its_restarts_as_earlier_releases_did(database: Database, key_ring: KeyRing) -> None:
+    """Otherwise an upgrade would look like a restore."""
+    await fill(database, 2)
+    async with database.transaction() as transaction:
+        await append(transaction, Event("vault.restored", details={"known": 1}), now=1_790_000_000)
+    log = await start_log(database)
+    assert log.restarts == {hashlib.sha256(b'3,1790000000,vault.restored,{"known":1}').hexdigest()[:32]: 1}
 
 
 async def test_each_restore_begins_another_log_though_the_activity_is_as_short_as_before(

@@ -120,6 +120,23 @@ async def test_an_answer_that_comes_after_its_revocation_ends_no_newer_consent(r
     assert late in {token for token, _ in room.slack.revocations}
 
 
+async def test_an_access_token_that_comes_after_its_revocation_is_revoked_too(store: Store) -> None:
+    async with open_room(store, rotation=RotationMode.NONE) as room:
+        connection = await room.connect()
+        room.pass_time(3600)
+        async with room.held_refresh() as slow:
+            await room.disconnect(connection)
+            room.pass_time(61)
+            assert await revoke_upstream(room.vault, connection.id) == "revoked"
+            room.slack.families[0].is_alive = True  # as at a provider that is slow to revoke
+            room.slack.gate.set()
+            with suppress(VaultError):
+                await slow
+        late = list(room.slack.issued)[-1]
+        await run_due(room.vault)
+        assert [access_token for _, access_token in room.slack.revocations[1:]] == [late]
+
+
 async def test_an_answer_of_an_older_consent_leaves_the_revocation_of_the_newest_alone(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
