@@ -4,8 +4,8 @@
 permissions for SharePoint also reach the person's own files, and some calls that change something accept a permission
 to read. So `PARTS` lists each reviewed call with the one scope whose title describes it, and Graph must accept that
 scope there. `CITED` are calls that the file lacks and a page of the reference has. Left out are answers with sharing
-links or upload URLs, other people's data (`/users`, `/drives`, `/planner`), and `$batch` and search, which reach many
-kinds of data in one call. The metadata has the members of bodies.
+links or upload URLs, other people's data (`/users`, `/drives`, `/planner`), and `$batch` and `/search/query`, which
+reach many kinds of data in one call. The metadata has the members of bodies.
 
     git clone https://github.com/microsoftgraph/microsoft-graph-devx-content
     git clone https://github.com/microsoftgraph/msgraph-metadata
