@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from starlette.datastructures import Headers
@@ -16,6 +17,7 @@ from server.proxy.upload_sessions import UploadSessions
 from server.proxy.wire import Target
 from vault.exchange.exchange import UpstreamToken
 from vault.handles import Handle, HandleState
+from vault.spans import Span
 
 
 @dataclass(slots=True)
@@ -38,6 +40,8 @@ class ProxyRequest:
     received: int = 0  # of the answer's
     broken: Exception | None = None  # why the request's body ended early
     large_of: tuple[str, str] | None = None  # who occupies a slot of `large_bodies` for the body
+    ending: ExitStack = field(default_factory=ExitStack)  # what ends with the call
+    shown: Span | None = None  # the call's span, once its handle was accepted
 
     @property
     def handle(self) -> Handle | None:

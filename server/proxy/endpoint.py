@@ -60,7 +60,7 @@ from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.handles import Handle, HandleRefused, HandleState
 from vault.records import Event, Narrowing
 from vault.refusals import VaultError
-from vault.spans import REQUEST_ID
+from vault.spans import REQUEST_ID, span
 
 _AGEING: Final = 120  # seconds before expiry at which each call exchanges the token, so that it is renewed in time
 _LATER: Final = 5  # seconds; longer than the deadline of the whole call, which is the one reported
@@ -98,12 +98,15 @@ class Proxy:
         incoming = ProxyRequest(scope, receive, send, fields=fields, started=time.monotonic())
         # in case the process ends first, since the provider may have carried out the call
         code: str | None = "interrupted"
-        try:
-            code = await self._attempt(incoming)
-        finally:
-            if incoming.large_of is not None:
-                self._large.give_back(incoming.large_of)
-            self._record(incoming, code)
+        with incoming.ending:
+            try:
+                code = await self._attempt(incoming)
+            finally:
+                if incoming.large_of is not None:
+                    self._large.give_back(incoming.large_of)
+                self._record(incoming, code)
+                if incoming.shown is not None:
+                    incoming.shown.note(http_status=incoming.status, **({} if code is None else {"error": code}))
 
     def _address(self, incoming: ProxyRequest, provider: Provider, target: Target, api: str) -> str:
         if self._address_here is not None:
@@ -164,6 +167,8 @@ class Proxy:
         incoming.target = target = read_target(incoming.scope["raw_path"])
         incoming.standing = standing = await self._check_handle(incoming)
         handle = standing.handle
+        trace = None if self._of_tool else _trace_of(incoming.fields)
+        incoming.shown = incoming.ending.enter_context(span("proxy", parent=trace, provider=handle.provider))
         await self._check_origin(incoming, handle)
         provider = self._deployment.catalog.get(handle.provider)
         aimed = None if provider is None else aim(target, provider, handle.connection_id)
@@ -499,6 +504,12 @@ def _choose(provider: Provider, token: UpstreamToken, choice: Mapping[str, str])
         raise ProxyRefused("unknown_target", f"{error} Nothing was sent.") from error
     except CredentialRefused as error:
         raise refusals.upstream_unauthorized(provider) from error
+
+
+def _trace_of(fields: Mapping[str, str]) -> Mapping[str, str] | None:
+    """The caller's W3C trace context."""
+    found = {name: fields[name] for name in ("traceparent", "tracestate") if name in fields}
+    return found if "traceparent" in found else None
 
 
 def _lower_names(headers: Mapping[str, str]) -> dict[str, str]:

@@ -32,6 +32,7 @@ TIMES: Final[Mapping[str, tuple[str, str]]] = {
     "exchange": ("token_vault.exchange.duration", "From the request to the token or its refusal"),
     "refresh": ("token_vault.refresh.duration", "A claim, the request to the provider, and the commit of its answer"),
     "execute_tool": ("token_vault.tool.duration", "A tool call, from its arguments to its answer"),
+    "proxy": ("token_vault.proxy.duration", "A call through the API proxy, from its handle to the end of its answer"),
     "upstream": ("token_vault.upstream.duration", "A request to a provider, until its whole answer has arrived"),
     "storage": ("token_vault.storage.duration", "A statement or a transaction"),
 }

@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx2
@@ -39,6 +39,7 @@ from tests.conftest import Store
 from tests.support.harness import free_socket, serve_app
 from tests.support.processes import ROOT, Place, free_port
 from tests.support.rooms.mcp_room import Agent, Room, modern, modern_headers, room
+from tests.support.rooms.proxy_room import proxy_room
 from vault.storage.event_chain import ChainEntry
 
 WRITE = frozenset({"chat:write"})
@@ -222,6 +223,27 @@ async def test_a_trace_is_recorded_if_its_caller_records_it_and_rarely_otherwise
     assert len(found) < 15  # one of 20 is expected
     of_calls = {one.trace_id.hex() for one in spans.get("storage", [])}  # pyright: ignore[reportAttributeAccessIssue]
     assert of_calls <= found  # storage starts no trace
+
+
+async def test_a_proxied_call_is_one_trace_of_its_caller_and_strangers_begin_none(tmp_path: Path) -> None:
+    traces = [f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01" for _ in range(3)]
+    async with collector() as received, proxy_room(tmp_path, telemetry={"otlp_endpoint": received.url}) as there:
+        handle = await there.ready()
+        done = await handle.call(json={"channel": "C1", "text": "hi"}, headers={"traceparent": traces[0]})
+        refused = await handle.call(path="/no.such", headers={"traceparent": traces[1]})
+        unknown = await replace(handle, value="tvp_unknown").call(headers={"traceparent": traces[2]})
+        assert [one.status_code for one in (done, refused, unknown)] == [200, 403, 401]
+    spans = received.spans()
+    by_trace = {one.trace_id.hex(): one for one in spans["proxy slack"]}  # pyright: ignore[reportAttributeAccessIssue]
+    called, not_allowed = (by_trace.pop(trace.split("-")[1]) for trace in traces[:2])
+    assert traces[2].split("-")[1] not in str(by_trace)
+    assert called.parent_span_id.hex() == traces[0].split("-")[2]  # pyright: ignore[reportAttributeAccessIssue]
+    for name in ("exchange slack", "upstream slack"):
+        assert called.span_id in {one.parent_span_id for one in spans[name]}, name  # pyright: ignore[reportAttributeAccessIssue]
+    assert called.status.code == Status.STATUS_CODE_UNSET  # pyright: ignore[reportAttributeAccessIssue]
+    assert not_allowed.status.code == Status.STATUS_CODE_ERROR  # pyright: ignore[reportAttributeAccessIssue]
+    told = {one.key: one.value.string_value for one in not_allowed.attributes}  # pyright: ignore[reportAttributeAccessIssue]
+    assert told["error.type"] == refused.headers["token-vault-refusal"]
 
 
 async def test_a_sampler_of_the_operator_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
