@@ -26,6 +26,10 @@ class SettingsRefused(Exception):
     """The settings can't be used. The one-line message names the setting and the fix."""
 
 
+class SecretUnreadable(SettingsRefused):
+    """The file of a secret can't be read."""
+
+
 class Section(BaseModel):
     """A table of the settings: unknown keys are refused."""
 
@@ -45,7 +49,7 @@ def read_secret(value: SecretStr | None, file: Path | None, *, name: str) -> str
         try:
             secret = file.expanduser().read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsRefused(f"{name}_file: can't read {file}: {reason_of(error)}") from error
+            raise SecretUnreadable(f"{name}_file: can't read {file}: {reason_of(error)}") from error
     if secret is not None and not secret.strip():
         where = f"{name}: the value" if file is None else f"{name}_file: {file}"
         raise SettingsRefused(f"{where} is empty: set it, or remove it")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
+from server.provider_settings import SecretUnreadable
+
 _HOST: Final = re.compile(r"hosts\.(\w+): ")
 Part = Literal["", "client", "redirect", "scopes"]
 _SETTING: Final = re.compile(r"\w+(\.[\w-]+)*")  # or an environment variable
@@ -56,6 +58,6 @@ def correct_setting(refused: Exception) -> str:
         return "correct the settings file"
     if name.startswith("providers.") and (host := _HOST.match(rest)) is not None:
         name += f".{host[1]}"  # the address of the provider file that this setting replaces
-    if "_file: can't read" in str(refused):
+    if isinstance(refused, SecretUnreadable):
         return f"make the file readable for this user, or correct {name}"
     return f"correct {name}; docs/reference/settings.md has every setting and its limits"

@@ -110,6 +110,11 @@ async def test_a_secret_file_that_others_can_read(place: Place, simulator: Simul
         "make the file readable",
         "correct providers.slack.client_secret_file",
     )
+    secret.write_text("")
+    secret.chmod(0o600)
+    empty = (await examine(place, fails=True))["settings"]
+    assert "is empty" in empty["sentence"]
+    assert empty["fix"].startswith("correct providers.slack.client_secret_file;")
 
 
 async def test_a_settings_file_with_a_secret_that_others_can_read(place: Place, simulator: Simulator) -> None:
