@@ -199,9 +199,11 @@ def read_answer(text: str) -> Answer:
     if len(text) > ANSWER_LIMIT:
         raise _unreadable("long")
     try:
-        return Answer.model_validate(parse_json(text.encode()))
+        answer = Answer.model_validate(parse_json(text.encode()))
+        decode(answer.id)  # some lengths fit the pattern, but aren't base64
     except (ValueError, ValidationError) as error:
         raise _unreadable("answer") from error
+    return answer
 
 
 # Whether the answer is accepted
