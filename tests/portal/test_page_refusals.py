@@ -234,15 +234,65 @@ _UNREAD = {
 }
 
 
+def _code_of(source: str) -> Iterator[ast.AST]:
+    """The nodes of a test file without docstrings and without `_UNREAD`; comments aren't nodes."""
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        match node:
+            case ast.Expr(value=ast.Constant(value=str())) | ast.Assign(targets=[ast.Name(id="_UNREAD")]):
+                continue
+            case _:
+                yield node
+                waiting += ast.iter_child_nodes(node)
+
+
 @cache
-def _said_in_tests() -> tuple[str, frozenset[str]]:
-    """The text of the tests, and the strings in it that are part of a refusal's words."""
-    paths = [path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts]
-    others = {"test_page_texts.py", "test_translations.py", Path(__file__).name}
-    text = html.unescape("\n".join(path.read_text("utf-8") for path in paths if path.name not in others))
-    words = "\n".join(page_texts.english()["refused"].values())
-    strings = set(re.findall(r'"([^"\n]{10,})"', text))
-    return text, frozenset(one for one in strings if one in words)
+def _said_in_tests() -> tuple[frozenset[str], frozenset[str]]:
+    """Those strings of the tests' code that could be a refusal's words, and the names of refusals that they check."""
+    others = {"test_page_texts.py", "test_translations.py"}
+    strings, names = set[str](), set[str]()
+    said = page_texts.english()["refused"]
+    everything, pieces = "\n".join(said.values()), {piece for name in said for piece in _pieces_of(name)}
+
+    def is_fit(text: str) -> bool:
+        return (len(text) >= 10 and text in everything) or any(piece in text for piece in pieces)
+
+    for path in (ROOT / "tests").rglob("*.py"):
+        if "node_modules" in path.parts or path.name in others:
+            continue
+        text = path.read_text("utf-8")
+        quoted = re.findall(r"[\"']([^\"'\n]{10,})[\"']", html.unescape(text))
+        if "is_refused(" in text or '"refused"]' in text or is_fit(text) or any(one in everything for one in quoted):
+            found, checked = _said_in(text, is_own=path == _OWN)
+            strings |= {one for one in found if is_fit(one)}
+            names |= checked
+    return frozenset(strings), frozenset(names)
+
+
+def _pieces_of(name: str) -> list[str]:
+    """The parts of a refusal's words between values and markup."""
+    words = page_texts.english()["refused"]
+    said = [words.get(name, ""), words.get(f"{name}_title", "")]
+    return [piece for one in said for piece in re.split(r"\{[^}]*\}|<[^>]*>", one) if len(piece) >= 10]
+
+
+def _said_in(source: str, *, is_own: bool = False) -> tuple[set[str], set[str]]:
+    """As `_said_in_tests`, for one file. In this file, names also stand in tables."""
+    strings, names = set[str](), set[str]()
+    for node in _code_of(source):
+        match node:
+            case ast.Constant(value=str(value)):
+                strings.add(html.unescape(value))
+            case ast.Call(func=ast.Name(id="is_refused"), args=[_, ast.Constant(value=str(name)), *_]):
+                names.add(name)
+            case ast.Subscript(
+                value=ast.Subscript(slice=ast.Constant(value="refused")), slice=ast.Constant(value=str(name))
+            ):
+                names.add(name.removesuffix("_title"))
+            case _:
+                pass
+    return strings, names | strings if is_own else names
 
 
 def _names() -> Iterator[str]:
@@ -257,20 +307,36 @@ def _names() -> Iterator[str]:
                     pass
 
 
-def _is_read(name: str) -> bool:
+def _is_read(name: str, strings: frozenset[str], names: frozenset[str]) -> bool:
     """Whether a test reads these words or names the refusal."""
-    text, strings = _said_in_tests()
-    words = page_texts.english()["refused"]
-    said = [words.get(name, ""), words.get(f"{name}_title", "")]
-    pieces = [piece for one in said for piece in re.split(r"\{[^}]*\}|<[^>]*>", one) if len(piece) >= 10]
-    is_quoted = any(string in piece and 2 * len(string) >= len(piece) for string in strings for piece in pieces)
-    asked = re.search(rf'(is_refused\([^\n]*|\["refused"\]\[)"{name}(_title)?"', text)
-    is_named = asked is not None or f'"{name}' in _OWN.read_text("utf-8")
-    return is_quoted or is_named or any(piece in text for piece in pieces)
+    return name in names or any(
+        piece in string or (string in piece and len(string) >= max(10, len(piece) / 2))
+        for string in strings
+        for piece in _pieces_of(name)
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "is_read"),
+    [
+        ('assert is_refused(answer, "export_format", 400)', True),
+        ('assert page_texts.english()["refused"]["export_format_title"] in page.text', True),
+        ('assert "{words}" in page.text', True),
+        ('assert f"{words} {number}" in page.text', True),
+        ('# is_refused(answer, "export_format", 400): {words}', False),
+        ('def test() -> None:\n    """{words}, and is_refused(answer, "export_format")."""', False),
+        ('assert is_refused(answer, "another", 400)', False),
+    ],
+)
+def test_only_code_counts_as_reading_a_refusal(source: str, is_read: bool) -> None:
+    words = page_texts.english()["refused"]["export_format"]
+    assert '"' not in words
+    strings, names = _said_in(source.replace("{words}", words))
+    assert _is_read("export_format", frozenset(strings), frozenset(names)) == is_read
 
 
 def test_every_refusal_of_a_page_is_read_by_a_test() -> None:
     names = set(_names())
-    unread = {name for name in names if not _is_read(name)}
+    unread = {name for name in names if not _is_read(name, *_said_in_tests())}
     assert unread - _UNREAD.keys() == set()
     assert _UNREAD.keys() - names == set(), "of refusals that are gone"
