@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, quote_plus
 
 WIDTH = 20
+FEW = 3  # different characters of the filler of a long text, which any test may use
 _RUN = re.compile(rb"[A-Za-z0-9+/_=%.~-]{20,}")
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")
 
@@ -81,7 +82,8 @@ class Canaries:
         for form, written in forms_of(value):
             if len(written) >= WIDTH and _RUN.fullmatch(written):
                 for piece in (written[:WIDTH], written[-WIDTH:]):
-                    self._pieces.setdefault(piece, (form, canary))
+                    if len(set(piece)) > FEW:
+                        self._pieces.setdefault(piece, (form, canary))
             elif len(written) >= 8:
                 self._short.setdefault(written, (form, canary))
 

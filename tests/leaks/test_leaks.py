@@ -50,6 +50,14 @@ def test_a_secret_is_found_however_it_is_written(written: str) -> None:
     assert SECRET not in str(sighting)
 
 
+@pytest.mark.parametrize(("end", "is_found"), [("", False), ("-" + SECRET, True)], ids=["filler", "secret"])
+def test_the_filler_of_a_long_secret_is_found_nowhere_else(end: str, *, is_found: bool) -> None:
+    canaries = Canaries()
+    canaries.add("a long token", "x" * 2000 + end)
+    assert not canaries.find("x" * 100, "a log")
+    assert bool(canaries.find("x" * 100 + end, "a log")) == is_found
+
+
 @pytest.mark.parametrize(
     ("path", "is_fit"), [("/connect/a-link", True), ("/connections/connect", True), ("/agents", False)]
 )
