@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from providers.definitions.catalog import load_catalog
+from providers.definitions.model import Provider
 from providers.outbound.json_values import put
 from providers.tools import declarations
 from providers.tools.declarations import Tool
@@ -35,10 +36,9 @@ def keep_contract(name: str, documents: Sequence[Document], *, version: str) -> 
     calls: dict[str, list[Tool]] = {}
     addresses: dict[str, str] = {}  # method and address -> the call
     for tool in declarations.read_tool_file(path).tool:
-        call = f"{tool.request.method} {template_of(tool.request.path)}"
+        call = call_of(tool)
         calls.setdefault(call, []).append(tool)
-        address = template_of(provider.apis[tool.request.api].rstrip("/") + tool.request.path)
-        addresses[f"{tool.request.method} {address.rstrip('/')}"] = call
+        addresses[f"{tool.request.method} {address_of(tool, provider)}"] = call
     found = {
         call: {"address": address} | _amend(_extract(*where, tools=calls[call], service=service), call, service=service)
         for call, (address, *where) in _operations(documents, addresses, server=service.server).items()
@@ -53,6 +53,22 @@ def keep_contract(name: str, documents: Sequence[Document], *, version: str) -> 
     KEPT.mkdir(exist_ok=True)
     head = json.dumps(content)[:-1]
     (KEPT / f"{name}.json").write_text(f'{head}, "operations": {{\n{lines}\n}}}}\n', encoding="utf-8")
+
+
+def call_of(tool: Tool) -> str:
+    """Method and path of a tool's request, and AWS's name of the operation if one address has several."""
+    return f"{tool.request.method} {template_of(tool.request.path)}{_operation_name(tool)}"
+
+
+def address_of(tool: Tool, provider: Provider) -> str:
+    """The whole address of a tool's request, likewise."""
+    address = template_of(provider.apis[tool.request.api].rstrip("/") + tool.request.path)
+    return (address if _operation_name(tool) else address.rstrip("/")) + _operation_name(tool)
+
+
+def _operation_name(tool: Tool) -> str:
+    name = tool.request.headers.get("x-amz-target") or tool.request.query.get("Action")
+    return f" {name}" if name else ""
 
 
 _Found = tuple[str, Document, Mapping[str, object], Sequence[Mapping[str, object]], Path]

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from tests.generating.foreign_documents import foreign_document
+from tests.generating.foreign_documents import foreign_document, of_aws
 from tests.generating.published import stripe_library
 
 
@@ -32,6 +32,8 @@ _FORM: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 def _content(path: Path) -> Mapping[str, object]:
     text = path.read_text(encoding="utf-8")
     content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    if "endpointPrefix" in content.get("metadata", {}):
+        return of_aws(content)
     return _of_discovery(content) if "discoveryVersion" in content else content
 
 

@@ -459,6 +459,11 @@ SERVICES: Final[Mapping[str, Service]] = {
         server="https://{host}",
         has_rules=False,
     ),
+    "aws": Service(
+        "botocore 1.44.8 (PyPI)",
+        unshaped=frozenset({"GET /", "GET /{}"}),  # S3's models don't name the element around an answer
+        has_rules=False,
+    ),
     "attio": Service(
         "api.attio.com/openapi/api, in d-stoll/attio-js",
         unshaped=frozenset({"GET /v2/objects/{}/records/{}"}),  # web_url is newer

@@ -26,7 +26,7 @@ from providers.outbound.json_values import put
 from providers.tools import declarations
 from providers.tools.declarations import Output, Tool
 from providers.tools.spec import ToolSpec
-from tests.generating.openapi_contracts import KEPT
+from tests.generating.openapi_contracts import KEPT, address_of, call_of
 from tests.generating.openapi_document import template_of
 from tests.generating.shipped_tools import shipped_tools
 from tests.support.doubles.scripted_server import Arrival, Reply, json_reply, providers_at
@@ -49,7 +49,7 @@ SCHEMAS: Mapping[str, str] = {path.stem: path.read_text(encoding="utf-8") for pa
 CITED = frozenset(
     {
         *("calendly", "gitlab", "helpscout", "hugging-face", "reddit", "ticktick", "todoist", "typeform"),
-        *("zendesk", "airtable", "harvest", "aws", "linkedin", "snowflake-key-pair", "teller", "docker-hub"),
+        *("zendesk", "airtable", "harvest", "linkedin", "snowflake-key-pair", "teller", "docker-hub"),
         *("metabase", "quickbooks", "instagram", "tiktok"),
     }
 )
@@ -125,16 +125,14 @@ def documented_tools(service: str) -> Iterator[tuple[Tool, ToolSpec, Mapping[str
     """The tools with an operation in the service's document, and that operation."""
     operations: Mapping[str, Mapping[str, object]] = DOCUMENTS[service]["operations"]
     for tool, spec in tools_of(service):
-        call = f"{tool.request.method} {template_of(tool.request.path)}"
-        if call not in DOCUMENTS[service].get("lacking", ()):
-            yield tool, spec, operations[call]
+        if call_of(tool) not in DOCUMENTS[service].get("lacking", ()):
+            yield tool, spec, operations[call_of(tool)]
 
 
 @pytest.mark.parametrize("service", sorted(DOCUMENTS))
 def test_the_document_is_about_the_addresses_that_are_called(service: str) -> None:
-    apis = CATALOG.provider(service).apis
     for tool, _, operation in documented_tools(service):
-        address = template_of(apis[tool.request.api].rstrip("/") + tool.request.path).rstrip("/")
+        address = address_of(tool, CATALOG.provider(service))
         pattern = re.escape(str(operation["address"])).replace(r"\{\}", "[^/]+")
         assert re.fullmatch(pattern, address), tool.name
 
@@ -143,8 +141,7 @@ def test_a_call_that_a_document_lacks_is_named_in_the_head_of_the_tool_file() ->
     for service, document in DOCUMENTS.items():
         head = head_of(service)
         for tool, _ in tools_of(service):
-            call = f"{tool.request.method} {template_of(tool.request.path)}"
-            if call in document.get("lacking", ()):
+            if call_of(tool) in document.get("lacking", ()):
                 assert tool.name in head and "unsure" in head, f"{service}: say that {tool.name} isn't in the document"
 
 
