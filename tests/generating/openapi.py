@@ -1,9 +1,10 @@
 """Write request rules from the OpenAPI documents that services publish, if these name each operation's scopes.
 
-A document is read once, from a checkout of the repository that `SERVICES` names. The result is stored in the repository
-with its version, because the documents are megabytes. Operations without a scope get no rule. `tags` are the reviewed
-parts of an API: operations that return credentials (database passwords, integration keys, webhook secrets) are left
-out. `widens` are parameters that show more than an operation's own scope, mostly related objects.
+A document is read once, from a checkout of the repository that `SERVICES` names (for Stripe, from its Python library).
+The result is stored in the repository with its version, because the documents are megabytes. Operations without a scope
+get no rule. `tags` are the reviewed parts of an API: operations that return credentials (database passwords,
+integration keys, webhook secrets) are left out. `widens` are parameters that show more than an operation's own scope,
+mostly related objects.
 
     git clone https://github.com/Asana/openapi
     python -m tests.generating.openapi asana openapi/defs/asana_oas.yaml
