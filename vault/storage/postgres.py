@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import Context
@@ -108,6 +109,13 @@ def refusal(error: Exception) -> VaultError:
     if isinstance(error, _TRANSIENT):
         return StorageBusy("the database can't be reached", retry_after=1, detail=detail)
     return StorageUnavailable("the database can't be read or written", detail=detail)
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether opening failed because no server accepts connections there, or not yet: it may be starting."""
+    if isinstance(error, ssl.SSLError | PermissionError):
+        return False
+    return isinstance(error, OSError | asyncpg.CannotConnectNowError)
 
 
 async def _keep_session(_connection: object) -> None:
