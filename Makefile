@@ -26,7 +26,7 @@ help:
 	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (change it with SOAK=\"--minutes 5\" and so on)"
 	@echo "make ha           failovers of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; lists the Debian packages it needs)"
 	@echo "make fuzz         atheris on every parser for a minute each (FUZZ=\"--seconds 600 proxy_target\"), then every property of the suite with 20,000 random examples (TESTS=tests/proxy/test_masking.py runs one file)"
-	@echo "make leaks        the suite with every token, code, secret, password, and cookie that it makes as a canary, and an error at each await"
+	@echo "make leaks        the suite with every token, code, secret, password, and cookie that it makes as a canary, and an error at each await (TESTS=tests/oauth runs a part)"
 	@echo "make mutate       a sample of mutants of vault/, server/oauth/, and server/proxy/ against the tests of their lines (hours; MUTATE=\"--sample 20 --within server/proxy --tests tests/proxy\")"
 	@echo "make refusals     each refusal of the pages and the code behind them, removed and applied to everything, against its tests (hours; REFUSALS=\"--within server/portal\")"
 	@echo "make attack       black-box attacks on a running vault; prints what held and what failed (not part of make test)"
