@@ -269,18 +269,18 @@ def test_details_are_compact_short_and_finite() -> None:
 
 
 def test_a_list_is_shortened_only_if_the_details_are_too_long_and_to_exactly_its_limit() -> None:
-    def listed(*lengths: int) -> dict[str, object]:
+    def details_of(*lengths: int) -> dict[str, object]:
         return {"uris": ["x" * (one - 3) for one in lengths]}  # two quotes and a comma are added
 
-    def kept(*lengths: int) -> list[str]:
-        return json.loads(format_details(listed(*lengths)))["uris"]
+    def uris_of(*lengths: int) -> list[str]:
+        return json.loads(format_details(details_of(*lengths)))["uris"]
 
-    around = len(format_details(listed())) - 1  # the last item has no comma
+    around = len(format_details(details_of())) - 1  # the last item has no comma
     rest = DETAILS_LIMIT - around - 26 * 300
-    assert len(kept(*[300] * 26, rest)) == 27
-    assert kept(*[300] * 26, rest + 1)[10:] == ["… 17 more"]
-    assert kept(*[300] * 30)[10:] == ["… 20 more"]
-    assert kept(*[300] * 9, 301, *[300] * 20)[9:] == ["… 21 more"]
+    assert len(uris_of(*[300] * 26, rest)) == 27
+    assert uris_of(*[300] * 26, rest + 1)[10:] == ["… 17 more"]
+    assert uris_of(*[300] * 30)[10:] == ["… 20 more"]
+    assert uris_of(*[300] * 9, 301, *[300] * 20)[9:] == ["… 21 more"]
 
 
 async def test_a_noted_event_is_durable_once_the_activity_has_settled(database: Database, activity: Activity) -> None:
