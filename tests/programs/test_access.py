@@ -138,6 +138,18 @@ async def test_the_host_says_which_of_two_accounts_is_meant(room: ProgramRoom) -
         assert await code_of(access.check_place(nobodys)) == "unknown_target"
 
 
+async def test_an_account_whose_key_cannot_be_read_is_at_no_host(room: ProgramRoom) -> None:
+    async with (
+        connect_another(room, "ireland", "aws", key_in("eu-west-1")) as ireland,
+        connect_another(room, "unreadable", "aws", "not a key") as unreadable,
+        room.access() as access,
+    ):
+        for one in (unreadable, ireland):
+            await room.allow(S3_READ, connection=one)
+        assert (await access.choose(bucket("eu-west-1"), OBJECT)).connection_id == ireland.id
+        assert await access.has_account_at(bucket("eu-north-1"))  # it could be there; the call says why it fails
+
+
 async def test_an_operation_counts_only_where_its_header_is_sent(room: ProgramRoom) -> None:
     found, call = calls("/repos/octo/hello")
     async with room.access() as access:
