@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import socket
+import ssl
 import stat
 import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.conftest import Store
+from tests.support.processes import free_port
 from vault.refusals import StorageUnavailable
 from vault.storage.database import schema_files
 from vault.storage.database_url import open_database
+from vault.storage.postgres import is_unreachable
 
 
 async def test_the_first_run_makes_the_schema_and_the_next_keeps_it(empty_store: Store) -> None:
@@ -174,3 +179,35 @@ async def test_folders_that_the_first_run_makes_are_ours_alone(tmp_path: Path) -
     database = await open_database(f"sqlite://{folder / 'vault.sqlite'}", data=folder)
     await database.close()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("error", "is_waited_for"),
+    [
+        (ConnectionRefusedError(111, "refused"), True),
+        (FileNotFoundError(2, "no socket yet"), True),
+        (socket.gaierror(-2, "no such name yet"), True),
+        (asyncpg.CannotConnectNowError("the database system is starting up"), True),
+        (asyncpg.InvalidPasswordError("wrong"), False),
+        (asyncpg.InvalidCatalogNameError("no such database"), False),
+        (PermissionError(13, "not your socket"), False),
+        (ssl.SSLCertVerificationError("not theirs"), False),
+        (None, False),
+    ],
+)
+def test_only_a_server_that_may_be_starting_is_waited_for(error: Exception | None, *, is_waited_for: bool) -> None:
+    assert is_unreachable(error) is is_waited_for
+
+
+async def test_a_server_that_never_starts_is_waited_for_as_long_as_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"postgresql://vault:secret@127.0.0.1:{free_port()}/vault"
+    for patience in (0.0, 0.7):
+        caplog.clear()
+        with pytest.raises(StorageUnavailable, match="can't use PostgreSQL"):
+            async with asyncio.timeout(30):
+                await open_database(url, data=tmp_path, patience=patience)
+        waits = [one for one in caplog.records if one.message == "waiting for the database"]
+        assert bool(waits) == (patience > 0)
+        assert all("secret" not in str(one.__dict__) for one in waits)
