@@ -243,7 +243,8 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             shared = {part: kwargs.pop(part) for part in ("config", "data", "json")}
             setup = Setup(_path(shared["config"]), _path(shared["data"]), shared["json"] is True)
-            with _refusals():
+            paths = [value for value in (setup.config, setup.data, *kwargs.values()) if isinstance(value, Path)]
+            with _refusals(paths):
                 if name not in _ANYWHERE:
                     check_host()
                 function(setup, *args, **kwargs)
@@ -292,7 +293,10 @@ def _path(value: object) -> Path | None:
 
 
 class _refusals:  # noqa: N801 -- used as a context manager
-    """Turns the product's refusals into one line."""
+    """Turns the product's refusals into one line, and errors about a file that the command line names."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = [path.expanduser().absolute() for path in paths]
 
     def __enter__(self) -> None:
         return None
@@ -306,7 +310,7 @@ class _refusals:  # noqa: N801 -- used as a context manager
         if isinstance(found, BrokenPipeError):  # `| head`: the reader needs no more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the last flush fails
             raise typer.Exit(1)
-        if isinstance(found, OSError) and isinstance(found.filename, str):  # such as an option's file
+        if isinstance(found, OSError) and self._names(found.filename):
             from providers.definitions.file_errors import reason_of
 
             fail(f"can't use {found.filename}: {reason_of(found)}")
@@ -314,6 +318,12 @@ class _refusals:  # noqa: N801 -- used as a context manager
         if words is not None:
             fail(words)
         return False
+
+    def _names(self, filename: object) -> bool:
+        if not isinstance(filename, str):
+            return False
+        file = Path(filename).absolute()
+        return any(file.is_relative_to(path) for path in self._paths)
 
 
 def words_of_refusal(error: BaseException) -> str | None:

@@ -152,7 +152,7 @@ async def write_backup(
     except OSError as error:
         raise BackupRefused(f"can't write {path}: {error.strerror}", detail=str(error)) from error
     finally:
-        with suppress(NotADirectoryError):
+        with suppress(OSError):  # the refusal above names the file
             partial.unlink(missing_ok=True)
     return Summary(header, rows)
 

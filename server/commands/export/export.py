@@ -43,7 +43,7 @@ def export(
     if file.exists():
         fail(f"{file} exists: name another file")
     if not file.parent.is_dir():
-        fail(f"can't write {file}: its folder doesn't exist")
+        fail(f"can't write {file}: {file.parent} isn't a folder")
     accounts = setup.run(_export(setup, file, tuple(to), person=person, provider=provider, asks=not yes))
     left_out = sum(bool(one.obstacle) for one in accounts)
     count = len(accounts) - left_out
