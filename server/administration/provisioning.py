@@ -63,11 +63,20 @@ async def add_person(actor: Actor, spec: PersonSpec) -> ProvisionedPerson:
 
 
 async def take_over(actor: Actor, user: User, *, external_id: str | None) -> ProvisionedPerson:
-    """Let the directory manage an existing person under their current name. Raises UserNameTaken."""
+    """Let the directory manage an existing person under their current name.
+
+    The directory decides who signs in as this person, so only an owner can give it an owner. Raises ChangeRefused and
+    UserNameTaken.
+    """
     now = actor.deployment.now()
     async with actor.change() as transaction:
+        user = await people.check_may_touch(actor, transaction, user)
         if await directory.get_person(transaction, user.id) is not None:
             raise ChangeRefused("person_changed", "The directory already manages this person.", kind="conflict")
+        if external_id is not None and await directory.with_external_id(transaction, external_id):
+            raise ChangeRefused(
+                "person_changed", "The directory knows another person by this ID.", kind="conflict", field="external_id"
+            )
         await directory.store_person(transaction, _record_of(user, PersonSpec(user.name, external_id), now=now))
         await audit.append(transaction, actor.event("user.provisioned", user_id=user.id), now=now)
     return await _person(actor.deployment.database, user.id)

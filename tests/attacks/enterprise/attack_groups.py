@@ -158,7 +158,9 @@ TO_OWNER: dict[str, tuple[str, str, object]] = {
     "delete": ("DELETE", "", None),
     "make a link": ("POST", "/sign-in-links", None),
     "link an identity": ("POST", "/identities", {"issuer": "https://evil.example", "subject": "x"}),
+    "let the directory manage": ("POST", "/directory", {"external_id": "evil"}),
 }
+FRESH = ("subject", "external_id")  # values that only one person can have
 
 
 @pytest.mark.parametrize("how", TO_OWNER)
@@ -172,8 +174,8 @@ async def test_an_administrator_does_nothing_to_an_owner(
     facts = await company.facts(owner.id)
     assert (facts["role"], facts["disabled"]) == ("owner", False)
     member = await company.employee()
-    if isinstance(content, dict) and "subject" in content:
-        content = content | {"subject": secrets.token_hex(4)}
+    if isinstance(content, dict):
+        content = content | {name: secrets.token_hex(4) for name in FRESH if name in content}
     answer = await company.api(method, f"/people/{member.id}{path}", content, token=administrator[1])  # the twin
     assert answer.status_code < 300, answer.text
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.routing import Route
 
 import server.api.table
-from server.administration import people
+from server.administration import people, provisioning
 from server.administration.actor import Actor, ChangeRefused
 from server.portal import csrf
 from server.portal.administration.routes import admin_routes
@@ -177,6 +177,7 @@ async def test_only_an_owner_touches_an_owner(admin_room: AdminRoom) -> None:
         people.set_disabled(actor, owner, is_disabled=False),
         people.make_link(actor, owner),
         people.link_identity(actor, owner, issuer="https://login.example", subject="mine"),
+        provisioning.take_over(actor, owner, external_id="mine"),
         people.delete(actor, owner),
         people.set_role(actor, admin, Role.OWNER),
     ):
@@ -185,6 +186,7 @@ async def test_only_an_owner_touches_an_owner(admin_room: AdminRoom) -> None:
         assert refused.value.reason == "owner_only"
     other = await someone(admin_room, Role.ADMINISTRATOR)
     assert await people.set_role(actor, other, Role.AUDITOR)
+    assert (await provisioning.take_over(actor, other, external_id="mine")).external_id == "mine"
     by_owner = Actor(admin_room.deployment, owner, "administration")
     assert await people.set_role(by_owner, other, Role.OWNER)
     assert await people.set_role(by_owner, await admin_room.person(other.name), Role.MEMBER)
@@ -216,12 +218,17 @@ async def test_who_became_an_owner_meanwhile_is_one(admin_room: AdminRoom) -> No
     await people.set_role(admin_room.operator, member, Role.OWNER)
     with pytest.raises(SignInRefused):
         await user_of_link(admin_room.deployment, secret)
-    for change in (people.make_link(admin, member), people.delete(admin, member)):  # with the record before the change
+    for change in (  # with the record before the change
+        people.make_link(admin, member),
+        people.delete(admin, member),
+        provisioning.take_over(admin, member, external_id="theirs"),
+    ):
         with pytest.raises(ChangeRefused) as refused:
             await change
         assert refused.value.reason == "owner_only"
     await people.set_role(admin_room.operator, member, Role.MEMBER)
     assert await people.make_link(admin, member)
+    assert await provisioning.take_over(admin, member, external_id="theirs")
 
 
 async def test_the_last_owner_stays_one(admin_room: AdminRoom) -> None:
