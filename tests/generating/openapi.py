@@ -157,7 +157,9 @@ def _part(rule: Mapping[str, object], part: Part) -> Mapping[str, object]:
     inseparable = sorted({*rule.get("inseparable", ()), *part.inseparable})
     return (
         whole
-        | {"scopes": [part.scope], "where": dict(part.where)}
+        | {"scopes": [part.scope]}
+        | ({"needs": sorted(part.needs)} if part.needs else {})
+        | {"where": dict(part.where)}
         | names
         | ({"inseparable": inseparable} if inseparable else {})
     )

@@ -303,9 +303,10 @@ _BODIES = [
         {"channel": "C1", "text": "x"},
     ),
     (
-        *("slack", "web", "POST", "/reactions.get", {"reactions:read", "channels:read"}, {"reactions:read"}),
-        ({"file": "F1"}, {"channel": "C1", "timestamp": "1", "file_comment": "x"}),
-        {"channel": "C1", "timestamp": "1", "full": "true"},
+        *("slack", "web", "POST", "/reactions.get", {"reactions:read", "im:history", "channels:read"}),
+        {"reactions:read", "im:history"},
+        ({"channel": "D1", "file": "F1"}, {"channel": "D1", "timestamp": "1", "file_comment": "x"}),
+        {"channel": "D1", "timestamp": "1", "full": "true"},
     ),
     (
         *("github", "rest", "POST", "/repos/o/r/pulls", {"pull_requests:write"}, {"pull_requests:write"}),

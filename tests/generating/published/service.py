@@ -26,12 +26,14 @@ _CLOSED: Final = re.compile(
 class Part:
     """What one scope allows of a call: only with values that fit `where`, an absent value being the empty text.
 
-    `inseparable`: scopes with which the call reaches more without showing it.
+    `inseparable`: scopes with which the call reaches more without showing it. `needs`: scopes that the caller must hold
+    in addition.
     """
 
     scope: str
     where: Mapping[str, str]
     inseparable: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

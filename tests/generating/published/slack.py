@@ -17,6 +17,17 @@ _SLACK_KINDS: Final = (
     Part("im:read", {"types": "im"}),
     Part("mpim:read", {"types": "mpim"}),
 )
+# The message comes along, and Slack asks for no history scope. So the caller needs those of every kind of conversation
+# that the ID can mean.
+_SLACK_REACTIONS: Final = (
+    Part(
+        "reactions:read",
+        {"channel": _SLACK_CHANNEL},
+        needs=("channels:history", "groups:history", "mpim:history"),
+    ),
+    Part("reactions:read", {"channel": "G[A-Z0-9]+"}, needs=("groups:history", "mpim:history")),
+    Part("reactions:read", {"channel": "D[A-Z0-9]+"}, needs=("im:history",)),
+)
 
 
 def _slack_channels(verb: str) -> tuple[Part, ...]:
@@ -99,6 +110,7 @@ SLACK: Final = Service(
                 ),  # in a form
             ),
         ),
+        ("GET /reactions[.]get", _SLACK_REACTIONS),
         ("POST /reminders[.]add", (Part("reminders:write", {"user": ""}),)),
     ),
 )

@@ -109,7 +109,7 @@ async def test_tools_are_listed_with_what_they_need_and_the_sets_they_are_in(roo
     page = plain((await admin.open("/administration/tools")).text)
     for spec in room.deployment.tools:
         assert spec.name in page
-    assert "Post to Slack slack_post Post messages as you creates asks each time" in page
+    assert "Post to Slack slack_post Post, change, and delete messages as you creates asks each time" in page
     assert "Everyday tools everyday" in page and "quiet" in page
     found = plain((await admin.open("/administration/tools?find=calendar_del")).text)
     assert "calendar_delete" in found

@@ -35,7 +35,7 @@ async def test_a_link_leads_through_our_page_and_the_providers_to_connection_and
     user, person, client = await someone(room)
     link = await room.link(user, client)
     page = await person.open(link.url)
-    for shown in ("Test agent", "unverified", "Slack", "Post messages as you", "slack_post"):
+    for shown in ("Test agent", "unverified", "Slack", "Post, change, and delete messages as you", "slack_post"):
         assert shown in page.text, shown
     answer = await person.submit(page, form="/connect/", button=("decision", "allow"))
     done = await person.open(await consent(answer.headers["location"]))
