@@ -18,7 +18,9 @@ _BOX_NAMES: Final = (
     "id|type|etag|sequence_id|sha1|name|size|description|created_at|modified_at|content_created_at|content_modified_at"
     "|item_status|extension|login|parent"
 )
-_BOX_FIELDS: Final = f"(({_BOX_NAMES})(,({_BOX_NAMES}))*)?"  # no links, locks, and permissions
+# No links, locks, or permissions on request. Without `fields`, Box's standard answer includes the shared link.
+_BOX_FIELDS: Final = f"(({_BOX_NAMES})(,({_BOX_NAMES}))*)?"
+_BOX_ROLES: Final = "(editor|viewer|previewer|uploader|previewer uploader|viewer uploader|co-owner)?"
 _READ_WRITE: Final = (("GET .*", "read"), (".*", "write"))
 
 _HUBSPOT: Final = {  # objects, and the scopes that read and write them
@@ -288,7 +290,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         divided=(  # with any field, a file's answer contains a link with a token
             (
                 "(POST|PUT) /2.0/collaborations(/[{][}])?",  # and no collaborator becomes the owner
-                (Part("root_readwrite", {"role": "(?!owner)[a-z ]*", "fields": _BOX_FIELDS}),),
+                (Part("root_readwrite", {"role": _BOX_ROLES, "fields": _BOX_FIELDS}),),
             ),
             ("GET .*", tuple(Part(f"root_{scope}", {"fields": _BOX_FIELDS}) for scope in ("readonly", "readwrite"))),
             ("(POST|PUT) (?!.*/metadata).*", (Part("root_readwrite", {"fields": _BOX_FIELDS}),)),

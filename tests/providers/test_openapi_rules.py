@@ -256,7 +256,13 @@ def test_no_field_of_box_shows_a_link_with_a_token(method: str, path: str, field
     assert allows(box, call, box.all_scopes) == is_allowed
 
 
-@pytest.mark.parametrize(("role", "is_allowed"), [("viewer", True), ("previewer uploader", True), ("owner", False)])
+@pytest.mark.parametrize(
+    ("role", "is_allowed"),
+    [
+        *(("viewer", True), ("previewer uploader", True), ("co-owner", True)),
+        *((one, False) for one in ("owner", " owner", "owner ", "viewer owner", "Owner", "  ")),
+    ],
+)
 @pytest.mark.parametrize(("method", "path"), [("POST", "/2.0/collaborations"), ("PUT", "/2.0/collaborations/1")])
 def test_an_item_of_box_is_shared_but_not_given_away(method: str, path: str, role: str, is_allowed: bool) -> None:
     box, body = CATALOG.provider("box"), {"role": role}
@@ -278,6 +284,34 @@ def test_box_has_no_rule_for_links_of_others_webhooks_and_signatures(closed: str
     for method in ("GET", "POST", "PUT"):
         assert not of_path(box, api="content", method=method, path=closed)
     assert of_path(box, api="content", method="POST", path=open_)
+
+
+@pytest.mark.parametrize(
+    ("closed", "open_"),
+    [
+        *(
+            (
+                f"{method} /2.0/{item}/1/metadata/{scope}/securityClassification-6VMVochwUWo",
+                f"{method} /2.0/{item}/1/metadata/{scope}/contract",
+            )
+            for method in ("POST", "PUT", "DELETE")
+            for item in ("files", "folders")
+            for scope in ("enterprise", "enterprise_27335")
+        ),
+        (
+            "PUT /2.0/files/1/metadata/enterprise/SecurityClassification-6VMVochwUWo",
+            "GET /2.0/files/1/metadata/enterprise/securityClassification-6VMVochwUWo",
+        ),
+        ("POST /2.0/files/upload_sessions", "POST /2.0/files/1"),
+        ("POST /2.0/files/Upload_sessions", "POST /2.0/folders/1"),
+    ],
+)
+def test_no_classification_of_box_is_changed_and_no_upload_is_taken_for_a_file(closed: str, open_: str) -> None:
+    box, scopes = CATALOG.provider("box"), frozenset({"root_readwrite"})
+    for text, is_allowed in ((closed, False), (open_, True)):
+        method, path = text.split()
+        assert allows(box, Call("content", method, path), scopes) == is_allowed
+        assert allows(box, Call("content", method, path), scopes, granted=box.all_scopes) == is_allowed
 
 
 STRIPES = {"stripe-connect": ("read_only", "read_write"), "stripe-apps": ("read", "write"), "stripe": ("read", "write")}
