@@ -203,12 +203,29 @@ def test_one_kind_of_playlist_is_not_changed_with_a_token_for_both() -> None:
         ("POST", "/Accounts/AC1/Keys", "/Accounts/AC1/Messages"),
         ("POST", "/Accounts/AC1/Tokens.xml", "/Accounts/AC1/Calls.json"),
         ("POST", "/Accounts/AC1/OutgoingCallerIds.json", "/Accounts/AC1/OutgoingCallerIds/PN1.json"),
+        ("POST", "/Accounts/AC1/OutgoingCallerIds.csv", "/Accounts/AC1/OutgoingCallerIds/PN1.csv"),
+        ("PUT", "/Accounts/AC1/OutgoingCallerIds.html", "/Accounts/AC1/OutgoingCallerIds/PN1.html"),
     ],
 )
 def test_twilio_s_credentials_and_codes_are_closed_in_every_format(method: str, closed: str, open_: str) -> None:
     twilio = CATALOG.provider("twilio")
     assert {rule.tells_secrets for rule in of_path(twilio, api="main", method=method, path=closed)} <= {True}
     assert {rule.tells_secrets for rule in of_path(twilio, api="main", method=method, path=open_)} == {False}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "least", "named"),
+    [
+        ("GET", "/Accounts/AC1/Recordings.json", "read", "recordings"),
+        ("GET", "/Accounts/AC1/Addresses.json", "read", "everything else"),
+        ("POST", "/Accounts/AC1/IncomingPhoneNumbers.json", "write", "buy numbers"),
+    ],
+)
+def test_the_titles_of_twilio_s_scopes_name_what_they_allow(method: str, path: str, least: str, named: str) -> None:
+    twilio, call = CATALOG.provider("twilio"), Call("main", method, path)
+    assert allows(twilio, call, frozenset({least}), granted=twilio.all_scopes)
+    assert allows(twilio, call, frozenset({"read"}), granted=twilio.all_scopes) == (least == "read")
+    assert named in twilio.scopes[least].title
 
 
 @pytest.mark.parametrize(("query", "is_allowed"), [({"CountryCode": "DE"}, True), ({"Fields": "caller_name"}, False)])
