@@ -95,6 +95,7 @@ async def test_a_name_that_matches_nothing_is_refused_before_the_start(room: Pro
 
     wrong = 'no connected account is called "{}". '
     assert await problem("alice", "alcie") == wrong.format("alcie") + 'Did you mean "alice"?'
+    assert await problem("alice", "alcie", "someone.else") == wrong.format("alcie") + 'Did you mean "alice"?'
     assert await problem("someone.else") == wrong.format("someone.else") + "Use one of: alice."
     assert await problem("alice") is None
     assert await problem() is None
@@ -136,6 +137,21 @@ async def test_the_host_says_which_of_two_accounts_is_meant(room: ProgramRoom) -
             assert not await access.has_account_at(bucket("eu-north-1"))
         nobodys = await access.choose(bucket("eu-north-1"), OBJECT)
         assert await code_of(access.check_place(nobodys)) == "unknown_target"
+
+
+async def test_an_account_that_moves_is_found_at_its_new_host(room: ProgramRoom) -> None:
+    database = room.vault.deployment.database
+    async with connect_another(room, "ireland", "aws", key_in("eu-west-1")) as moving, room.access() as access:
+        await room.allow(S3_READ, connection=moving)
+        await access.check_place(await access.choose(bucket("eu-west-1"), OBJECT))
+        await room.connect("ireland", token=key_in("us-east-2"), provider="aws")
+        chosen = await access.choose(bucket("us-east-2"), OBJECT)
+        assert await code_of(access.check_place(chosen)) == "unknown_target"  # the host is remembered for a while
+        database.clock_offset += 31
+        try:
+            await access.check_place(chosen)
+        finally:
+            database.clock_offset -= 31
 
 
 async def test_an_account_whose_key_cannot_be_read_is_at_no_host(room: ProgramRoom) -> None:
@@ -209,6 +225,8 @@ async def test_all_handles_end_with_the_program(room: ProgramRoom) -> None:
     async with room.access() as access:
         chosen = await access.choose(*calls("/user"))
         assert len({*await asyncio.gather(*(access.handle(chosen) for _ in range(3)))}) == await count() == 1
+        (held,) = await deployment.database.fetch("select expires_at from handles", {})
+        assert held["expires_at"] == deployment.now() + 300
         deployment.database.clock_offset += 285  # its lifetime ends 15 seconds later
         try:
             await access.handle(chosen)

@@ -127,6 +127,7 @@ LIES: dict[str, Lie] = {
     "no exp": Lie("lifetime", with_claims(exp=None)),
     "no iat": Lie("lifetime", with_claims(iat=None)),
     "too long": Lie("lifetime", at(exp=601), honest=at(exp=600)),
+    "no time at all": Lie("lifetime", at(iat=20, exp=20), honest=at(iat=20, exp=21)),
     "backwards": Lie("lifetime", at(iat=20, exp=10), honest=at(iat=20, exp=30)),
     "expired": Lie("expired", at(iat=-60, exp=0), honest=at(iat=-60, exp=60)),
     "old": Lie("expired", at(iat=-4000, exp=-3700)),
