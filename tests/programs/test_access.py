@@ -15,7 +15,7 @@ import pytest_asyncio
 from providers.definitions.catalog import load_catalog
 from server.programs.program_run import ProgramOptions, problem_of
 from server.proxy.program_access import PermissionWait, ProgramAccess, WantedCall
-from server.proxy.program_hosts import ApiAddress, HostMap, addresses_of
+from server.proxy.program_hosts import ApiAddress, HostMap, addresses_of, hosts_of
 from server.proxy.wire import ProxyRefused
 from server.settings import Settings
 from tests.support.rooms.program_room import AGENT, READ, ProgramRoom, program_room
@@ -99,6 +99,14 @@ async def test_a_name_that_matches_nothing_is_refused_before_the_start(room: Pro
     assert await problem("someone.else") == wrong.format("someone.else") + "Use one of: alice."
     assert await problem("alice") is None
     assert await problem() is None
+
+
+async def test_a_program_reaches_services_that_are_set_up_or_have_an_account(room: ProgramRoom) -> None:
+    deployment, nobody = room.vault.deployment, replace(room.principal, user_id="nobody")
+    assert (await hosts_of(deployment, nobody)).providers == {"github", "aws"}
+    async with connect_another(room, "payments", "stripe", "sk_test_canary"):
+        assert (await hosts_of(deployment, room.principal)).providers == {"github", "aws", "stripe"}
+    assert (await hosts_of(deployment, room.principal)).providers == {"github", "aws"}
 
 
 async def test_a_vault_that_wants_proofs_of_keys_says_so_before_the_start(room: ProgramRoom) -> None:
