@@ -75,8 +75,9 @@ def first_rule(
     granted: frozenset[str] | None = None,
     payload: Payload = NOTHING,
 ) -> Rule | None:
-    """The first of the rules that allows `scopes` with this query and body; `granted` as for `allows`. A parameter that
-    no rule names can reveal more only with a token that can do more than `scopes`.
+    """The first of the rules that allows `scopes` with this query and body; `granted` as for `allows`. Except
+    where a rule is exact, a parameter that it doesn't name can reveal more only with a token that can do more than
+    `scopes`.
     """
     held = expand(provider, scopes)
     beyond = frozenset[str]() if granted is None else expand(provider, granted) - held - provider.always_granted
@@ -85,7 +86,7 @@ def first_rule(
             not rule.scopes.isdisjoint(held)
             and rule.needs <= held
             and rule.inseparable.isdisjoint(beyond)
-            and (not beyond or not unknown(provider, rule, payload))
+            and (not (beyond or rule.exact) or not unknown(provider, rule, payload))
         ):
             return rule
     return None

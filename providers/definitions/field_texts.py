@@ -174,6 +174,7 @@ RULE: Final[Mapping[str, str]] = {
         "Form fields, or paths in a JSON body with everything below them (arrays on the way don't count); "
         '`"any"` if the body is content. Others are refused as for `query`.'
     ),
+    "exact": "Parameters that aren't listed are always refused, also where the token can do no more than the caller.",
     "inseparable": (
         "Scopes that widen what this call reaches without showing in the request: a token with one of them "
         "that the caller lacks is refused."

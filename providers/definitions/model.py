@@ -221,9 +221,11 @@ class Rule(FilePart):
     empty text. `inseparable`: scopes that widen what this call reaches without showing in the request, so that a token
     with one serves only callers who also hold it. `needs`: scopes that the caller must hold in addition, all of them.
     `query`: parameters allowed in the query when the token can do more than the caller, in addition to those of the
-    file and of `where`, or "any"; others could widen what the answer reveals. `tells_secrets`: the answer contains a
-    credential, so only coded tools, which show none, make the call. `target`: a pattern that the header `X-Amz-Target`
-    must match, which names the operation in AWS's JSON protocols; without it, there must be no such header.
+    file and of `where`, or "any"; others could widen what the answer reveals. `exact`: others are always refused,
+    because they could show a credential or change something even within the scope. `tells_secrets`: the answer contains
+    a credential, so only coded tools, which show none, make the call. `target`: a pattern that the header
+    `X-Amz-Target` must match, which names the operation in AWS's JSON protocols; without it, there must be no such
+    header.
     """
 
     api: Key
@@ -235,6 +237,7 @@ class Rule(FilePart):
     needs: frozenset[ScopeName] = frozenset()
     query: frozenset[QueryName] | Literal["any"] = frozenset()
     body: frozenset[MemberPath] | Literal["any"] = frozenset()
+    exact: bool = False
     tells_secrets: bool = False
     target: str = ""
 

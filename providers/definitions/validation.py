@@ -55,6 +55,8 @@ def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = 
         twice = frozenset(() if rule.query == "any" else rule.query) & (provider.query | rule.where.keys())
         if twice:
             yield f"{where}.query: {min(twice)!r} is already listed; remove it"
+        if rule.exact and rule.query == "any":
+            yield f"{where}.exact: `query` allows any parameter; list them"
     if provider.git is not None and provider.git.api not in provider.apis:
         yield f"git.api: unknown API {provider.git.api!r}; add it under [apis]"
     for path, api in provider.proxied.paths.items():

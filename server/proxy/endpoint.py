@@ -427,7 +427,7 @@ class Proxy:
             plain = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted)
             if plain is not None:
                 names = rules.unknown(call.provider, plain, call.payload)
-                raise refusals.unknown_parameter(call.provider, names, limit=self._read_limit)
+                raise refusals.unknown_parameter(call.provider, plain, names, limit=self._read_limit)
             raise refusals.inseparable(call.provider)
         incoming.rule = decided
         return opening

@@ -220,8 +220,8 @@ def unfit(provider: Provider, judged: Iterable[str]) -> ProxyRefused:
     )
 
 
-def unknown_parameter(provider: Provider, names: Iterable[str], *, limit: int) -> ProxyRefused:
-    """The account's token can do more than the handle, and no rule covers these parameters.
+def unknown_parameter(provider: Provider, rule: Rule, names: Iterable[str], *, limit: int) -> ProxyRefused:
+    """No rule covers these parameters, and the rule is exact or the account's token can do more than the handle.
 
     `limit`: bytes of a body that would have been read.
     """
@@ -232,11 +232,10 @@ def unknown_parameter(provider: Provider, names: Iterable[str], *, limit: int) -
         advice = (
             f"Send a JSON object or a form of at most {limit} bytes (`proxy.read_limit`) and 50,000 objects and arrays."
         )
-    return ProxyRefused(
-        "unknown_parameter",
-        f"The connected {provider.title} account can do more than the handle, and no request rule covers {what}. "
-        f"Nothing was sent. {advice}",
-    )
+    why = f"The connected {provider.title} account can do more than the handle, and no request rule covers {what}."
+    if rule.exact:
+        why = f"No request rule of {provider.title} covers {what}, which could show a credential or change something."
+    return ProxyRefused("unknown_parameter", f"{why} Nothing was sent. {advice}")
 
 
 def inseparable(provider: Provider) -> ProxyRefused:

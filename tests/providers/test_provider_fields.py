@@ -74,6 +74,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("rules.*.needs", "github", "rules.0.needs", ["no-such-scope"]),
     ("rules.*.query", "microsoft", "rules.0.query", ["$top"]),
     ("rules.*.body", "github", "rules.0.body", ["a b"]),
+    ("rules.*.exact", "github", "rules.0.exact", "perhaps"),
     ("query", "github", "query", ["a b"]),
     ("overrides.parameters", "salesforce", "overrides.parameters", ["a b"]),
     ("overrides.headers", "microsoft", "overrides.headers", ["Not A Header"]),

@@ -141,6 +141,7 @@ BAD = [
     ("rule path", GOOD.replace('path = "/things/{}"', 'path = "things/../x"'), "rules.0.path: string should match"),
     ("rule method", GOOD.replace('method = "GET"', 'method = "FETCH"'), "rules.0.method.0: "),
     ("rule pattern", GOOD + 'where = { kind = "(" }', "rules.0.where.kind: not a regular expression"),
+    ("exact", GOOD + 'query = "any"\nexact = true', "rules.0.exact: `query` allows any parameter; list them"),
     ("identity", GOOD.replace('url = "https://example.com/me"\n', ""), "identity: use either url, or api and path"),
     (
         "identity api",

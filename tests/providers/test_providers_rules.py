@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.api.rules import Call, allows
+from providers.api.rules import Call, Payload, allows
 from providers.credentials.placement import authorize_request
 from providers.definitions.catalog import load_catalog
+from providers.definitions.model import Rule
 from providers.outbound.messages import OutboundRequest
 
 SLACK = load_catalog().provider("slack")
@@ -116,3 +117,51 @@ def test_only_git_gets_the_token_as_a_password(name: str) -> None:
     for api, base in provider.apis.items():
         sent = authorize_request(provider, OutboundRequest("GET", f"{base}/octo/x"), "the-token")
         assert sent.headers["Authorization"].split()[0] == ("Basic" if api == provider.git.api else "Bearer")
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        ({"include": "keys"}, {}),
+        ({"expand[]": "keys"}, {}),
+        ({"expand[0]": "keys"}, {}),
+        ({"limit[]": "5"}, {}),
+        ({"limit": "5", "Expand[0][a]": "keys"}, {}),
+        ({}, {"expand": ["keys"]}),
+        ({}, {"expand[0]": "keys"}),  # in a form
+        ({}, {"title": "x", "owner": {"name": "Ann", "keys": True}}),
+        ({}, {"owner": [{"name": "Ann"}, {"keys": True}]}),
+        ({}, {"owner": "Ann"}),
+        ({}, {"owner/name": "Ann"}),
+    ],
+)
+def test_an_exact_rule_refuses_what_it_does_not_list_although_the_token_can_do_no_more(
+    query: dict[str, object], body: dict[str, object]
+) -> None:
+    rule = Rule(
+        api="web",
+        method=("POST",),
+        path="/things",
+        scopes=frozenset({"chat:write"}),
+        where={"kind": "(plain)?"},
+        query=frozenset({"limit"}),
+        body=frozenset({"title", "owner/name"}),
+    )
+    scopes = frozenset({"chat:write"})
+    plain, listed = {"kind": "plain"}, {"title": "x", "owner": {"name": "Ann"}}
+    for is_exact in (False, True):
+        provider = SLACK.model_copy(update={"rules": (rule.model_copy(update={"exact": is_exact}),)})
+        for granted in (None, scopes):
+            for one, other, is_listed in ((plain, listed, True), ({}, {}, True), (query, body, False)):
+                call = Call("web", "POST", "/things", {**one, **other}, Payload(frozenset(one), other))
+                assert allows(provider, call, scopes, granted=granted) is (is_listed or not is_exact), call
+            unread = Call("web", "POST", "/things", {}, Payload(is_unread=True))
+            assert allows(provider, unread, scopes, granted=granted) is not is_exact
+
+
+def test_the_content_of_an_exact_rule_is_not_read_if_its_body_may_be_anything() -> None:
+    whole = {"api": "web", "method": ("POST",), "path": "/things", "scopes": frozenset({"chat:write"}), "exact": True}
+    provider = SLACK.model_copy(update={"rules": (Rule.model_validate({**whole, "body": "any"}),)})
+    for query, is_allowed in ((frozenset[str](), True), (frozenset({"expand[]"}), False)):
+        call = Call("web", "POST", "/things", dict.fromkeys(query, "x"), Payload(query, {}, is_unread=True))
+        assert allows(provider, call, frozenset({"chat:write"})) is is_allowed

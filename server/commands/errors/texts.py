@@ -69,8 +69,8 @@ PROXY: Final[dict[str, str]] = {
     "upgrade_refused": "Upgrades, such as WebSocket, don't work.",
     "call_not_allowed": "In your own provider file, add a request rule.",
     "unknown_parameter": (
-        "No rule knows it, and the token can do more than the handle. In your own provider file, add it to `query` or "
-        "`body`."
+        "No rule knows it, and the rule is `exact` or the token can do more than the handle. In your own provider "
+        "file, add it to `query` or `body`."
     ),
     "scope_missing": "Exchange again with one of `scopes`.",
     "unsupported_body": "Send JSON or a form, uncompressed, without files.",
