@@ -76,7 +76,7 @@ def scopes_of(service: Service, operation: Mapping[str, object], call: str = "")
 
 def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
     """The rules, in the document's order."""
-    service = SERVICES[name]
+    service, rest = SERVICES[name], set[str]()
     operations = (
         (method, template, operation, told, where)
         for method, path, operation, told, where in document.operations()
@@ -89,7 +89,10 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
             scopes = tuple(one for one in scopes if one in service.known_scopes or not service.alternatives)
         if not scopes or not service.has(template, operation.get("tags", [])) or service.leaves_out(call):
             if service.closes_rest:
-                yield from _closing_rules(service, method, template, secrets_told(document, operation, where))
+                closing = [*_closing_rules(service, method, template, secrets_told(document, operation, where))]
+                yield from closing
+                if method == "GET" and not closing:
+                    rest |= set(_parameters(service, document, (method, call, operation, told, where)).get("query", ()))
             continue
         if service.closes_rest and method != "GET":
             continue  # as any other write
@@ -116,7 +119,21 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
         parts = service.parts(call)
         yield from (_part(rule, one) for one in parts if one.scope in scopes)
         if not parts:
-            yield rule
+            yield from _exact_rules(service, rule)
+    if service.closes_rest and service.exact is not None:
+        every = {"api": service.api, "method": "GET", "path": "/{+}", "scopes": [service.exact[0]]}
+        yield every | {"query": sorted(rest), "exact": True}
+        yield every | {"scopes": [service.exact[1]], "query": "any"}
+
+
+def _exact_rules(service: Service, rule: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """The rule; for a scope whose calls have only listed parameters, also one for the scope that may add others."""
+    if service.exact is None or rule["scopes"] != [service.exact[0]]:
+        yield rule
+        return
+    yield rule | {"exact": True}
+    if service.exact[1]:
+        yield rule | {"scopes": [service.exact[1]]}
 
 
 def _closing_rules(service: Service, method: str, template: str, secrets: set[str]) -> Iterator[Mapping[str, object]]:
@@ -134,7 +151,7 @@ def _closing_rules(service: Service, method: str, template: str, secrets: set[st
 
 def _parameters(
     service: Service, document: Document, found: tuple[str, str, Mapping[str, object], Sequence[object], Path]
-) -> dict[str, object]:
+) -> dict[str, list[str]]:
     """The parameters that a rule names for the query and for the body."""
     method, call, operation, told, where = found
     query = {one["name"] for one in told if one.get("in") == "query" and _QUERY_NAME.fullmatch(one["name"])}

@@ -77,6 +77,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         ),
         closed=r".*/(integrations|sessions|oauth_delegations|rules|custom_fields|license|regenerate_private_url_key)\b.*",
         widens=frozenset({"include[]", "include", "additional_fields[]"}),
+        exact=("services.read", ""),  # including its integrations, a service shows their keys
     ),
     # From here on, `paths` lists the reviewed parts.
     "spotify": Service(

@@ -356,9 +356,34 @@ def test_an_answer_of_stripe_with_a_client_secret_is_for_who_may_take_payments(n
     [("customer", True), ("created[gte]", True), ("expand[]", False), ("expand[0]", False), ("expand", False)],
 )
 def test_who_only_reads_at_stripe_expands_no_other_objects(name: str, parameter: str, is_allowed: bool) -> None:
-    stripe, read = CATALOG.provider(name), frozenset({STRIPES[name][0]})
+    stripe, (read, write) = CATALOG.provider(name), STRIPES[name]
     call = stripe_call("GET /charges", **{parameter: "x"})
-    assert allows(stripe, call, read, granted=stripe.all_scopes) == is_allowed
+    for granted in (stripe.all_scopes, frozenset({read}), None):
+        assert allows(stripe, call, frozenset({read}), granted=granted) == is_allowed
+    may_pay = name != "stripe-apps"
+    assert allows(stripe, call, frozenset({write}), granted=stripe.all_scopes) == (is_allowed or may_pay)
+
+
+@pytest.mark.parametrize("path", ["/application_fees", "/reviews/prv_1", "/something/new"])
+@pytest.mark.parametrize(
+    ("parameter", "is_allowed"), [("limit", True), ("created[gte]", True), ("expand[]", False), ("expand[7]", False)]
+)
+def test_a_key_of_stripe_that_reads_expands_nothing_on_any_path(path: str, parameter: str, is_allowed: bool) -> None:
+    stripe = CATALOG.provider("stripe")
+    call = stripe_call(f"GET {path}", **{parameter: "data.charge.payment_intent"})
+    assert allows(stripe, call, frozenset({"read"})) == is_allowed
+    assert allows(stripe, call, frozenset({"write"}))
+
+
+@pytest.mark.parametrize("name", ["include[]", "include", "include[0]"])
+def test_a_service_of_pagerduty_shows_no_keys_of_its_integrations(name: str) -> None:
+    pagerduty, scopes = CATALOG.provider("pagerduty"), frozenset({"services.read"})
+    for path in ("/services", "/services/P1"):
+        plain = Call("main", "GET", path)
+        whole = Call("main", "GET", path, {name: "integrations"}, Payload(frozenset({name})))
+        for granted in (scopes, pagerduty.all_scopes):
+            assert allows(pagerduty, plain, scopes, granted=granted)
+            assert not allows(pagerduty, whole, scopes, granted=granted)
 
 
 @pytest.mark.parametrize(

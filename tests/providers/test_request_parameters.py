@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import pytest_asyncio
@@ -21,7 +22,7 @@ CATALOG = load_catalog()
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
     others = {"microsoft": "graph", "box": "content", "facebook": "main", "salesforce": "main", "dropbox": "rpc"}
-    others |= {"hubspot": "main", "linear": "main", "notion": "main", "atlassian": "main"}
+    others |= {"hubspot": "main", "linear": "main", "notion": "main", "atlassian": "main", "stripe-connect": "main"}
     limits = {"read_limit": 1024 * 1024}
     async with proxy_room(tmp_path_factory.mktemp("data"), others=others, proxy=limits) as opened:
         opened.provider.answer = answer_widely
@@ -213,6 +214,18 @@ async def test_a_token_that_can_do_no_more_may_be_asked_anything(place: ProxyRoo
     assert "token-vault-refusal" not in answer.headers
     assert len(calls(place)) == 1
 
+
+@pytest.mark.parametrize("name", ["expand", "expand[]", "expand[0]", "expand[n]", "Expand[]", "expand%5B0%5D", "x"])
+async def test_a_token_that_can_do_no_more_is_asked_only_what_an_exact_rule_lists(place: ProxyRoom, name: str) -> None:
+    path = f"/charges?limit=3&{name}=data.payment_intent"
+    reading = await ready(place, "stripe-connect", granted={"read_only"}, scopes={"read_only"})
+    answer = await reading.call("GET", path, api="main")
+    assert answer.headers.get("token-vault-refusal") == "unknown_parameter"
+    assert f"No request rule of Stripe Connect covers {unquote(name)} in the query" in answer.text
+    assert (await reading.call("HEAD", path, api="main")).headers.get("token-vault-refusal") == "unknown_parameter"
+    assert calls(place) == []
+    assert "token-vault-refusal" not in (await reading.call("GET", "/charges?limit=3", api="main")).headers
+    assert len(calls(place)) == 1
 
 # Bodies
 

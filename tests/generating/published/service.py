@@ -59,7 +59,8 @@ class Service:
     `public_paths`: as `public`, for all calls of these paths. `opened`: reviewed paths whose names only suggest
     credentials. With `closes_rest`, `shared`: members that who may write may see; `harmless`: that are no credentials
     despite their names. `compared`: the repository of the document that tools are compared with, if rules come from
-    another.
+    another. `exact`: a scope whose calls have only the parameters that the document lists, and the wider scope that may
+    add others ("" if none); with `closes_rest`, also for every other path.
     """
 
     repository: str
@@ -93,6 +94,7 @@ class Service:
     api: str = "main"
     file: str = ""  # of the repository
     compared: str = ""
+    exact: tuple[str, str] | None = None
     has_contract: bool = True  # its schemas are current, so that tools are compared with them
     has_rules: bool = True  # otherwise rules are written by hand and only compared with the document
     server: str | None = None  # the URL that the document should have, if it has another or none

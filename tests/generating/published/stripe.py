@@ -31,8 +31,8 @@ _STRIPE_WRITES: Final = (
 _STRIPE_CLOSED_WRITES: Final = (
     r"(POST|DELETE) /(payouts|setup_intents|charges$|invoice_payments|balance_transactions)(/.*)?|POST /charges"
 )
-# A charge, customer, or invoice has a client_secret only on request (`expand`), or in a deprecated source.
-# Who may confirm payments may see theirs.
+# A charge, customer, or invoice has a client_secret only on request (`expand`, in any spelling, so reads are exact), or
+# in a deprecated source. Who may confirm payments may see theirs.
 _STRIPE_PUBLIC: Final = rf"/(charges|invoices|topups)(/.*)?|/customers(/(?!.*/sources).*)?|{_STRIPE_SECRETS}"
 _STRIPE_UNNAMED: Final = ((".*", "client_secret expand"),)  # expanded, other objects show theirs
 
@@ -47,6 +47,7 @@ STRIPE: Final[Mapping[str, Service]] = {
         left_out=_STRIPE_CLOSED_WRITES,
         public_paths=_STRIPE_PUBLIC,
         unnamed=_STRIPE_UNNAMED,
+        exact=("read_only", "read_write"),
     ),
     "stripe-apps": Service(
         _STRIPE,
@@ -56,6 +57,7 @@ STRIPE: Final[Mapping[str, Service]] = {
         paths=_STRIPE_READS,
         public_paths=_STRIPE_PUBLIC,
         unnamed=_STRIPE_UNNAMED,
+        exact=("read", ""),
     ),
     "stripe": Service(
         _STRIPE,
@@ -74,5 +76,6 @@ STRIPE: Final[Mapping[str, Service]] = {
         shared=frozenset({"client_secret", "confirmation_secret"}),
         harmless=frozenset({"token"}),  # the ID of a card in a phone's wallet
         unnamed=_STRIPE_UNNAMED,
+        exact=("read", "write"),
     ),
 }

@@ -239,3 +239,15 @@ async def test_the_text_of_a_linkedin_post_means_nothing_but_itself(text: str, s
 
         await spec.call(api, spec.input.model_validate({"person": "Ab-1_x", "text": text}), silent)
         assert server.arrivals[-1].json["commentary"] == sent
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "fields"), [("/me/accounts", "pages_show_list", "id,name"), ("/1", "pages_read_engagement", "id")]
+)
+def test_no_spelling_of_fields_shows_the_token_of_a_page_at_facebook(path: str, scope: str, fields: str) -> None:
+    facebook, scopes = load_catalog().provider("facebook"), frozenset({scope})
+    for more, is_allowed in (({}, True), ({"fields[]": "access_token"}, False), ({"fields[1]": "access_token"}, False)):
+        query = {"fields": fields, **more}
+        call = Call("main", "GET", path, query, Payload(frozenset(query)))
+        for granted in (scopes, facebook.all_scopes):
+            assert allows(facebook, call, scopes, granted=granted) is is_allowed

@@ -75,11 +75,13 @@ def library(tmp_path: Path) -> Path:
 
 
 def test_operations_parameters_and_their_spellings_are_read(library: Path) -> None:
-    listing, reading = openapi.rules("stripe-connect", openapi.Document(library))
+    listing, wider, reading, _ = openapi.rules("stripe-connect", openapi.Document(library))
     assert listing["path"] == "/charges"
     assert {"created", "created[gt]", "customer", "types", "types[]", "types[0]"} <= set(listing["query"])
     assert not any(name.startswith("expand") for name in listing["query"])
-    assert reading == {"api": "main", "method": "GET", "path": "/charges/{}", "scopes": ["read_only"]}
+    assert reading == {"api": "main", "method": "GET", "path": "/charges/{}", "scopes": ["read_only"], "exact": True}
+    assert wider | {"scopes": ["read_only"], "exact": True} == listing
+    assert wider["scopes"] == ["read_write"]
 
 
 @pytest.mark.parametrize(("member", "is_secret"), [("client_secret", True), ("client_name", False)])
