@@ -228,7 +228,10 @@ def test_the_titles_of_twilio_s_scopes_name_what_they_allow(method: str, path: s
     assert named in twilio.scopes[least].title
 
 
-@pytest.mark.parametrize(("query", "is_allowed"), [({"CountryCode": "DE"}, True), ({"Fields": "caller_name"}, False)])
+@pytest.mark.parametrize(
+    ("query", "is_allowed"),
+    [({"CountryCode": "DE"}, True), ({"Fields": "caller_name"}, False), ({"Fields[]": "caller_name"}, False)],
+)
 def test_a_number_is_looked_up_at_twilio_without_paid_packages(query: dict[str, str], is_allowed: bool) -> None:
     twilio, scopes = CATALOG.provider("twilio"), frozenset({"read"})
     call = Call("lookups", "GET", "/v2/PhoneNumbers/%2B4930", query, Payload(frozenset(query)))

@@ -227,6 +227,25 @@ async def test_a_token_that_can_do_no_more_is_asked_only_what_an_exact_rule_list
     assert "token-vault-refusal" not in (await reading.call("GET", "/charges?limit=3", api="main")).headers
     assert len(calls(place)) == 1
 
+
+@pytest.mark.parametrize("more", [{"entity_id": "F1"}, {"entity_id[]": "F1"}, {"access_level": "write"}])
+async def test_a_body_has_only_what_an_exact_rule_lists(place: ProxyRoom, more: dict[str, str]) -> None:
+    scopes, plain = {"bookmarks:write"}, {"channel_id": "C1", "title": "x"}
+    handle = await ready(place, "slack", granted=scopes, scopes=scopes)
+    for sent in ({"json": {**plain, **more}}, {"data": {**plain, **more}}):
+        answer = await handle.call("POST", "/bookmarks.add", api="web", **sent)
+        assert answer.headers.get("token-vault-refusal") == "unknown_parameter", sent
+        assert f"covers {min(more)} in the query or body" in answer.text
+    array = {"content": b'["entity_id"]', "headers": {"content-type": "application/json"}}
+    answer = await handle.call("POST", "/bookmarks.add", api="web", **array)
+    assert answer.headers.get("token-vault-refusal") == "unknown_parameter"
+    assert calls(place) == []
+    for sent in ({"json": plain}, {"data": plain}):
+        answer = await handle.call("POST", "/bookmarks.add", api="web", **sent)
+        assert "token-vault-refusal" not in answer.headers
+    assert len(calls(place)) == 2
+
+
 # Bodies
 
 _BODIES = [

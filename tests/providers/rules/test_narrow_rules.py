@@ -138,6 +138,7 @@ def test_an_envelope_of_docusign_is_voided_and_never_purged(body: Mapping[str, o
         {"attachments": [{"data": "eA=="}]},
         {"envelopeAttachments": [{"attachmentId": "1"}]},
         {"purgeState": "documents_queued"},
+        {"PurgeState": "documents_queued"},
     ],
 )
 def test_an_envelope_of_docusign_is_a_template_for_those_who_sign(more: Mapping[str, object]) -> None:
