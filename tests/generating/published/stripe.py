@@ -27,7 +27,8 @@ _STRIPE_WRITES: Final = (
     r"|subscription_schedules/[{][}]/(cancel|release)|quotes/[{][}]/(accept|cancel|finalize)"
     r"|credit_notes/([{][}]/void|preview(/lines)?)|payment_intents/[{][}]/(cancel|capture|confirm|increment_authorization))"
 )
-# These only read, or the account's own money leaves it.
+# These only read, or the account's own money leaves it. A new payment can still go to another account (`transfer_data`,
+# `on_behalf_of`, a fee), as the scope's title says: in a form, such a name has too many spellings to refuse them all.
 _STRIPE_CLOSED_WRITES: Final = (
     r"(POST|DELETE) /(payouts|setup_intents|charges$|invoice_payments|balance_transactions)(/.*)?|POST /charges"
 )

@@ -1,0 +1,64 @@
+"""What Stripe's request rules show to who only reads, and what the titles of its scopes say."""
+
+from __future__ import annotations
+
+import pytest
+
+from providers.api.rules import Call, Payload, allows, of_path
+from providers.definitions.catalog import load_catalog
+
+CATALOG = load_catalog()
+READ, WRITE = frozenset({"read"}), frozenset({"write"})
+
+
+@pytest.mark.parametrize(
+    ("closed", "open_"),
+    [
+        ("/file_links", "/topups"),
+        ("/file_links/link_1", "/topups/tu_1"),
+        ("/files", "/transfers"),
+        ("/files/file_1", "/transfers/tr_1"),
+        ("/link_account_sessions", "/financial_connections/accounts"),
+        ("/link_account_sessions/fcsess_1", "/financial_connections/accounts/fca_1"),
+    ],
+)
+def test_a_link_or_client_secret_of_stripe_is_for_who_may_write(closed: str, open_: str) -> None:
+    stripe = CATALOG.provider("stripe")
+    for token in (READ, stripe.all_scopes):
+        assert not allows(stripe, Call("main", "GET", closed), READ, granted=token)
+        assert allows(stripe, Call("main", "GET", open_), READ, granted=token)
+    assert allows(stripe, Call("main", "GET", closed), WRITE, granted=stripe.all_scopes)
+
+
+@pytest.mark.parametrize(
+    "path", ["/issuing/cards/ic_1/details", "/issuing/cards/ic_1/Details", "/issuing/cards/ic_1/pin"]
+)
+def test_nobody_is_shown_the_number_of_a_card(path: str) -> None:
+    stripe = CATALOG.provider("stripe")
+    assert {rule.tells_secrets for rule in of_path(stripe, api="main", method="GET", path=path)} <= {True}
+    assert not allows(stripe, Call("main", "GET", path), READ)
+    (open_,) = {rule.tells_secrets for rule in of_path(stripe, api="main", method="GET", path="/issuing/cards")}
+    assert not open_
+
+
+@pytest.mark.parametrize(
+    ("name", "scope", "path", "body", "said"),
+    [
+        ("stripe", "write", "/payouts", {"amount": "5"}, "pay out"),
+        ("stripe", "write", "/refunds", {"charge": "ch_1"}, "refund"),
+        (
+            "stripe-connect",
+            "read_write",
+            "/payment_intents",
+            {"amount": "5", "transfer_data[destination]": "acct_2"},
+            "pass them on to other accounts",
+        ),
+    ],
+)
+def test_the_titles_of_stripe_s_scopes_say_where_money_goes(
+    name: str, scope: str, path: str, body: dict[str, str], said: str
+) -> None:
+    provider, call = CATALOG.provider(name), Call("main", "POST", path, body, Payload(body=body))
+    assert allows(provider, call, frozenset({scope}))
+    assert not allows(provider, call, frozenset({"read", "read_only"}))
+    assert said in provider.scopes[scope].title
