@@ -36,6 +36,7 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _JSON: Final = frozenset({"application/json", "application/x-amz-json-1.0", "application/x-amz-json-1.1"})
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$-]*")
+_PLAIN_MEMBER: Final = re.compile(r"@?" + _PLAIN_NAME.pattern)  # OData's annotations of a JSON object begin with `@`
 
 # The headers that carry a call's meaning; all others are dropped. Not `Range`: parts of a repeated credential could be
 # too short to be recognized.
@@ -301,9 +302,10 @@ def merge(query: CallParameters, body: CallParameters, judged: Iterable[str]) ->
     if names:
         first = {name.partition("/")[0] for name in names}
         small = {name.lower() for name in first}
-        for name in (*query.values, *body.values):
-            if _PLAIN_NAME.fullmatch(name) is None or (name not in first and name.lower() in small):
-                raise _two_ways(name)
+        for pattern, values in ((_PLAIN_NAME, query.values), (_PLAIN_MEMBER, body.values)):
+            for name in values:
+                if pattern.fullmatch(name) is None or (name not in first and name.lower() in small):
+                    raise _two_ways(name)
         for name in first & (query.repeated | body.repeated | (query.values.keys() & body.values.keys())):
             raise _two_ways(name)
         if any(";" in value for value in query.values.values() if isinstance(value, str)):

@@ -100,6 +100,17 @@ def test_a_judged_parameter_has_one_value_and_one_spelling() -> None:
             merge(query, body, ["owner/name"])
 
 
+def test_an_annotation_of_a_body_stands_beside_a_judged_parameter() -> None:
+    nothing = CallParameters()
+    for name, judged in (("@odata.type", "owner"), ("@odata.type", "@odata.type")):
+        assert merge(nothing, CallParameters({name: "a"}), [judged]) == {name: "a"}
+        with refusal("ambiguous_parameter"):
+            merge(CallParameters({name: "a"}), nothing, [judged])
+    for name in ("@@odata.type", "owner@odata.bind", "@ODATA.type", "@"):
+        with refusal("ambiguous_parameter"):
+            merge(nothing, CallParameters({name: "a"}), ["@odata.type"])
+
+
 def test_a_header_that_must_be_unique_is_sent_once_and_others_are_joined() -> None:
     accept, kind = (b"accept", b"a/b"), (b"content-type", b"text/plain")
     assert request_headers([accept, kind, accept], GITHUB) == {"accept": "a/b, a/b", "content-type": "text/plain"}
