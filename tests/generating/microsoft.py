@@ -76,7 +76,20 @@ CITED: Final = frozenset(  # learn.microsoft.com/graph/api: attachment-get, cale
         *("GET /me/calendar", "GET /me/calendars/{}", "GET /me/calendarView"),
     }
 )
-_FIELDS: Final = (("$expand", r"(fields(\(\$select=[A-Za-z0-9_,]+\))?)?"),)
+# Related objects of files, sites, teams, and calendars contain sharing links or URLs that need no token, or belong to
+# others. Graph also accepts the name without `$`.
+_EXPANDING: Final = ("$expand", "expand")
+_UNRELATED: Final = tuple((name, "") for name in _EXPANDING)
+_UNRELATED_SCOPES: Final = frozenset(
+    {
+        *("Files.Read", "Files.ReadWrite", "Sites.Read.All", "Sites.ReadWrite.All"),
+        *("Team.ReadBasic.All", "Channel.ReadBasic.All"),
+    }
+)
+_FIELDS: Final = tuple((name, r"(fields(\(\$select=[A-Za-z0-9_,]+\))?)?") for name in _EXPANDING)
+# A file that Graph would get from elsewhere, and an item of another drive.
+_ELSEWHERE: Final = tuple((name, "") for name in ("@content.sourceUrl", "@microsoft.graph.sourceUrl", "remoteItem"))
+_OTHER_DRIVE: Final = tuple((f"parentReference/{name}", "") for name in ("driveId", "path", "shareId", "siteId"))
 _FOLDER: Final = ("@odata.type", "displayName", "isHidden")
 _TASK: Final = (
     *("@odata.type", "body", "categories", "completedDateTime", "dueDateTime", "importance", "isReminderOn"),
@@ -84,6 +97,7 @@ _TASK: Final = (
 )
 _NEW_FOLDER: Final = ("@microsoft.graph.conflictBehavior", "@odata.type", "description", "folder", "name")
 _CHAT_MESSAGE: Final = ("@odata.type", "body", "importance", "mentions", "subject", "summary")
+_UNATTACHED: Final = (("attachments", ""),)  # attachments can forward messages of other chats
 PARTS: Final = (
     Calls(
         "Mail.Read",
@@ -118,10 +132,11 @@ PARTS: Final = (
     Calls("Mail.Send", "POST /me/messages/{}/send", needs="Mail.Read"),
     Calls(
         "Calendars.Read",
-        "GET /me/calendars /me/calendar /me/calendars/{} /me/events /me/events/{} /me/calendar/events"
-        " /me/calendars/{}/events /me/calendars/{}/events/{} /me/events/{}/attachments /me/events/{}/attachments/{}",
+        "GET /me/events /me/events/{} /me/calendar/events /me/calendars/{}/events /me/calendars/{}/events/{}"
+        " /me/events/{}/attachments /me/events/{}/attachments/{}",
         query="$select",
     ),
+    Calls("Calendars.Read", "GET /me/calendars /me/calendar /me/calendars/{}", query="$select", where=_UNRELATED),
     Calls(
         "Calendars.Read",
         "GET /me/calendarView /me/calendar/calendarView /me/calendars/{}/calendarView /me/events/{}/instances",
@@ -163,6 +178,7 @@ PARTS: Final = (
         "POST /me/drive/root/children /me/drive/items/{}/children",
         of="driveItem",
         body=_NEW_FOLDER,
+        where=_ELSEWHERE,
     ),
     Calls(
         "Files.ReadWrite",
@@ -172,6 +188,7 @@ PARTS: Final = (
             *("@odata.type", "@microsoft.graph.conflictBehavior", "description", "fileSystemInfo", "name"),
             *("parentReference/@odata.type", "parentReference/id"),  # not another drive
         ),
+        where=_ELSEWHERE + _OTHER_DRIVE,
     ),
     Calls("Files.ReadWrite", "DELETE /me/drive/items/{}"),
     Calls("Files.ReadWrite", "POST /me/drive/items/{}/checkout /me/drive/items/{}/versions/{}/restoreVersion"),
@@ -283,7 +300,13 @@ PARTS: Final = (
     Calls("Sites.ReadWrite.All", "POST /sites/{}/lists/{}/items", of="listItem", body=("@odata.type", "fields")),
     Calls("Sites.ReadWrite.All", "PATCH /sites/{}/lists/{}/items/{}/fields", content=True),
     Calls("Sites.ReadWrite.All", "DELETE /sites/{}/lists/{}/items/{}"),
-    Calls("Sites.ReadWrite.All", "POST /sites/{}/drive/items/{}/children", of="driveItem", body=_NEW_FOLDER),
+    Calls(
+        "Sites.ReadWrite.All",
+        "POST /sites/{}/drive/items/{}/children",
+        of="driveItem",
+        body=_NEW_FOLDER,
+        where=_ELSEWHERE,
+    ),
     Calls("Sites.ReadWrite.All", "PUT /sites/{}/drive/items/{}/content", content=True),
     Calls("Sites.ReadWrite.All", "PUT /sites/{}/drive/items/{}:/{}:/content", content=True),
     Calls(
@@ -292,8 +315,7 @@ PARTS: Final = (
         " /me/chats/{}/messages /me/chats/{}/messages/{}",
         query="$select",
     ),
-    # Attachments can forward messages of other chats.
-    Calls("Chat.ReadWrite", "POST /chats/{}/messages", of="chatMessage", body=_CHAT_MESSAGE),
+    Calls("Chat.ReadWrite", "POST /chats/{}/messages", of="chatMessage", body=_CHAT_MESSAGE, where=_UNATTACHED),
     Calls("Chat.ReadWrite", "POST /chats", of="chat", body=("@odata.type", "chatType", "members", "topic")),
     Calls("Chat.ReadWrite", "PATCH /chats/{}", of="chat", body=("@odata.type", "topic")),
     Calls("Team.ReadBasic.All", "GET /me/joinedTeams /teams/{}", query="$select"),
@@ -303,6 +325,7 @@ PARTS: Final = (
         "POST /teams/{}/channels/{}/messages /teams/{}/channels/{}/messages/{}/replies",
         of="chatMessage",
         body=_CHAT_MESSAGE,
+        where=_UNATTACHED,
     ),
 )
 # What a body may also have: relations whose members are listed one by one.
@@ -412,8 +435,8 @@ def rules(
             rule: dict[str, object] = {"api": "graph", "method": method, "path": path, "scopes": [part.scope]}
             if part.needs:
                 rule["needs"] = [part.needs]
-            if part.where:
-                rule["where"] = dict(part.where)
+            if where := _where(part):
+                rule["where"] = where
             if part.query:
                 rule["query"] = sorted(part.query.split())
             if part.content:
@@ -421,6 +444,12 @@ def rules(
             elif part.of:
                 rule["body"] = body(metadata, part)
             yield rule
+
+
+def _where(part: Calls) -> dict[str, str]:
+    """What parameters of the call must match. The content of a file, or of cells, isn't read to find any."""
+    is_related = part.scope in _UNRELATED_SCOPES and not part.content and "/workbook/" not in part.calls
+    return (dict(_UNRELATED) if is_related else {}) | dict(part.where)
 
 
 def _version(folder: Path) -> str:

@@ -272,11 +272,11 @@ _BODIES = [
         *("microsoft", "graph", "PATCH", "/me/drive/items/1", {"Files.ReadWrite", "Sites.ReadWrite.All"}),
         {"Files.ReadWrite"},
         (
-            {"parentReference": {"driveId": "d", "id": "2"}},
-            {"remoteItem": {"id": "x"}},
-            {"@microsoft.graph.sourceUrl": "x"},
+            {"parentReference": {"name": "d", "id": "2"}},
+            {"shared": {"scope": "x"}},
+            {"@microsoft.graph.downloadUrl": "x"},
         ),
-        {"name": "a", "parentReference": {"id": "2"}},
+        {"@odata.type": "#microsoft.graph.driveItem", "name": "a", "parentReference": {"id": "2"}},
     ),
     (
         *("dropbox", "rpc", "POST", "/files/list_folder", {"files.metadata.read", "sharing.read"}),

@@ -147,15 +147,67 @@ def test_the_items_of_a_list_are_shown_with_their_fields_only(value: str, *, is_
         path, scope = "/sites/1/lists/2/items", "Sites.Read.All"
         call = {"$expand": value}
         assert is_let_through("GET", path, scope, granted=granted, **call) is is_allowed
+        assert is_let_through("GET", path, scope, granted=granted, expand=value) is is_allowed
         assert is_let_through("GET", path, scope, granted=granted)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope", "relation"),
+    [
+        ("GET", "/me/drive/items/1", "Files.Read", "thumbnails"),
+        ("GET", "/me/drive/root/children", "Files.Read", "permissions"),
+        ("PATCH", "/me/drive/items/1", "Files.ReadWrite", "permissions"),
+        ("GET", "/sites/1/drive/items/2/children", "Sites.Read.All", "thumbnails"),
+        ("GET", "/sites/1/lists/2", "Sites.Read.All", "items(expand=driveItem)"),
+        ("GET", "/me/calendars", "Calendars.Read", "calendarPermissions"),
+        ("GET", "/teams/1", "Team.ReadBasic.All", "members"),
+    ],
+)
+def test_no_related_object_of_a_file_site_or_calendar_is_shown_also_with_the_whole_grant(
+    method: str, path: str, scope: str, relation: str
+) -> None:
+    for granted in (frozenset({scope}), GRAPH.all_scopes):
+        assert not is_let_through(method, path, scope, granted=granted, **{"$expand": relation})
+        assert not is_let_through(method, path, scope, granted=granted, expand=relation)
+        assert is_let_through(method, path, scope, granted=granted, **{"$select": "id"} if method == "GET" else {})
+    assert is_let_through("GET", "/me/messages/1", "Mail.Read", **{"$expand": "attachments"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope", "sent", "more"),
+    [
+        ("PATCH", "/me/drive/items/1", "Files.ReadWrite", {"parentReference": {"id": "2"}}, {"driveId": "b!other"}),
+        ("PATCH", "/me/drive/items/1", "Files.ReadWrite", {"parentReference": {"id": "2"}}, {"path": "/drives/3/root"}),
+        ("PATCH", "/me/drive/items/1", "Files.ReadWrite", {"name": "a"}, {"remoteItem": {"id": "2"}}),
+        ("POST", "/me/drive/root/children", "Files.ReadWrite", {"name": "a"}, {"@content.sourceUrl": "https://x"}),
+        ("POST", "/sites/1/drive/items/2/children", "Sites.ReadWrite.All", {"name": "a"}, {"remoteItem": {"id": "2"}}),
+        (
+            *("POST", "/chats/1/messages", "Chat.ReadWrite", {"body": {"content": "Hi"}}),
+            {"attachments": [{"contentType": "forwardedMessageReference", "content": "{}"}]},
+        ),
+        (
+            *("POST", "/teams/1/channels/2/messages", "ChannelMessage.Send", {"body": {"content": "Hi"}}),
+            {"attachments": [{"contentType": "forwardedMessageReference", "content": "{}"}]},
+        ),
+    ],
+)
+def test_nothing_comes_from_another_drive_or_chat_also_with_the_whole_grant(
+    method: str, path: str, scope: str, sent: Mapping[str, object], more: Mapping[str, object]
+) -> None:
+    parent = sent.get("parentReference")
+    full = {"parentReference": parent | dict(more)} if isinstance(parent, dict) else {**sent, **more}
+    for body, is_allowed in ((sent, True), (full, False)):
+        for granted in (frozenset({scope}), GRAPH.all_scopes):
+            call = Call("graph", method, path, body, Payload(frozenset(), body))
+            assert allows(GRAPH, call, frozenset({scope}), granted=granted) is is_allowed
 
 
 @pytest.mark.parametrize(
     ("method", "path", "scope", "sent", "more"),
     [
         ("POST", "/me/contacts", "Contacts.ReadWrite", {"givenName": "Ann"}, {"extensions": [{}]}),
-        ("POST", "/me/drive/root/children", "Files.ReadWrite", {"name": "a", "folder": {}}, {"remoteItem": {}}),
-        ("POST", "/chats/1/messages", "Chat.ReadWrite", {"body": {"content": "Hi"}}, {"attachments": [{}]}),
+        ("POST", "/me/drive/root/children", "Files.ReadWrite", {"name": "a", "folder": {}}, {"shared": {}}),
+        ("POST", "/chats/1/messages", "Chat.ReadWrite", {"body": {"content": "Hi"}}, {"hostedContents": [{}]}),
         ("POST", "/chats", "Chat.ReadWrite", {"chatType": "group", "members": [{}]}, {"installedApps": [{}]}),
         ("POST", "/me/messages/1/createForward", "Mail.ReadWrite", {"comment": "Hi"}, {"message": {"attachments": 1}}),
         ("PATCH", "/me/events/1", "Calendars.ReadWrite", {"subject": "Hi"}, {"calendar": {}}),
