@@ -287,8 +287,8 @@ _BODIES = [
     (
         *("salesforce", "main", "POST", "/v63.0/parameterizedSearch", {"api", "chatter_api"}, {"api"}),
         (
-            {"q": "a", "sobjects": [{"name": "User", "where": "Id IN (SELECT OwnerId FROM Case)"}]},
-            {"q": "a", "netIds": ["x"]},
+            {"q": "a", "sobjects": [{"name": "Contact", "dataCategories": []}]},
+            {"netIds": ["x"], "sobjects": [{"name": "Contact"}]},
         ),
         {"q": "a", "sobjects": [{"name": "Contact", "limit": 5}]},
     ),

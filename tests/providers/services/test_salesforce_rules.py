@@ -49,6 +49,9 @@ def test_nobody_s_password_is_read_or_set() -> None:
         "select id,Owner.Name from Contact where LastName = 'Smith' order by Name limit 5",
         "SELECT Id\nFROM Task\nWHERE Status = 'Open' AND WhoId = '003'",
         "SELECT Custom__c FROM Opportunity LIMIT 10",
+        "SELECT Id, Account.Industry, Owner.Id FROM Contact WHERE Account.Name = 'A.B' AND Owner.Name != 'x'",
+        "SELECT Id FROM Task WHERE Subject = 'wait for update, then view all rows (it\\'s late)'",
+        "SELECT Id FROM Opportunity WHERE Amount > 1.5 AND CreatedDate > 2026-01-01T00:00:00.000Z",
     ],
 )
 def test_a_query_of_one_reviewed_object_is_let_through(query: str) -> None:
@@ -68,6 +71,18 @@ def test_a_query_of_one_reviewed_object_is_let_through(query: str) -> None:
         "SELECT CreatedBy.Manager.Email FROM Account",
         "SELECT FIELDS(ALL) FROM Account LIMIT 200",
         "SELECT TYPEOF What WHEN Account THEN Phone END FROM Event",
+        "SELECT Id, Owner.FederationIdentifier FROM Account",
+        "SELECT CreatedBy.Username FROM Task LIMIT 1",
+        "SELECT Id FROM Account WHERE Owner.FederationIdentifier LIKE 'a%'",
+        "SELECT Id FROM Account WHERE Account.Owner.Profile.Name = 'x'",
+        "SELECT Id FROM Account ORDER BY Owner.FederationIdentifier",
+        "SELECT Id FROM Account WHERE IsDeleted = true ALL ROWS",
+        "SELECT Id FROM Account LIMIT 1 all\nrows",
+        "SELECT Id FROM Account LIMIT 1 FOR UPDATE",
+        "SELECT Id FROM Account LIMIT 1 FOR VIEW",
+        "SELECT Id FROM Account WHERE Name = 'x'for reference",
+        "SELECT Id FROM Account LIMIT 1 UPDATE TRACKING",
+        "SELECT Id FROM Account WHERE Name = 'x' OR Id IN (SELECT UserId FROM TwoFactorInfo) OR Name = 'y'",
         "FIND {a}",
         "",
     ],
@@ -75,6 +90,29 @@ def test_a_query_of_one_reviewed_object_is_let_through(query: str) -> None:
 def test_a_query_that_reaches_other_objects_is_refused(query: str) -> None:
     assert not is_let_through("GET", "/v63.0/query", q=query)
     assert not is_let_through("GET", "/v63.0/query", explain=query)
+
+
+@pytest.mark.parametrize(
+    ("sobjects", "is_allowed"),
+    [
+        ([{"name": "Contact", "fields": ["Id"], "limit": 5}], True),
+        ([{"name": "Contact"}, {"name": "Lead"}], True),
+        ([{"name": "User"}], False),
+        ([{"name": "Contact"}, {"name": "ContentDistribution", "fields": ["Password"]}], False),
+        ([{"name": "Contact", "where": "Id IN (SELECT OwnerId FROM Case)"}], False),
+        ([{"name": "Contact", "orderBy": "Owner.FederationIdentifier"}], False),
+        ([{"fields": ["Id"]}], False),
+        ([], False),
+        (None, False),  # all objects
+    ],
+)
+def test_a_search_finds_records_of_reviewed_objects_also_with_the_whole_grant(
+    sobjects: object, *, is_allowed: bool
+) -> None:
+    body = {"q": "a"} if sobjects is None else {"q": "a", "sobjects": sobjects}
+    call = Call("main", "POST", "/v63.0/parameterizedSearch", body, Payload(frozenset(), body))
+    for granted in (API, SALESFORCE.all_scopes):
+        assert allows(SALESFORCE, call, API, granted=granted) is is_allowed
 
 
 @pytest.mark.parametrize(
