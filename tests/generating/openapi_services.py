@@ -347,6 +347,13 @@ SERVICES: Final[Mapping[str, Service]] = {
             r"(DELETE|POST) .*/board(/[{][}])?"
             r"|DELETE .*/((component|version|attachment)/.*|issue/[{][}](/(comment|worklog)(/[{][}])?)?)"
         ),
+        divided=(
+            (  # as DELETE of these, which is left out
+                r"(POST|PUT) .*/rest/api/[23]/issue(/[{][}](/transitions)?)?",
+                (Part("write:jira-work", {"update/comment/remove": "", "update/worklog/remove": ""}),),
+            ),
+            (r"PUT .*/pages/[{][}]", (Part("write:page:confluence", {"ownerId": ""}),)),  # stays the owner's
+        ),
         shows_same=frozenset({"fields", "fieldsByKeys"}),
         searches=r".*/search/(jql|approximate-count)",
         widens=frozenset(

@@ -151,6 +151,28 @@ def test_no_issue_is_archived_in_the_place_of_one_that_is_changed(ids: object) -
         assert is_let_through("PUT", f"/ex/jira/1/rest/api/{version}/issue/A-1", "write:jira-work", body={"fields": {}})
 
 
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(("method", "path"), [("POST", ""), ("PUT", "/A-1"), ("POST", "/A-1/transitions")])
+@pytest.mark.parametrize("kind", ["comment", "worklog"])
+def test_no_comment_or_worklog_is_deleted_with_a_change_of_its_issue(
+    version: int, method: str, path: str, kind: str
+) -> None:
+    scope = "write:jira-work"
+    for granted in (frozenset({scope}), ATLASSIAN.all_scopes):
+        for change, is_allowed in (({"remove": {"id": "1"}}, False), ({"add": {"body": "Hi"}}, True)):
+            body = {"update": {kind: [{"add": {"body": "Hi"}}, change]}}
+            there = f"/ex/jira/1/rest/api/{version}/issue{path}"
+            assert is_let_through(method, there, scope, granted=granted, body=body) is is_allowed
+
+
+def test_a_page_stays_its_owner_s() -> None:
+    path, scope = f"{WIKI}/api/v2/pages/1", "write:page:confluence"
+    page = {"id": "1", "status": "current", "title": "x", "body": {}, "version": {"number": 2}}
+    for granted in (frozenset({scope}), ATLASSIAN.all_scopes):
+        assert is_let_through("PUT", path, scope, granted=granted, body=page)
+        assert not is_let_through("PUT", path, scope, granted=granted, body={**page, "ownerId": "other"})
+
+
 def test_jira_s_second_version_has_the_rules_of_its_third() -> None:
     third = [one for one in ATLASSIAN.rules if "/rest/api/3/" in one.path]
     second = [one for one in ATLASSIAN.rules if "/rest/api/2/" in one.path]
@@ -180,7 +202,8 @@ def test_documents_of_one_service_are_read_together_and_their_paths_placed(tmp_p
     for name, content in (("jira", jira), ("wiki", wiki)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     document = openapi.Document(tmp_path / "jira.json", tmp_path / "wiki.json")
-    written = {"scopes": ["write:jira-work"], "query": ["notifyUsers"], "body": ["fields"]}
+    kept = {"update/comment/remove": "", "update/worklog/remove": ""}
+    written = {"scopes": ["write:jira-work"], "where": kept, "query": ["notifyUsers"], "body": ["fields"]}
     page = {"api": "main", "method": "GET", "path": "/ex/confluence/{}/wiki/api/v2/pages"}
     assert list(openapi.rules("atlassian", document)) == [
         *(
