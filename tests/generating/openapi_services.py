@@ -400,13 +400,20 @@ SERVICES: Final[Mapping[str, Service]] = {
         left_out=r"DELETE .*|(POST|PUT|PATCH) .*/(pipelines|properties)/.*",
         searches=r".*/(search|batch/read)",
         widens=frozenset({"associations", "dataSensitivity"}),
-        unnamed=((r"POST .*", "associations"),),
+        named=((r"POST .*/search", "sorts/direction"),),
+        unnamed=((r"POST .*", "associations"), (r"POST .*/search", "sorts")),
         divided=(
-            # Objects aren't found by what they are associated with, such as `associations.deal`.
+            # Objects aren't found by what they are associated with, such as `associations.deal`, nor sorted by it
+            # where the token can do more than the caller: without `sorts/propertyName`, such a sort is unknown.
             (
                 r"POST .*/search",
                 tuple(
-                    Part(read, {"filterGroups/filters/propertyName": "[A-Za-z0-9_]*"}) for read, _ in _HUBSPOT.values()
+                    Part(read, dict.fromkeys(names, "[A-Za-z0-9_]*"))
+                    for read, _ in _HUBSPOT.values()
+                    for names in (
+                        ("filterGroups/filters/propertyName", "sorts/propertyName"),
+                        ("filterGroups/filters/propertyName",),
+                    )
                 ),
             ),
         ),

@@ -110,6 +110,26 @@ def test_no_object_is_searched_by_what_it_is_associated_with(path: str) -> None:
         assert is_let_through("POST", path, "tickets", "crm.objects.deals.read", body=body) is is_allowed
 
 
+@pytest.mark.parametrize(
+    ("sorts", "is_allowed"),
+    [
+        ([{"propertyName": "createdate", "direction": "DESCENDING"}], True),
+        ([{"propertyName": "associations.deal"}], False),
+        ([{"propertyName": "createdate"}, {"propertyName": "associations.deal"}], False),
+        (["associations.deal"], False),
+        (["createdate"], False),  # can't be told from the one above
+        ([], True),
+    ],
+)
+@pytest.mark.parametrize("name", OBJECTS)
+def test_no_object_is_sorted_by_what_it_is_associated_with_where_the_token_can_do_more(
+    name: str, sorts: object, *, is_allowed: bool
+) -> None:
+    (read, _), path = OBJECTS[name], f"/crm/v3/objects/{name}/search"
+    assert is_let_through("POST", path, read, granted=HUBSPOT.all_scopes, body={"sorts": sorts}) is is_allowed
+    assert is_let_through("POST", path, read, body={"sorts": sorts})
+
+
 _ABOUT = {  # the types of associations, as HubSpot's own client names them
     "notes": {"contacts": 202, "companies": 190, "deals": 214, "tickets": 228},
     "tasks": {"contacts": 204, "companies": 192, "deals": 216, "tickets": 230},
