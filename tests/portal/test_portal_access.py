@@ -55,8 +55,8 @@ async def test_the_four_choices_give_nothing_what_reads_everything_or_what_is_ti
     level = f"level.{slack.id}"
     steps: list[tuple[Answers, frozenset[str], str]] = [
         ({level: "read"}, READS, "Saved: Cursor can now read Slack."),
-        ({level: "write"}, ALL, "Saved: Cursor can now post messages as you on Slack."),
-        ({level: "read"}, READS, "Saved: Cursor can no longer post messages as you on Slack."),
+        ({level: "write"}, ALL, "Saved: Cursor can now post, change, and delete messages as you on Slack."),
+        ({level: "read"}, READS, "Saved: Cursor can no longer post, change, and delete messages as you on Slack."),
         (
             {level: "custom", "use": [f"{slack.id} chat:write"]},
             frozenset({"chat:write"}),

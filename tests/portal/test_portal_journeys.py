@@ -147,7 +147,9 @@ async def test_cursor_is_stopped_from_posting_to_slack_with_three_actions_and_th
     await expect(group.get_by_role("radio", name="Read & write")).to_be_checked()
     await group.get_by_role("radio", name="Read", exact=True).check()  # 2
     await page.get_by_role("button", name="Save").click()  # 3
-    await expect(page.get_by_text("Saved: Cursor can no longer post messages as you on Slack.")).to_be_visible()
+    await expect(
+        page.get_by_text("Saved: Cursor can no longer post, change, and delete messages as you on Slack.")
+    ).to_be_visible()
     which = {"user_id": stage.shown.user.id, "client_id": cursor.id, "connection_id": slack.id}
     held = await delegations.get(stage.room.deployment.database, **which)
     assert held is not None
