@@ -14,7 +14,7 @@ from typing import Final
 from providers.definitions.catalog import Provider
 from providers.definitions.suggestions import did_you_mean
 from server.administration.actor import Actor, ChangeRefused
-from server.administration.people import check_is_enabled
+from server.administration.people import check_is_enabled, hold_person
 from server.connecting import credentials, standing_offers
 from server.connecting.credentials import Entry, EntryFault
 from server.connecting.provider_authorization import ConsentRequest
@@ -22,6 +22,7 @@ from vault import company_permissions, connections, delegations
 from vault.approvals.standing_approvals import StandingApproval
 from vault.audit import audit
 from vault.records import Connection, Delegation, User
+from vault.storage.database import Transaction
 from vault.upkeep import revocations
 from vault.upstream import Account
 
@@ -141,7 +142,12 @@ async def connect_entered(
     about = {} if replaced is None else {"replaced": "yes"}
     about |= {"by_self": "yes"} if actor.user is not None and actor.user.id == person.id else {}
     event = actor.event("connection.entered", user_id=person.id, provider=provider.name, **about)
-    connected = await credentials.store(deployment, trip, answer, user=person, entered=event, guard=actor.check)
+
+    async def guard(transaction: Transaction) -> None:
+        await actor.check(transaction)
+        check_is_enabled(await hold_person(transaction, person.id))  # the service was asked in between
+
+    connected = await credentials.store(deployment, trip, answer, user=person, entered=event, guard=guard)
     return connected.connection
 
 

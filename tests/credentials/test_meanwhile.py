@@ -1,4 +1,4 @@
-"""What ends while the vault asks a service about a credential: the account to replace, or an admin's rights."""
+"""What ends while the vault asks a service about a credential: the account to replace, an admin's rights, a person."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from server.administration import people
 from server.administration.access import EnteredValues, connect_by_credential
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting import credentials
@@ -78,3 +79,37 @@ async def test_rights_that_end_meanwhile_count_where_only_admins_may_enter(store
         own, handle, session = await open_form(room, admin, trip)  # they may still enter what everyone may
         plain = Entry({"key_file": values["key_file"]})
         await credentials.enter(room.deployment, own, plain, handle=handle, user=admin, session=session)
+
+
+@pytest.mark.parametrize("is_by_admin", [True, False])
+async def test_a_person_who_is_disabled_meanwhile_gets_no_account(store: Store, *, is_by_admin: bool) -> None:
+    async with running_key_room(store.data, database_url=store.url) as room:
+        user, keys = await room.user(), room.simulator.sandbox.keys
+        operator, asked = Actor(room.deployment, None, "command_line"), len(room.books())
+        form, _, _ = await open_form(room, user, ConsentRequest("mailroom", READ))
+        values = {"key": keys.make(user.name)}
+
+        async def disable() -> None:
+            assert await people.set_disabled(operator, user, is_disabled=True)
+
+        for is_late in (True, False):
+            if is_late and is_by_admin:  # `user` is the record of before
+                await disable()
+                with pytest.raises(ChangeRefused) as refused:
+                    await connect_by_credential(operator, user, form.provider, entered=EnteredValues(values))
+                assert (refused.value.reason, refused.value.kind) == ("person_changed", "conflict")
+            elif is_late:
+                answer = await credentials.examine(room.deployment, form.provider, Entry(values), user=user)
+                await disable()
+                with pytest.raises(ConnectRefused, match="This user is disabled, so nothing was connected"):
+                    await credentials.store(room.deployment, form.trip, answer, user=user)
+            elif is_by_admin:
+                await connect_by_credential(operator, user, form.provider, entered=EnteredValues(values))
+            else:
+                form, handle, session = await open_form(room, user, ConsentRequest("mailroom", READ))
+                entry = Entry(values)
+                await credentials.enter(room.deployment, form, entry, handle=handle, user=user, session=session)
+            assert len(room.books()) > asked  # the service was asked
+            assert len(await accounts_of(room, user)) == int(not is_late)
+            assert len([one for one in await room.kinds(user) if one == "connection.opened"]) == int(not is_late)
+            await people.set_disabled(operator, user, is_disabled=False)

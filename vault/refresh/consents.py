@@ -45,6 +45,9 @@ GIVEN_UP = "given_up"  # stored as a grant to be ended, or lost with its host
 STORE_WAIT = (0.1, 5.0)  # seconds between attempts to store an answer
 UNKEPT_WAIT = 20.0  # seconds after which an answer that is on no disk is ended at the provider instead
 
+# Locks the person before the ticket, as disabling and deleting them do.
+_HOLD_PERSON = "update users set name = name where tenant = :tenant and id = :id"
+
 
 @dataclass(frozen=True, slots=True)
 class Consent:
@@ -185,8 +188,8 @@ async def store(
     """Connect the account and let the agent use it, in one transaction; None when this answer is already stored.
 
     `guard` raises in that transaction if something forbids it. Raises TransitionRefused when the answer names no
-    account, or when its person or the replaced connection is gone; ConnectionRequired when the connection that vouched
-    for it has ended; StorageUnavailable and TemporarilyUnavailable when it may be retried.
+    account, when its person is gone or disabled, or when the replaced connection is gone; ConnectionRequired when the
+    connection that vouched for it has ended; StorageUnavailable and TemporarilyUnavailable when it may be retried.
     """
     await _take_what_is_newer(vault, consent, answer)
     for _ in range(5):
@@ -207,15 +210,18 @@ async def _store(
     transaction: Transaction, vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_late: bool
 ) -> StoredConsent | None:
     now = vault.database.now()
+    await transaction.execute(_HOLD_PERSON, {"tenant": TENANT, "id": consent.user_id})
     if consent.ticket_hash is not None:
         if not await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE if is_late else STORED):
             return None
         await vault.keys.destroy_connection_key(transaction, consent.name)
     person = await transaction.fetch_one(
-        "select id from users where tenant = :tenant and id = :id", {"tenant": TENANT, "id": consent.user_id}
+        "select disabled_at from users where tenant = :tenant and id = :id", {"tenant": TENANT, "id": consent.user_id}
     )
     if person is None:
         raise TransitionRefused("This user was deleted, so nothing was connected.")
+    if person["disabled_at"] is not None:
+        raise TransitionRefused("This user is disabled, so nothing was connected.")
     if consent.renewed_by is not None and not await _vouches(transaction, consent):
         raise ConnectionRequired(
             "The sign-in at the identity provider has ended, so nothing was connected.",

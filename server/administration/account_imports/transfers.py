@@ -18,7 +18,8 @@ from providers.definitions.model import Provider
 from providers.oauth.token_responses import account_named, kept_facts
 from providers.outbound.json_values import is_array
 from server.administration.account_imports.accounts import ImportedAccount
-from server.administration.actor import Actor
+from server.administration.actor import Actor, ChangeRefused
+from server.administration.people import check_is_enabled, hold_person
 from vault import connections, users
 from vault.audit import audit
 from vault.records import User
@@ -200,7 +201,11 @@ async def take_over(actor: Actor, row: ImportedAccount, planned: PlannedAccount)
     now = deployment.now()
     try:
         async with actor.change() as transaction:
-            owner = person or await _make_person(actor, transaction, planned.person, now=now)
+            if person is None:
+                owner = await _make_person(actor, transaction, planned.person, now=now)
+            else:
+                owner = await hold_person(transaction, person.id)
+                check_is_enabled(owner)
             opened = await connections.open_connection(
                 transaction,
                 deployment.keys,
@@ -224,6 +229,10 @@ async def take_over(actor: Actor, row: ImportedAccount, planned: PlannedAccount)
             await audit.append(transaction, event, now=now)
     except NameRefused as error:
         return str(error)
+    except ChangeRefused as error:
+        if error.reason not in {"no_person", "person_changed"}:
+            raise
+        return NOBODY
     return NEW
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from server.administration import people
+from server.administration.account_imports import transfers
+from server.administration.account_imports.accounts import ImportedAccount
+from server.administration.account_imports.transfers import ImportRules
 from server.administration.actor import Actor
 from tests.cli.transfers.configured_vault import ConfiguredVault, account_of, token_of
 from tests.support.rooms.mcp_room import SLACK
-from vault import delegations
+from vault import delegations, users
 
 UNSET = "dropbox isn't set up: enter the OAuth app that these tokens belong to"
 HEAD = "user,provider,account,refresh_token,scopes"
@@ -110,3 +114,22 @@ async def test_a_label_is_cleaned_as_that_of_a_provider_is(place: ConfiguredVaul
     (imported,) = await place.list_connections(person)
     assert imported.label.startswith("ab[2Jx")
     assert len(imported.label) == 200
+
+
+async def test_a_person_who_is_disabled_between_a_rows_checks_gets_no_account(place: ConfiguredVault) -> None:
+    person, actor = await place.user(), Actor(place.deployment, None, "command_line")
+    row = ImportedAccount(
+        1, (person.name,), "slack", account="U7", scopes=sorted(SLACK), refresh_token="rt-7", account_is_ours=True
+    )
+    (judged,) = await transfers.judge(actor, [row], ImportRules())
+    assert judged.planned is not None
+    async with place.deployment.transaction() as transaction:
+        await users.disable_user(transaction, person.id, now=place.deployment.now())
+        importing = asyncio.create_task(transfers.take_over(actor, row, judged.planned))
+        await asyncio.sleep(0.5)
+        assert not importing.done()  # it read the person as enabled, and waits for the transaction
+    assert await importing == transfers.NOBODY
+    assert await place.list_connections(person) == ()
+    await people.set_disabled(actor, person, is_disabled=False)
+    assert await transfers.take_over(actor, row, judged.planned) == transfers.NEW  # the twin
+    assert len(await place.list_connections(person)) == 1

@@ -276,23 +276,22 @@ async def test_loading_the_page_again_says_that_it_is_still_being_stored(
     assert (await trip.come_back()).status_code == 200
 
 
-@pytest.mark.parametrize("is_deleted", [True, False])
-async def test_a_person_who_is_deleted_while_the_provider_answers_gets_no_connection(
-    local: Place, *, is_deleted: bool
-) -> None:
+@pytest.mark.parametrize("change", ["was deleted", "is disabled", ""])
+async def test_a_person_who_is_gone_while_the_provider_answers_gets_no_connection(local: Place, change: str) -> None:
     trip, deployment = await local.trip(), local.room.deployment
 
     async def at(stage: str) -> None:
-        if stage == "answered" and is_deleted:
+        if stage == "answered" and change:
             async with deployment.transaction() as transaction:
-                await users.delete_user(transaction, trip.user.id, now=deployment.now())
+                do = users.delete_user if change == "was deleted" else users.disable_user
+                await do(transaction, trip.user.id, now=deployment.now())
 
     local.watch(at)
     answer = await trip.person.http.get(trip.callback)
-    assert answer.status_code == (400 if is_deleted else 303)
-    assert ("This user was deleted, so nothing was connected." in answer.text) is is_deleted
+    assert answer.status_code == (400 if change else 303)
+    assert (f"This user {change}, so nothing was connected." in answer.text) is bool(change)
     await revocations.run_due(deployment.vault)
-    assert local.live_grants() == len(await trip.list_connections()) == (0 if is_deleted else 1)
+    assert local.live_grants() == len(await trip.list_connections()) == (0 if change else 1)
 
 
 async def test_somebody_else_finds_nothing_at_the_address_of_a_late_answer(local: Place) -> None:
