@@ -136,6 +136,6 @@ async def _find_delegation(deployment: Deployment, owner: User, client: str, con
     held = [one for one in await delegations.list_for_user(deployment.database, owner.id) if one.revoked_at is None]
     clients = {one.client_id for one in held}
     client_id = client if client in clients else (await client_called(deployment.database, client, among=clients)).id
-    connection_id = (await connection_called(deployment, owner, connection)).id
+    connection_id = (await connection_called(deployment, owner, connection, has_groups=True)).id
     found = [one for one in held if (one.client_id, one.connection_id) == (client_id, connection_id)]
     return found[0] if found else fail(_NO_ACCESS)

@@ -87,7 +87,7 @@ async def _explain(
         if owner is not None:
             named = provider_of(deployment, connection) if is_auth0 else None
             account, near_account = await find_connection(
-                deployment, owner, connection if named is None else named.name
+                deployment, owner, connection if named is None else named.name, has_groups=True
             )
             near += near_account
         if near:

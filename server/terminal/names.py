@@ -72,22 +72,27 @@ async def find_client(reader: Reader, named: str, *, among: Iterable[str] | None
     return (matching[0], "") if matching else (None, did_you_mean(named, known))
 
 
-async def connection_called(deployment: Deployment, owner: User, named: str) -> Connection:
-    """The user's connection with that ID, account, or provider."""
-    found, near = await find_connection(deployment, owner, named)
+async def connection_called(deployment: Deployment, owner: User, named: str, *, has_groups: bool = False) -> Connection:
+    """The user's connection with that ID, account, or provider; with `has_groups`, or one of their groups'."""
+    found, near = await find_connection(deployment, owner, named, has_groups=has_groups)
     return found or fail(
         f"no such connection: {owner.name} has no account {named!r}.{near} See token-vault connections list"
     )
 
 
-async def find_connection(deployment: Deployment, owner: User, named: str) -> tuple[Connection | None, str]:
+async def find_connection(
+    deployment: Deployment, owner: User, named: str, *, has_groups: bool = False
+) -> tuple[Connection | None, str]:
     """Like `connection_called`, but None with a suggestion if there is none. An ambiguous name ends the command."""
-    from vault import connections
+    from vault import connections, shared_connections
 
     exact = await connections.get_connection(deployment.database, named, user_id=owner.id)
     if exact is not None:
         return exact, ""
-    mine = await connections.list_connections(deployment.database, owner.id)
+    if has_groups:
+        mine = await shared_connections.usable_by(deployment.database, owner.id, now=deployment.now())
+    else:
+        mine = await connections.list_connections(deployment.database, owner.id)
     matching = [
         one for one in mine if connections.names_account(named, id=one.id, account=one.account, label=one.label)
     ]

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
+from server.administration import group_accounts, groups
 from server.oauth.backchannel.clients import DELIVERY
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from tests.support.rooms.admin_room import AdminRoom, problem
@@ -388,6 +389,30 @@ async def test_why_an_agent_can_not_use_an_account_is_explained_in_order(room: A
     assert failed["fix"]
     unknown = await _ok(await room.call("GET", place, params={"agent_id": "nobody"}))
     assert next(one["step"] for one in unknown["steps"] if one["outcome"] == "failed") == "client"
+
+
+async def test_a_groups_account_is_explained_for_a_member_and_for_nobody_else(room: AdminRoom) -> None:
+    giver, member, client = await room.room.user(), await room.room.user(), await room.room.agent()
+    group = await groups.create(room.operator, "Explained")
+    await groups.add_member(room.operator, group, member)
+    own = await room.room.account(giver, "slack", label="Team", scopes=frozenset({"chat:write"}))
+    given = await group_accounts.give(room.operator, giver, own.id, group, reads_only=False, asks_writes=False)
+    async with room.deployment.transaction() as transaction:
+        await delegations.allow(
+            transaction,
+            user_id=member.id,
+            client_id=client.id,
+            connection_id=given.id,
+            scopes=frozenset({"chat:write"}),
+            now=room.deployment.now(),
+        )
+    for user, failing in ((member, None), (giver, "connection")):
+        await room.room.grant(user, client)
+        place = f"/people/{user.id}/connections/{given.id}/explanation"
+        found = await _ok(await room.call("GET", place, params={"agent_id": client.id}))
+        failed = next((one["step"] for one in found["steps"] if one["outcome"] == "failed"), None)
+        assert (found["works"], failed) == (failing is None, failing)
+        assert found["gives"] == (None if failing else "nothing")  # it isn't registered for token exchange
 
 
 async def test_a_directory_manages_an_existing_person_once(room: AdminRoom) -> None:

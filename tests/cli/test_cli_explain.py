@@ -11,10 +11,13 @@ import pytest
 from mcp_types import CallToolResult, TextContent
 from typer.testing import CliRunner, Result
 
+from server.administration import group_accounts, groups
+from server.administration.actor import Actor
+from server.administration.people import person_with_id
 from server.cli import app
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
-from vault import clients
+from vault import clients, delegations
 from vault.records import ClientKind, Connection
 
 
@@ -114,6 +117,33 @@ async def test_the_agent_does_not_learn_the_name_of_an_account_that_it_may_not_u
     assert "isn't allowed to use it" in text
     said = json.loads((await run(place, agent, connection, "--scopes", "chat:write", "--json", user="paul")).stdout)
     assert connection.label in said["failing"]["sentence"]
+
+
+async def test_a_groups_account_is_named_by_its_members_only(place: Room) -> None:
+    deployment, operator = place.vault.deployment, Actor(place.vault.deployment, None, "command_line")
+    giver, member = await place.agent("giver"), await place.agent("member")
+    own = await place.connect(giver, "slack", scopes=SLACK)
+    owner = await person_with_id(deployment.database, giver.principal.user_id)
+    group = await groups.create(operator, "Explained")
+    await groups.add_member(operator, group, await person_with_id(deployment.database, member.principal.user_id))
+    given = await group_accounts.give(operator, owner, own.id, group, reads_only=False, asks_writes=False)
+    async with deployment.transaction() as transaction:
+        which = {"user_id": member.principal.user_id, "client_id": member.principal.client_id}
+        scopes, now = frozenset({"chat:write"}), deployment.now()
+        await delegations.allow(transaction, **which, connection_id=given.id, scopes=scopes, now=now)
+    for named in (given.id, given.label, "slack"):
+        works = await run(place, member, named, user="member")
+        assert works.exit_code == 0, works.output
+        refused = await run(place, giver, named, user="giver")
+        assert refused.exit_code == 1
+        assert "giver has no such connection." in refused.output
+    for user, agent, code in (("giver", giver, 1), ("member", member, 0)):
+        ask = ["delegations", "ask", agent.principal.client_id, "slack", "--tool", "slack_post", "--user", user]
+        asked = await asyncio.to_thread(CliRunner().invoke, app, [*ask, "--data", str(deployment.data)])
+        assert asked.exit_code == code, asked.output
+    held = await delegations.get(deployment.database, **which, connection_id=given.id)
+    assert held is not None
+    assert held.ask == {"tool:slack_post"}
 
 
 async def test_nothing_is_connected_is_said_alike(place: Room) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from vault import clients, connections, grants, users
+from vault import clients, grants, shared_connections, users
 from vault.approvals import standing_approvals
 from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, choose, list_refusals, select, settle
@@ -162,7 +162,7 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
     """What is known about each precondition, and what the exchange would return."""
     steps = _Steps()
     steps.leave(ExchangeStep.UPSTREAM, "only a call shows whether the provider still accepts the account")
-    grant, connection = await _who(vault, question, steps)
+    grant, connection = await _who(vault, question, steps, now=now)
     policy = None if connection is None else vault.policies.get(connection.provider)
     if connection is not None and policy is None:
         steps.fail(
@@ -265,8 +265,10 @@ async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) ->
     choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
 
 
-async def _who(vault: Vault, question: ExchangeQuestion, steps: _Steps) -> tuple[Grant | None, Connection | None]:
-    """The live grant and the connection, each checked separately."""
+async def _who(
+    vault: Vault, question: ExchangeQuestion, steps: _Steps, *, now: int
+) -> tuple[Grant | None, Connection | None]:
+    """The live grant and the connection, the person's own or one of their groups', each checked separately."""
     reader = vault.database
     user, client = await _user(reader, question, steps), await _client(reader, question, steps)
     connection = grant = None
@@ -284,7 +286,7 @@ async def _who(vault: Vault, question: ExchangeQuestion, steps: _Steps) -> tuple
             steps.fail(_grant_finding(ExchangeStep.GRANT, sentence, fix))
         steps.hold(ExchangeStep.GRANT)
     if user is not None:
-        connection = await connections.get_connection(reader, question.connection_id, user_id=user.id)
+        connection = await shared_connections.usable(reader, question.connection_id, user_id=user.id, now=now)
         if connection is None or connection.state is ConnectionState.REVOKED:
             sentence = (
                 f"{user.name} has no such connection."

@@ -13,7 +13,7 @@ from server.administration.explanations.companies import CompanyStep, explain_co
 from server.deployment import Deployment
 from server.oauth.exchange import release
 from server.oauth.rules import TOKEN_EXCHANGE
-from vault import connections
+from vault import shared_connections
 from vault.exchange.explain import ExchangeQuestion, Explanation, explain
 from vault.records import Client, Narrowing, User
 
@@ -51,7 +51,9 @@ async def explain_exchange(
 async def _handed_out(
     deployment: Deployment, question: ExchangeQuestion, found: Explanation, *, client: Client, owner: User
 ) -> HandedOut | None:
-    connection = await connections.get_connection(deployment.database, question.connection_id, user_id=owner.id)
+    connection = await shared_connections.usable(
+        deployment.database, question.connection_id, user_id=owner.id, now=deployment.now()
+    )
     if connection is None:
         return None
     policy = release.policy_of(client, provider=connection.provider, connection_id=connection.id)

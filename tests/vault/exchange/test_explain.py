@@ -10,6 +10,8 @@ import pytest
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import Fault
 from tests.support.rooms.vault_room import Room, open_room, principal_of
+from tests.support.seeded_grant import seed
+from tests.vault.exchange.test_shared_connections import give, leave, make_group
 from vault import clients, connections, delegations, grants, users
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.exchange.explain import ExchangeQuestion, ExchangeStep, Explanation, explain
@@ -136,15 +138,35 @@ async def test_a_connection_that_is_not_there_or_was_disconnected(room: Room) ->
     assert "was disconnected" in found.sentence
 
 
-async def test_another_users_connection_is_not_there(room: Room, store: Store) -> None:
-    from tests.support.seeded_grant import seed
-
+async def test_another_users_connection_is_not_there(room: Room) -> None:
     bob = await seed(room.database, name="bob", client_id="agent-2")
     connection = await room.connect(whose=bob)
     found = (await ask(room, connection)).first_failure
     assert found is not None
     assert (found.step, found.sentence) == (ExchangeStep.CONNECTION, "alice has no such connection.")
     assert (await ask(room, connection, user_name="bob", client_id="agent-2")).first_failure is None
+
+
+async def test_a_groups_account_is_explained_to_its_members_only(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    given = await give(room, await room.connect(), group)
+
+    async def explained() -> Explanation:
+        return await ask(room, given, user_name="bob", client_id="agent-2")
+
+    assert (await explained()).first_failure.step is ExchangeStep.DELEGATION
+    await room.allow(given, WANTED, whose=bob)
+    found, token = await explained(), await room.exchange("slack", *WANTED, whose=bob)
+    assert (found.first_failure, found.scopes) == (None, token.scopes)
+    refused = (await ask(room, given)).first_failure  # alice, who gave it, isn't a member
+    assert refused is not None
+    assert (refused.step, refused.sentence) == (ExchangeStep.CONNECTION, "alice has no such connection.")
+    assert refused.code == (await refusal(room, given)).code
+    await leave(room, group, bob)
+    refused = (await explained()).first_failure
+    assert refused is not None
+    assert (refused.step, refused.sentence) == (ExchangeStep.CONNECTION, "bob has no such connection.")
 
 
 async def test_a_provider_whose_file_is_gone(room: Room) -> None:
