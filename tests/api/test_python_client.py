@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from server.api.document import openapi_document
 from tests.conftest import unavailable
 from tests.generating import admin_clients
 from tests.support.rooms.admin_room import running_admin_room
@@ -37,6 +39,19 @@ async def _person(place: ExchangeRoom, name: str, *, connects: bool) -> tuple[Ca
 def test_the_generated_clients_are_up_to_date() -> None:
     for path, content in admin_clients.client_modules().items():
         assert path.read_text(encoding="utf-8") == content, "write it again: python -m tests.generating.admin_clients"
+
+
+def test_what_an_operation_needs_has_no_default_and_the_rest_has_one() -> None:
+    operations = [one for by in openapi_document("https://vault.example")["paths"].values() for one in by.values()]
+    needed = set[tuple[str, str]]()
+    for one in operations:
+        taken = inspect.signature(getattr(AdminClient, one["operationId"])).parameters
+        for part in one["parameters"]:
+            name = part["name"].lower().replace("-", "_")
+            assert (taken[name].default is inspect.Parameter.empty) is part["required"], (one["operationId"], name)
+            if part["required"] and part["in"] == "query":
+                needed.add((one["operationId"], name))
+    assert needed >= {("show_panic", "of"), ("explain_account_use", "agent_id")}
 
 
 async def test_a_token_comes_in_three_lines_and_is_kept(place: ExchangeRoom) -> None:

@@ -12,7 +12,7 @@ from server.administration.actor import Actor
 from server.administration.agents import NewAgent, ServiceAccountSpec
 from server.oauth.rules import ADMIN_SCOPES
 from tests.api.conftest import run_node
-from tests.support.foreign.foreign import FOLDER
+from tests.support.foreign.foreign import FOLDER, MODULES
 from tests.support.rooms.exchange_room import SECRET, ExchangeRoom
 from vault import users
 
@@ -54,3 +54,26 @@ async def test_the_client_runs_by_itself_in_express_and_in_the_ai_sdk(
         assert said["token"].startswith(f"{place.url}/connect/")
         assert said["express"]["connect_uri"].startswith(f"{place.url}/connect/")
         assert f"{place.url}/connect/" in said["ai"]
+
+
+_CALLS = """import { AdminClient } from "./admin.js";
+declare const admin: AdminClient;
+admin.listPeople();
+admin.showPanic({ of: "everyone" });
+// @ts-expect-error it needs `of`
+admin.showPanic();
+// @ts-expect-error it needs `of`
+admin.showPanic({ id: "x" });
+admin.explainAccountUse("p", "c", { agent_id: "a" });
+// @ts-expect-error it needs the agent
+admin.explainAccountUse("p", "c");
+"""
+
+
+async def test_a_call_is_not_compiled_without_what_it_needs(dist: Path, tmp_path: Path) -> None:
+    """The compiler also fails where a line is marked as an error and isn't one."""
+    file = dist / "calls.ts"
+    file.write_text(_CALLS, encoding="utf-8")
+    options = ("--noEmit", "--strict", "--module", "NodeNext", "--target", "ES2022", "--types", "node")
+    roots = ("--typeRoots", str(MODULES / "@types"))
+    await run_node(tmp_path, str(MODULES / "typescript/bin/tsc"), *options, *roots, str(file))

@@ -97,8 +97,8 @@ def _python_method(path: str, method: str, one: dict[str, Any]) -> list[str]:
     query, headers, body = _parts(one, "query"), _parts(one, "header"), _body(one)
     taken = ["self", *(f"{part['name']}: str" for part in _parts(one, "path"))]
     taken += [f"body: {body}"] if body else []
-    named = [f"{part['name']}: {_type(part['schema'], python=True)} | None = None" for part in query]
-    named += [f"{part['name'].lower().replace('-', '_')}: str | None = None" for part in headers]
+    named = [_python_keyword(part["name"], _type(part["schema"], python=True), part) for part in query]
+    named += [_python_keyword(part["name"].lower().replace("-", "_"), "str", part) for part in headers]
     taken += ["*", *named] if named else []
     place = re.sub(r"\{(\w+)\}", r"{quote(\1, safe='')}", path)
     given = [f'"{method.upper()}"', f'f"{place}"' if "{" in place else f'"{place}"']
@@ -119,6 +119,22 @@ def _python_method(path: str, method: str, one: dict[str, Any]) -> list[str]:
     ]
 
 
+def _python_keyword(name: str, hint: str, part: dict[str, Any]) -> str:
+    return f"{name}: {hint}" if part["required"] else f"{name}: {hint} | None = None"
+
+
+def _typescript_options(name: str, members: dict[str, str], parts: list[dict[str, Any]]) -> list[str]:
+    """The argument with these members, one for each of the parts; empty if there are none."""
+    if not parts:
+        return []
+    needed = [part["required"] for part in parts]
+    shown = "; ".join(
+        f"{member}{'' if is_needed else '?'}: {hint}"
+        for (member, hint), is_needed in zip(members.items(), needed, strict=True)
+    )
+    return [f"{name}: {{ {shown} }}{'' if any(needed) else ' = {}'}"]
+
+
 def typescript_client(document: dict[str, Any]) -> str:
     """The module `admin.ts`."""
     lines = [
@@ -137,10 +153,9 @@ def typescript_client(document: dict[str, Any]) -> str:
         query, headers, body = _parts(one, "query"), _parts(one, "header"), _body(one)
         taken = [f"{_camel(part['name'])}: string" for part in _parts(one, "path")]
         taken += [f"body: {body}"] if body else []
-        members = [f"{part['name']}?: {_type(part['schema'], python=False)}" for part in query]
-        taken += [f"query: {{ {'; '.join(members)} }} = {{}}"] if members else []
-        members = [f'"{part["name"]}"?: string' for part in headers]
-        taken += [f"headers: {{ {'; '.join(members)} }} = {{}}"] if members else []
+        members = {part["name"]: _type(part["schema"], python=False) for part in query}
+        taken += _typescript_options("query", members, query)
+        taken += _typescript_options("headers", {f'"{part["name"]}"': "string" for part in headers}, headers)
         place = re.sub(r"\{(\w+)\}", lambda found: "${encodeURIComponent(" + _camel(found[1]) + ")}", path)
         given = [f'"{method.upper()}"', f"`{place}`"]
         options = [*(["query"] if query else []), *(["body"] if body else []), *(["headers"] if headers else [])]

@@ -1548,7 +1548,7 @@ class AdminClient(AdminBase):
         )
 
     def explain_account_use(
-        self, person_id: str, connection_id: str, *, agent_id: str | None = None, scope: str | None = None
+        self, person_id: str, connection_id: str, *, agent_id: str, scope: str | None = None
     ) -> ExplanationRecord:
         """Explain why an agent can't use an account, or what it would get."""
         return self._call(
@@ -1592,7 +1592,7 @@ class AdminClient(AdminBase):
         self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/managers/{quote(person_id, safe='')}")
 
     def show_panic(
-        self, *, of: Literal["person", "agent", "provider", "everyone"] | None = None, id: str | None = None
+        self, *, of: Literal["person", "agent", "provider", "everyone"], id: str | None = None
     ) -> PanicRecord:
         """Show what ending all access would end, and what is known about what it ended."""
         return self._call("GET", "/admin/v1/panics", query={"of": of, "id": id})
@@ -1763,7 +1763,7 @@ class AdminClient(AdminBase):
         """Turn on the tools of the waiting import as reviewed, or change earlier decisions."""
         return self._call("POST", f"/admin/v1/imported-apis/{quote(provider, safe='')}/decisions", body={**body})
 
-    def discard_import(self, provider: str, *, digest: str | None = None) -> None:
+    def discard_import(self, provider: str, *, digest: str) -> None:
         """Discard the waiting import. Tools accepted before stay on."""
         self._call("DELETE", f"/admin/v1/imported-apis/{quote(provider, safe='')}/waiting", query={"digest": digest})
 

@@ -1407,7 +1407,7 @@ export class AdminClient extends AdminBase {
   }
 
   /** Explain why an agent can't use an account, or what it would get. */
-  async explainAccountUse(personId: string, connectionId: string, query: { agent_id?: string; scope?: string } = {}): Promise<ExplanationRecord> {
+  async explainAccountUse(personId: string, connectionId: string, query: { agent_id: string; scope?: string }): Promise<ExplanationRecord> {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/explanation`, { query }) as Promise<ExplanationRecord>;
   }
 
@@ -1452,7 +1452,7 @@ export class AdminClient extends AdminBase {
   }
 
   /** Show what ending all access would end, and what is known about what it ended. */
-  async showPanic(query: { of?: "person" | "agent" | "provider" | "everyone"; id?: string } = {}): Promise<PanicRecord> {
+  async showPanic(query: { of: "person" | "agent" | "provider" | "everyone"; id?: string }): Promise<PanicRecord> {
     return this.call("GET", `/admin/v1/panics`, { query }) as Promise<PanicRecord>;
   }
 
@@ -1637,7 +1637,7 @@ export class AdminClient extends AdminBase {
   }
 
   /** Discard the waiting import. Tools accepted before stay on. */
-  async discardImport(provider: string, query: { digest?: string } = {}): Promise<void> {
+  async discardImport(provider: string, query: { digest: string }): Promise<void> {
     await this.call("DELETE", `/admin/v1/imported-apis/${encodeURIComponent(provider)}/waiting`, { query });
   }
 
