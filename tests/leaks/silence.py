@@ -46,7 +46,7 @@ async def check_silence(store: Store, flow: str, error: str, *, step: int, serve
 
     `server`: the files of the server that has the store; without it, a server's files aren't searched.
     """
-    watch = Watch()
+    watch = Watch(includes_keys=True)
     if server is not None:
         watch.servers.append(server)
     with watch.install(), watch.watch_logs(), Injector().install() as injector:

@@ -17,6 +17,7 @@ from tests.leaks.purposes import may_be_told
 from tests.leaks.silence import ERRORS, check_silence
 from tests.leaks.watch import Watch
 from vault import spans
+from vault.keys.sources.local import LocalKey
 from vault.refusals import ConnectionRequired
 
 SECRET = "xoxe.xoxp-1-0123456789abcdefghijklmnopqrstuvwxyz"
@@ -125,3 +126,18 @@ async def test_nothing_leaks_wherever_a_request_fails(sqlite_store: Store, flow:
 @pytest.mark.parametrize("flow", list(FLOWS))
 async def test_nothing_leaks_whatever_fails_at_each_await(sqlite_store: Store, flow: str, error: str) -> None:
     await check_silence(sqlite_store, flow, error, step=1)
+
+
+async def test_a_key_is_a_secret_in_any_form(sqlite_store: Store) -> None:
+    """People's keys and the root secret are stored wrapped."""
+    watch, made = Watch(includes_keys=True), list[bytes]()
+    with watch.install(), pytest.MonkeyPatch.context() as patch:
+        wrap = LocalKey.wrap
+        patch.setattr(LocalKey, "wrap", lambda master, key, about: made.append(key) or wrap(master, key, about))
+        async with FLOWS["key entry"](sqlite_store) as prepare:
+            assert (await (await prepare())()).status_code < 400
+            (key, *_) = made
+            assert not watch.look([sqlite_store.data])
+            for written in (key, key.hex().encode(), base64.b64encode(key)):
+                (sqlite_store.data / "other.sqlite").write_bytes(b"before" + written + b"after")
+                assert [one.kind for one in watch.look([sqlite_store.data])] == ["a wrapped key"]

@@ -47,10 +47,10 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Ser
 async def new_watch(server: Server) -> AsyncGenerator[tuple[Store, Watch]]:
     """A new vault on the server, and a watch over what is written from now on."""
     async with fresh_store(server) as store:
-        await first_run(store)
-        watch = Watch()
+        watch = Watch(includes_keys=True)
         watch.servers.append(ServerFiles(server.folder / "data"))
         with watch.install():
+            await first_run(store)
             yield store, watch
 
 
@@ -131,7 +131,7 @@ async def test_no_secret_of_a_request_is_in_the_servers_files(server: Server, fl
         assert "Failing row contains (" in log
         assert "already exists" in log
         assert not watch.look()
-        assert len(watch.canaries) >= 5
+        assert len(watch.canaries) > 5
         assert all(watch.looked_at[f"PostgreSQL's {part}"] for part in ("log", "pg_wal", "base"))
 
 

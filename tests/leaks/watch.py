@@ -31,6 +31,7 @@ from tests.leaks.server_files import ServerFiles
 from tests.support.doubles.upstream_double import UpstreamDouble
 from vault import spans, tickets
 from vault.keys import passwords
+from vault.keys.sources.local import LocalKey
 from vault.refusals import VaultError
 from vault.storage import sqlite
 
@@ -67,9 +68,14 @@ class _NotedSpan:
 
 
 class Watch:
-    """Collects secrets, and finds them in the output."""
+    """Collects secrets, and finds them in the output.
 
-    def __init__(self) -> None:
+    `includes_keys`: also people's keys and the root secret, which are stored wrapped. As bytes, they are searched one
+    by one, so not in the whole suite.
+    """
+
+    def __init__(self, *, includes_keys: bool = False) -> None:
+        self._includes_keys = includes_keys
         self.canaries = Canaries()
         self.looked_at: Counter[str] = Counter()  # how much was searched, by kind
         self._texts: dict[tuple[str, str | bytes], None] = {}  # in order, each once
@@ -194,6 +200,13 @@ class Watch:
             self.canaries.add("an entered key", key)
             return key
 
+        def wrap(master: LocalKey, key: bytes, context: bytes) -> bytes:
+            if self._includes_keys:
+                self.canaries.add("a wrapped key", key)
+            return wrap_key(master, key, context)
+
+        wrap_key = LocalKey.wrap
+        patch.setattr(LocalKey, "wrap", wrap)
         patch.setattr(Keys, "make", make)
         patch.setattr(secrets, "token_urlsafe", token_urlsafe)
         patch.setattr(jwt, "encode", encode)
