@@ -31,6 +31,27 @@ def test_a_link_or_client_secret_of_stripe_is_for_who_may_write(closed: str, ope
 
 
 @pytest.mark.parametrize(
+    ("path", "expanded"),
+    [
+        ("/reviews/prv_1", "payment_intent"),
+        ("/transfers", "data.source_transaction.payment_intent"),
+        ("/application_fees", "data.charge.payment_intent"),
+        ("/radar/early_fraud_warnings", "data.payment_intent"),
+        ("/charges/ch_1/refunds", "data.payment_intent"),
+        ("/customers/cus_1/subscriptions", "data.latest_invoice.payment_intent"),
+    ],
+)
+@pytest.mark.parametrize("name", ["expand", "expand[]", "expand[0]", "expand[x]"])
+def test_no_path_of_stripe_shows_a_client_secret_to_who_only_reads(path: str, expanded: str, name: str) -> None:
+    stripe = CATALOG.provider("stripe")
+    for query, is_allowed in (({"limit": "3", "created[gte]": "1"}, True), ({name: expanded}, False)):
+        call = Call("main", "GET", path, query, Payload(frozenset(query)))
+        for token in (READ, stripe.all_scopes):
+            assert allows(stripe, call, READ, granted=token) == is_allowed
+        assert allows(stripe, call, WRITE, granted=stripe.all_scopes)
+
+
+@pytest.mark.parametrize(
     "path", ["/issuing/cards/ic_1/details", "/issuing/cards/ic_1/Details", "/issuing/cards/ic_1/pin"]
 )
 def test_nobody_is_shown_the_number_of_a_card(path: str) -> None:
