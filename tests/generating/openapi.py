@@ -179,6 +179,7 @@ def _part(rule: Mapping[str, object], part: Part) -> Mapping[str, object]:
         | {"where": dict(part.where)}
         | names
         | ({"inseparable": inseparable} if inseparable else {})
+        | ({"exact": True} if part.exact else {})
     )
 
 

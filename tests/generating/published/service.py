@@ -27,13 +27,14 @@ class Part:
     """What one scope allows of a call: only with values that fit `where`, an absent value being the empty text.
 
     `inseparable`: scopes with which the call reaches more without showing it. `needs`: scopes that the caller must hold
-    in addition.
+    in addition. `exact`: with no other parameters than the listed ones.
     """
 
     scope: str
     where: Mapping[str, str]
     inseparable: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    exact: bool = False
 
 
 @dataclass(frozen=True)

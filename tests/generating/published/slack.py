@@ -11,6 +11,13 @@ from tests.generating.published.service import Part, Service
 
 _SLACK_CHANNEL: Final = "C[A-Z0-9]+"
 _SLACK_OWN: Final = {"user": "", "name": "(?!(?i:email))[A-Za-z0-9_]*"}
+_SLACK_PROFILE: Final = " ".join(
+    f"profile/{name}"
+    for name in (
+        *("display_name", "fields", "first_name", "last_name", "phone", "pronouns", "real_name", "skype", "start_date"),
+        *("status_emoji", "status_expiration", "status_text", "title"),
+    )
+)
 _SLACK_KINDS: Final = (
     Part("channels:read", {"types": "(public_channel)?"}),
     Part("groups:read", {"types": "private_channel"}),
@@ -68,12 +75,14 @@ SLACK: Final = Service(
         ("GET /users[.]profile[.]get", "include_labels"),
         ("POST /conversations[.]open", "prevent_creation"),
         ("POST /reminders[.]add", "recurrence"),
+        ("POST /users[.]profile[.]set", _SLACK_PROFILE),
         ("GET /search[.]messages", "cursor"),
         (r"GET /(conversations[.]list|users[.](conversations|list)|search[.]messages)", "team_id"),
         ("GET /team[.]info", "domain"),
     ),
     unnamed=(
         (".*", "token"),
+        ("POST /users[.]profile[.]set", "profile"),  # only the listed members
         ("POST /chat[.].*", "username icon_emoji icon_url"),  # chat:write.customize
         (r"(GET|POST) /reactions[.].*", "file file_comment"),  # files:read
         ("POST /conversations[.]open", "return_im"),  # with the latest message
@@ -104,10 +113,12 @@ SLACK: Final = Service(
         (  # an admin can name others, and change the address with which one signs in
             "POST /users[.]profile[.]set",
             (
-                Part("users.profile:write", {**_SLACK_OWN, "profile/email": ""}),
+                Part("users.profile:write", _SLACK_OWN, exact=True),
                 Part(
-                    "users.profile:write", {**_SLACK_OWN, "profile": r'[{](?!(?s:.*)"(?i:email)")[^\\]+'}
-                ),  # in a form
+                    "users.profile:write",
+                    {**_SLACK_OWN, "profile": r'[{](?!(?s:.*)"(?i:email)")[^\\]+'},  # in a form
+                    exact=True,
+                ),
             ),
         ),
         ("GET /reactions[.]get", _SLACK_REACTIONS),

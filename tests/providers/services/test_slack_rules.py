@@ -52,6 +52,24 @@ def test_a_channel_of_slack_that_may_be_private_is_reached_with_the_scopes_of_al
         (
             "/users.profile.set",
             "users.profile:write",
+            {"profile": {"status_text": "x", "fields": {"Xf1": {"value": "x"}}}},
+            {"profile": {"Email": "e@x.example"}},
+        ),
+        (
+            "/users.profile.set",
+            "users.profile:write",
+            {"profile": {"real_name": "x"}},
+            {"profile": [{"real_name": "x"}, {"EMAIL": "e@x.example"}]},
+        ),
+        (
+            "/users.profile.set",
+            "users.profile:write",
+            {"profile": '{"title": "x"}'},
+            {"profile": '{"Email": "x"}'},
+        ),
+        (
+            "/users.profile.set",
+            "users.profile:write",
             {"profile": '{"title": "x"}'},
             {"profile": '{"a": 1,\n"email": "x"}'},
         ),
