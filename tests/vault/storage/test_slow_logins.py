@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -17,6 +18,7 @@ import asyncpg
 import pytest
 
 import vault.storage.postgres
+import vault.storage.postgres_attempts
 from tests.conftest import Store
 from tests.support.network.poolers import pgbouncer
 from vault.refusals import StorageBusy
@@ -213,6 +215,31 @@ async def test_failing_attempts_pause(postgres_store: Store) -> None:
             await callers.run(fine=100, seconds=1 + BUSY)
         finally:
             await database.close()
+
+
+async def test_after_a_login_to_postgres_the_next_failure_pauses_as_briefly_as_the_first(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.postgres_attempts, "FIRST_PAUSE", 1e-5)
+    monkeypatch.setattr(random, "uniform", lambda *_: 1000.0)  # so that a longer pause outlasts the test
+    servers = Servers(split_hosts(postgres_store.url), {})
+    fails = [True, False, True, False]
+
+    async def connect() -> DriverConnection:
+        if fails.pop(0):
+            raise OSError("refused")
+        return await servers.connect()
+
+    attempts = Attempts(connect, at_once=1)
+    try:
+        async with asyncio.timeout(WAIT + BUSY):
+            for _ in range(2):
+                with pytest.raises(OSError, match="refused"):
+                    await attempts.take()
+                (await attempts.take()).terminate()
+    finally:
+        await attempts.close()
+    assert fails == []
 
 
 async def test_closing_ends_attempts_and_refuses_those_who_wait(
