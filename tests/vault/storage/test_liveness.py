@@ -246,8 +246,14 @@ def test_a_missing_file_proves_nothing_and_is_made_again_by_its_living_owner(tmp
     path.touch(mode=0o600)  # somebody created another file, on which nobody holds a lock
     living.hold("living")
     assert looking.is_gone("living") is False
+    held = path.stat().st_ino
+    living.hold("living")
+    assert path.stat().st_ino == held
     living.close()
     assert looking.is_gone("living") is True
+    looking.hold("living")  # as after a restart
+    assert living.is_gone("living") is False
+    looking.close()
 
 
 def test_a_copied_folder_that_is_put_back_under_a_living_process_proves_no_death(tmp_path: Path) -> None:
