@@ -352,7 +352,10 @@ SERVICES: Final[Mapping[str, Service]] = {
                 r"(POST|PUT) .*/rest/api/[23]/issue(/[{][}](/transitions)?)?",
                 (Part("write:jira-work", {"update/comment/remove": "", "update/worklog/remove": ""}),),
             ),
-            (r"PUT .*/pages/[{][}]", (Part("write:page:confluence", {"ownerId": ""}),)),  # stays the owner's
+            (  # stays the owner's, and isn't deleted by its status
+                r"PUT .*/(pages|blogposts)/[{][}](/title)?",
+                (Part("write:page:confluence", {"ownerId": "", "status": "(current|draft)?"}),),
+            ),
         ),
         shows_same=frozenset({"fields", "fieldsByKeys"}),
         searches=r".*/search/(jql|approximate-count)",

@@ -165,12 +165,16 @@ def test_no_comment_or_worklog_is_deleted_with_a_change_of_its_issue(
             assert is_let_through(method, there, scope, granted=granted, body=body) is is_allowed
 
 
-def test_a_page_stays_its_owner_s() -> None:
+def test_a_page_stays_its_owner_s_and_is_not_deleted_by_its_status() -> None:
     path, scope = f"{WIKI}/api/v2/pages/1", "write:page:confluence"
     page = {"id": "1", "status": "current", "title": "x", "body": {}, "version": {"number": 2}}
     for granted in (frozenset({scope}), ATLASSIAN.all_scopes):
         assert is_let_through("PUT", path, scope, granted=granted, body=page)
         assert not is_let_through("PUT", path, scope, granted=granted, body={**page, "ownerId": "other"})
+        assert not is_let_through("PUT", path, scope, granted=granted, body={**page, "status": "trashed"})
+        for status, is_allowed in (("draft", True), ("trashed", False)):
+            title: Mapping[str, object] = {"title": "x", "status": status}
+            assert is_let_through("PUT", f"{path}/title", scope, granted=granted, body=title) is is_allowed
 
 
 def test_jira_s_second_version_has_the_rules_of_its_third() -> None:
