@@ -58,7 +58,8 @@ _UNSENT: Final[Mapping[str, frozenset[str]]] = {
 @dataclass(frozen=True)
 class Calls:
     """Calls of one method with the same scope, which a caller needs besides `needs`. A body has the parameters of the
-    action `of`, or `body`, of this type; without `body`, what can be sent of the type."""
+    action `of`, or `body`, of this type; without `body`, what can be sent of the type. `exact`: other parameters are
+    always refused."""
 
     scope: str
     calls: str
@@ -68,6 +69,7 @@ class Calls:
     content: bool = False
     needs: str = ""
     where: tuple[tuple[str, str], ...] = ()
+    exact: bool = False
 
 
 CITED: Final = frozenset(  # learn.microsoft.com/graph/api: attachment-get, calendar-get, user-list-calendarview
@@ -87,17 +89,16 @@ _UNRELATED_SCOPES: Final = frozenset(
     }
 )
 _FIELDS: Final = tuple((name, r"(fields(\(\$select=[A-Za-z0-9_,]+\))?)?") for name in _EXPANDING)
-# A file that Graph would get from elsewhere, and an item of another drive.
-_ELSEWHERE: Final = tuple((name, "") for name in ("@content.sourceUrl", "@microsoft.graph.sourceUrl", "remoteItem"))
-_OTHER_DRIVE: Final = tuple((f"parentReference/{name}", "") for name in ("driveId", "path", "shareId", "siteId"))
 _FOLDER: Final = ("@odata.type", "displayName", "isHidden")
 _TASK: Final = (
     *("@odata.type", "body", "categories", "completedDateTime", "dueDateTime", "importance", "isReminderOn"),
     *("recurrence", "reminderDateTime", "startDateTime", "status", "title"),
 )
-_NEW_FOLDER: Final = ("@microsoft.graph.conflictBehavior", "@odata.type", "description", "folder", "name")
-_CHAT_MESSAGE: Final = ("@odata.type", "body", "importance", "mentions", "subject", "summary")
-_UNATTACHED: Final = (("attachments", ""),)  # attachments can forward messages of other chats
+_NEW_FOLDER: Final = ("@microsoft.graph.conflictBehavior", "@odata.type", "description", "folder", "name")  # no remote
+_CHAT_MESSAGE: Final = (  # no attachments, which can forward messages of other chats
+    *("@odata.type", "body", "importance", "mentions", "subject", "summary", "hostedContents/@odata.type"),
+    *("hostedContents/@microsoft.graph.temporaryId", "hostedContents/contentBytes", "hostedContents/contentType"),
+)
 PARTS: Final = (
     Calls(
         "Mail.Read",
@@ -178,7 +179,7 @@ PARTS: Final = (
         "POST /me/drive/root/children /me/drive/items/{}/children",
         of="driveItem",
         body=_NEW_FOLDER,
-        where=_ELSEWHERE,
+        exact=True,
     ),
     Calls(
         "Files.ReadWrite",
@@ -188,7 +189,7 @@ PARTS: Final = (
             *("@odata.type", "@microsoft.graph.conflictBehavior", "description", "fileSystemInfo", "name"),
             *("parentReference/@odata.type", "parentReference/id"),  # not another drive
         ),
-        where=_ELSEWHERE + _OTHER_DRIVE,
+        exact=True,
     ),
     Calls("Files.ReadWrite", "DELETE /me/drive/items/{}"),
     Calls("Files.ReadWrite", "POST /me/drive/items/{}/checkout /me/drive/items/{}/versions/{}/restoreVersion"),
@@ -305,7 +306,7 @@ PARTS: Final = (
         "POST /sites/{}/drive/items/{}/children",
         of="driveItem",
         body=_NEW_FOLDER,
-        where=_ELSEWHERE,
+        exact=True,
     ),
     Calls("Sites.ReadWrite.All", "PUT /sites/{}/drive/items/{}/content", content=True),
     Calls("Sites.ReadWrite.All", "PUT /sites/{}/drive/items/{}:/{}:/content", content=True),
@@ -315,7 +316,7 @@ PARTS: Final = (
         " /me/chats/{}/messages /me/chats/{}/messages/{}",
         query="$select",
     ),
-    Calls("Chat.ReadWrite", "POST /chats/{}/messages", of="chatMessage", body=_CHAT_MESSAGE, where=_UNATTACHED),
+    Calls("Chat.ReadWrite", "POST /chats/{}/messages", of="chatMessage", body=_CHAT_MESSAGE, exact=True),
     Calls("Chat.ReadWrite", "POST /chats", of="chat", body=("@odata.type", "chatType", "members", "topic")),
     Calls("Chat.ReadWrite", "PATCH /chats/{}", of="chat", body=("@odata.type", "topic")),
     Calls("Team.ReadBasic.All", "GET /me/joinedTeams /teams/{}", query="$select"),
@@ -325,7 +326,7 @@ PARTS: Final = (
         "POST /teams/{}/channels/{}/messages /teams/{}/channels/{}/messages/{}/replies",
         of="chatMessage",
         body=_CHAT_MESSAGE,
-        where=_UNATTACHED,
+        exact=True,
     ),
 )
 # What a body may also have: relations whose members are listed one by one.
@@ -443,13 +444,15 @@ def rules(
                 rule["body"] = "any"
             elif part.of:
                 rule["body"] = body(metadata, part)
+            if part.exact:
+                rule["exact"] = True
             yield rule
 
 
 def _where(part: Calls) -> dict[str, str]:
     """What parameters of the call must match. The content of a file, or of cells, isn't read to find any."""
-    is_related = part.scope in _UNRELATED_SCOPES and not part.content and "/workbook/" not in part.calls
-    return (dict(_UNRELATED) if is_related else {}) | dict(part.where)
+    is_exempt = part.exact or part.content or "/workbook/" in part.calls or part.scope not in _UNRELATED_SCOPES
+    return ({} if is_exempt else dict(_UNRELATED)) | dict(part.where)
 
 
 def _version(folder: Path) -> str:
