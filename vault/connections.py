@@ -448,12 +448,13 @@ async def disconnect(
     *,
     now: int,
     by: str = "",
+    via: str = "",
     client_id: str | None = None,
 ) -> PendingRevocation:
     """End a connection: refused from this commit on. Call it last in the transaction.
 
-    Records `connection.closed`, `connection.closed_by_admin` with the name `by` of the admin who did it, or
-    `connection.closed_by_agent` with the `client_id` of the agent that did.
+    Records `connection.closed`, `connection.closed_by_admin` with the name `by` of the admin who did it (`via`
+    this client of the Admin API), or `connection.closed_by_agent` with the `client_id` of the agent that did.
 
     Seals what the provider's revocation needs into the pending revocation. The connection's key is destroyed once that
     is done or given up (`vault.upkeep.revocations`), or here if its tokens do not open.
@@ -494,6 +495,7 @@ async def disconnect(
                 "account": connection.label,
                 "revocation_pending": bool(sealed),
                 **({"by": by} if by else {}),
+                **({"via": via} if via else {}),
             },
         ),
         now=now,

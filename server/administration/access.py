@@ -50,7 +50,9 @@ async def disconnect(actor: Actor, connection: Connection) -> EndedConnection:
     deployment = actor.deployment
     by = "" if actor.user is None else actor.user.name
     async with actor.change() as transaction:
-        await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now(), by=by)
+        await connections.disconnect(
+            transaction, deployment.keys, connection, now=deployment.now(), by=by, via=actor.via
+        )
     outcome = await revocations.revoke_upstream(deployment.vault, connection.id) or "pending"
     if outcome not in revocations.LEFT_OPEN:
         return EndedConnection(connection, outcome)

@@ -57,6 +57,11 @@ class Actor:
         """Whether this is the owner of the data directory."""
         return self.user is None and not self.directory
 
+    @property
+    def via(self) -> str:
+        """The client or directory through which the actor acts; empty if neither."""
+        return self.directory if self.agent is None else self.agent.name or self.agent.id
+
     @asynccontextmanager
     async def change(self) -> AsyncGenerator[Transaction]:
         """A transaction that starts by checking that the person is still an admin. Raises ChangeRefused."""
@@ -79,9 +84,7 @@ class Actor:
     ) -> Event:
         """The event of the change, in the activity of the affected person, or else in the admin's own."""
         details = {**about, **({} if self.user is None else {"by": self.user.name})}
-        if self.agent is not None:
-            details |= {"via": self.agent.name or self.agent.id}
-        if self.directory:
-            details |= {"via": self.directory}
+        if self.via:
+            details |= {"via": self.via}
         own = None if self.user is None else self.user.id
         return Event(kind, user_id=user_id or own, client_id=client_id, details=details)

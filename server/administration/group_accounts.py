@@ -132,7 +132,7 @@ async def end(actor: Actor, group: Group, connection_id: str) -> None:
     by = "" if actor.user is None else actor.user.name
     async with actor.change() as transaction:
         await connections.disconnect(
-            transaction, deployment.keys, shared.connection, now=deployment.now(), by=by or actor.method
+            transaction, deployment.keys, shared.connection, now=deployment.now(), by=by or actor.method, via=actor.via
         )
         event = actor.event(
             "connection.ended_for_group",

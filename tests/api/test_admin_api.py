@@ -368,7 +368,10 @@ async def test_what_people_connected_and_allowed_is_seen_and_ended(room: AdminRo
     ended = await _ok(await room.call("DELETE", f"{place}/connections/{connection.id}"))
     assert ended["at_provider"]
     problem(await room.call("DELETE", f"{place}/connections/{connection.id}"), 404, "no_connection")
-    kinds = [one.kind for one in await room.room.events(user)]
+    events = await room.room.events(user)
+    (closed,) = [one for one in events if one.kind == "connection.closed_by_admin"]
+    assert (closed.details["by"], closed.details["via"]) == ("alice", "Automation")
+    kinds = [one.kind for one in events]
     mine = ["delegation.asks", "delegation.asks", "delegation.revoked", "connection.closed_by_admin"]
     assert [kind for kind in kinds if kind in mine] == mine
 
