@@ -17,6 +17,7 @@ from server.oauth.enterprise.refusals import REFUSALS
 from server.oauth.token_request import PURPOSE
 from vault import clients
 from vault.exchange.explain import CheckedStep, ExchangeQuestion
+from vault.records import Narrowing
 
 
 class ExplanationQuery(Strict):
@@ -29,10 +30,24 @@ class ExplanationQuery(Strict):
 class StepRecord(ApiOutput):
     """One precondition."""
 
-    step: str
+    step: Literal[
+        "user",
+        "client",
+        "grant",
+        "connection",
+        "provider",
+        "operator",
+        "state",
+        "scopes",
+        "delegation",
+        "token",
+        "policy",
+        "approval",
+        "upstream",
+    ]
     outcome: Literal["ok", "failed", "not checked"]
     code: str | None = Field(description="The refusal's code, if it failed")
-    sentence: str | None
+    sentence: str | None = Field(description="Why it failed or wasn't checked")
     fix: str | None = Field(description="What to do, if it failed")
 
 
@@ -40,21 +55,26 @@ class CompanyStepRecord(ApiOutput):
     """What one company's rules say."""
 
     company: str
-    sentence: str
-    fix: str | None
-    until: Instant | None
+    sentence: str = Field(description="Whether the company's rules let the agent in, and why")
+    fix: str | None = Field(description="What to do, if they don't")
+    until: Instant | None = Field(description="When the company's permission ends")
 
 
 class ExplanationRecord(ApiOutput):
     """Every precondition of an exchange, in order, and its result."""
 
-    works: bool
+    works: bool = Field(description="Whether the exchange succeeds")
     steps: list[StepRecord]
     scopes: list[str]
-    narrowing: str
+    narrowing: Literal["upstream", "enforced", "host_only", "none"] | None = Field(
+        description="How the scopes are enforced: by the token itself, by the vault, by hosts and methods only, or not;"
+        " null if the exchange fails"
+    )
     refreshes: bool = Field(description="A refresh at the provider comes first")
     asks: bool = Field(description="Only a tool call that the person approves works")
-    gives: str | None = Field(description="What the agent gets at /token: nothing, handle, or upstream token")
+    gives: Literal["nothing", "handle", "upstream token"] | None = Field(
+        description="What the agent gets at /token; null if the exchange fails"
+    )
     companies: list[CompanyStepRecord]
 
 
@@ -92,10 +112,10 @@ class PresentedAssertion(Strict):
 class AssertionRecord(ApiOutput):
     """What a company's assertion would give."""
 
-    works: bool
-    reason: str | None
-    sentence: str | None
-    fix: str | None
+    works: bool = Field(description="Whether the assertion is accepted")
+    reason: str | None = Field(description="Why it is refused, as the activity names it")
+    sentence: str | None = Field(description="The same in words")
+    fix: str | None = Field(description="What to do, if it is refused")
     company: str | None
     agent_id: str | None
     person_id: str | None
@@ -127,7 +147,7 @@ def _explanation(explained: ExplainedExchange) -> ExplanationRecord:
         works=found.first_failure is None,
         steps=[_step(one) for one in found.steps],
         scopes=sorted(found.scopes),
-        narrowing=found.narrowing,
+        narrowing=Narrowing(found.narrowing).value if found.narrowing else None,
         refreshes=found.refreshes,
         asks=found.asks,
         gives=None if explained.handed_out is None else explained.handed_out.gives,
@@ -174,7 +194,7 @@ async def list_companies(call: AdminCall) -> Companies:
     )
 
 
-@operation("POST", "/companies/explanations", scope="admin:access")
+@operation("POST", "/companies/explanations", scope="admin:access", only_reads=True)
 async def explain_company_assertion(call: AdminCall, body: PresentedAssertion) -> AssertionRecord:
     """Explain what a company's assertion would give, or why it is refused. The assertion isn't used up."""
     found = await explain_assertion(call.deployment, body.assertion)

@@ -487,9 +487,9 @@ class MasterKeyRecord(ApiOutput):
     state: Literal["added", "current", "previous", "retired"]
     source: str = Field(description="Where it came from when it was added")
     people: int = Field(description="How many people's keys it wraps")
-    uses: int = Field(description="Uses that processes counted")
+    uses: int = Field(description="Number of counted uses")
     created_at: Instant
-    active_at: Instant | None = Field(description="Since when it is, or was, the current one")
+    active_at: Instant | None = Field(description="When it became the current key")
     retired_at: Instant | None
     missing_on: list[str] = Field(description="Hosts of processes that don't have it yet")
 

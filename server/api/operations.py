@@ -117,11 +117,12 @@ class AdminOperation:
     media_types: tuple[str, ...]
     has_etag: bool
     is_repeatable: bool
+    only_reads: bool
     body_limit: int  # bytes
 
     @property
     def changes(self) -> bool:
-        return self.method != "GET"
+        return self.method != "GET" and not self.only_reads
 
     @property
     def template(self) -> str:
@@ -149,11 +150,13 @@ def operation(
     media_types: Sequence[str] = ("application/json",),
     has_etag: bool = False,
     is_repeatable: bool = False,
+    only_reads: bool = False,
     body_limit: int = BODY_LIMIT,
 ) -> Callable[[Callable[..., Awaitable[object]]], AdminOperation]:
     """Declare a function as an operation. `refusals` are kinds in addition to those that every operation has.
 
-    `has_etag`: its answer has one, or it takes `If-Match`; `is_repeatable`: it takes an `Idempotency-Key`.
+    `has_etag`: its answer has one, or it takes `If-Match`; `is_repeatable`: it takes an `Idempotency-Key`;
+    `only_reads`: it changes nothing although its method isn't GET, so auditors can use it.
     """
 
     def declare(run: Callable[..., Awaitable[object]]) -> AdminOperation:
@@ -175,6 +178,7 @@ def operation(
             media_types=tuple(media_types),
             has_etag=has_etag,
             is_repeatable=is_repeatable,
+            only_reads=only_reads,
             body_limit=body_limit,
         )
 

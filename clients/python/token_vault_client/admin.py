@@ -586,10 +586,10 @@ class ExplanationRecord(TypedDict):
     works: bool
     steps: list[StepRecord]
     scopes: list[str]
-    narrowing: str
+    narrowing: Literal["upstream", "enforced", "host_only", "none"] | None
     refreshes: bool
     asks: bool
-    gives: str | None
+    gives: Literal["nothing", "handle", "upstream token"] | None
     companies: list[CompanyStepRecord]
 
 
@@ -1276,7 +1276,21 @@ class StandingRecord(TypedDict):
 class StepRecord(TypedDict):
     """One precondition."""
 
-    step: str
+    step: Literal[
+        "user",
+        "client",
+        "grant",
+        "connection",
+        "provider",
+        "operator",
+        "state",
+        "scopes",
+        "delegation",
+        "token",
+        "policy",
+        "approval",
+        "upstream",
+    ]
     outcome: Literal["ok", "failed", "not checked"]
     code: str | None
     sentence: str | None

@@ -518,10 +518,10 @@ export interface ExplanationRecord {
   works: boolean;
   steps: Array<StepRecord>;
   scopes: Array<string>;
-  narrowing: string;
+  narrowing: "upstream" | "enforced" | "host_only" | "none" | null;
   refreshes: boolean;
   asks: boolean;
-  gives: string | null;
+  gives: "nothing" | "handle" | "upstream token" | null;
   companies: Array<CompanyStepRecord>;
 }
 
@@ -1131,7 +1131,7 @@ export interface StandingRecord {
 
 /** One precondition. */
 export interface StepRecord {
-  step: string;
+  step: "user" | "client" | "grant" | "connection" | "provider" | "operator" | "state" | "scopes" | "delegation" | "token" | "policy" | "approval" | "upstream";
   outcome: "ok" | "failed" | "not checked";
   code: string | null;
   sentence: string | null;

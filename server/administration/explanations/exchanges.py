@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from server.administration.explanations.companies import CompanyStep, explain_companies
 from server.deployment import Deployment
@@ -23,7 +24,7 @@ class HandedOut:
     """How this client receives an upstream token over HTTP."""
 
     policy: str
-    gives: str  # nothing, handle, or upstream token
+    gives: Literal["nothing", "handle", "upstream token"]
     narrowing: str | None
 
 
@@ -59,7 +60,7 @@ async def _handed_out(
     policy = release.policy_of(client, provider=connection.provider, connection_id=connection.id)
     expires = connection.access_expires_at is not None
     narrowing = release.released_narrowing(policy, Narrowing(found.narrowing), expires=expires)
-    gives = "handle" if narrowing is None else "upstream token"
+    gives: Literal["nothing", "handle", "upstream token"] = "handle" if narrowing is None else "upstream token"
     provider = deployment.catalog.get(connection.provider)
     if TOKEN_EXCHANGE not in client.grant_types or found.asks or (provider is not None and provider.is_remote):
         gives = "nothing"

@@ -19,7 +19,7 @@ from tests.attacks.portal.attack_people import form_of, send
 from tests.attacks.wire.handles import handle, ready
 from tests.support.person import forms_of
 
-CHANGES = tuple(one for _, some in OPERATIONS for one in some if one.method != "GET" and one.scope)
+CHANGES = tuple(one for _, some in OPERATIONS for one in some if one.changes and one.scope)
 NAMES = [f"{one.method} {one.template}" for one in CHANGES]
 
 

@@ -126,6 +126,8 @@ async def test_every_changing_operation_of_the_admin_api_refuses_an_auditor(admi
                 problem(await admin_room.call(one.method, path, token=token, json={}), 403, "forbidden")
                 walked += 1
     assert walked > 20
+    explained = await admin_room.call("POST", "/companies/explanations", token=token, json={"assertion": "x"})
+    assert (explained.status_code, explained.json()["works"]) == (200, False)  # it only reads
     assert await last_event(admin_room) == before
     await people.set_role(admin_room.operator, await admin_room.person(user.name), Role.ADMINISTRATOR)
     assert (await admin_room.call("POST", "/groups", token=token, json={"name": "Twin"})).status_code == 201
