@@ -30,7 +30,7 @@ OPERATIONS: Final[tuple[tuple[str, tuple[AdminOperation, ...]], ...]] = (
     ("Access", access.OPERATIONS),
     ("Explanations", explanations.OPERATIONS),
     ("Access requests", access_requests.OPERATIONS),
-    ("Ends in bulk", panics.OPERATIONS),
+    ("Bulk revocation", panics.OPERATIONS),
     ("Revocations", revocations.OPERATIONS),
     ("Agents and APIs", agents.OPERATIONS),
     ("Providers and tools", providers.OPERATIONS),

@@ -147,7 +147,7 @@ class RefreshTasks:
         if not rest:
             self._finishing.pop(name, None)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, VaultError):
-            log.error("consent broke", exc_info=error)
+            log.error("background work broke", extra={"work": name}, exc_info=error)
 
     def is_finishing(self, name: str) -> bool:
         """Whether that work is running in this process."""

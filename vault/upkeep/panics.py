@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from vault import clients, connections, users
@@ -178,6 +178,21 @@ async def find_client(reader: Reader, named: str) -> str | None:
     return None if row is None else text(row, "subject")
 
 
+async def find_open(reader: Reader, kind: Kind, subject: str) -> Panic | None:
+    """The newest unfinished request for the same; it includes the earlier ones."""
+    found = [one for one in await list_open(reader) if (one.kind, one.subject) == (kind, subject)]
+    return replace(found[-1], since=found[0].requested_at) if found else None
+
+
+async def was_requested(reader: Reader, kind: Kind, subject: str) -> bool:
+    """Whether there was a request for this, finished or not. `subject`: an ID, or a provider's name."""
+    row = await reader.fetch_one(
+        "select id from panics where tenant = :tenant and kind = :kind and subject = :subject limit 1",
+        {"tenant": TENANT, "kind": kind, "subject": subject},
+    )
+    return row is not None
+
+
 async def list_open(reader: Reader) -> tuple[Panic, ...]:
     """Unfinished requests, oldest first."""
     rows = await reader.fetch(
@@ -271,7 +286,11 @@ async def _end_access(vault: Vault, panic: Panic) -> None:
             async with database.transaction() as transaction:
                 client = await clients.get_client(transaction, panic.subject)
                 if client is not None and client.created_at <= panic.requested_at:
-                    await clients.remove_client(transaction, panic.subject, now=now)
+                    ended = await clients.remove_client(transaction, client.id, now=now)
+                    if ended is not None:
+                        details = {"agent": client.name, "grants": len(ended), "by": panic.requested_by}
+                        event = Event("client.removed", client_id=client.id, details=details)
+                        await append(transaction, event, now=now)
         case "all":
             after = ""
             while people := await _people_with_access(database, before=panic.requested_at, after=after):

@@ -921,6 +921,7 @@ class NewPanic(TypedDict):
 
     of: Literal["person", "agent", "provider", "everyone"]
     id: NotRequired[str]
+    confirm: NotRequired[str]
 
 
 class NewPerson(TypedDict):
@@ -965,7 +966,7 @@ class PanicRecord(TypedDict):
 
     accounts: dict[str, int]
     grants: GrantCounts
-    over: bool
+    complete: bool
 
 
 class PeoplePage(TypedDict):

@@ -816,6 +816,7 @@ export interface NewMcpServer {
 export interface NewPanic {
   of: "person" | "agent" | "provider" | "everyone";
   id?: string;
+  confirm?: string;
 }
 
 /** A person to add. */
@@ -854,7 +855,7 @@ export interface OwnApisRegistration {
 export interface PanicRecord {
   accounts: Record<string, number>;
   grants: GrantCounts;
-  over: boolean;
+  complete: boolean;
 }
 
 /** A page of people. */
