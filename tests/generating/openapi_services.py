@@ -403,8 +403,8 @@ SERVICES: Final[Mapping[str, Service]] = {
         left_out=r"DELETE .*|(POST|PUT|PATCH) .*/(pipelines|properties)/.*",
         searches=r".*/(search|batch/read)",
         widens=frozenset({"associations", "dataSensitivity"}),
-        named=((r"POST .*/search", "sorts/direction"),),
-        unnamed=((r"POST .*", "associations"), (r"POST .*/search", "sorts")),
+        newer=((r"POST .*/search", "sorts/direction"),),
+        omitted=((r"POST .*", "associations"), (r"POST .*/search", "sorts")),
         divided=(
             # Objects aren't found by what they are associated with, such as `associations.deal`, nor sorted by it
             # where the token can do more than the caller: without `sorts/propertyName`, such a sort is unknown.

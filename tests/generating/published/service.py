@@ -39,74 +39,68 @@ class Part:
 
 @dataclass(frozen=True)
 class Service:
-    """Where a service's document is, and how it names the scopes of an operation.
+    """Where a service's document is, how it names the scopes of an operation, and what of it was reviewed.
 
-    `security`: the schemes that list them. `said`: the pattern of a description that names them, and `before`: a prefix
-    that the names have in the provider file but not in the description. `listed`: the member of an operation that lists
-    them. `unscoped`: scopes of which any one allows reads without a scope of their own. `given`: pairs of a pattern of
-    `METHOD /path` and scopes, where the first match counts, for operations whose scopes the document doesn't name.
-    `alternatives`: any one of several scopes is enough; otherwise all are needed. `tags` or `paths`: the reviewed part.
-    With `paths`, operations are left out if the provider file lacks their scopes or if their names suggest credentials;
-    the rules say whether answers have such members, except for `public` ones. `telling`: operations whose answers do
-    although the document has no such member. `widened`: pairs of a pattern of `METHOD /path` and scopes that make the
-    call answer with more, or reach more, than its own scope allows. `renamed`: the provider file's names of scopes with
-    another name in the document. `named`, `unnamed`: pairs of a pattern and of parameters that are newer than the
-    document, and that reach more than the scope says. `divided`: pairs of a pattern and of parts, for calls that a
-    parameter divides among the scopes that the document names. `posts_reads`: reads may use POST, too.
-    `searches`: paths that read by POST. `placed`: pairs of a pattern of a document's path and the provider file's paths
-    for it. `shows_same`: parameters that show no more despite their names. `left_out`: calls, `METHOD /path`,
-    that the scope's title doesn't describe. `closes_rest`: the provider file allows every path, so all operations whose
-    answers contain credentials have a rule that closes them, for the scope that `given` names last.
-    `public_paths`: as `public`, for all calls of these paths. `opened`: reviewed paths whose names only suggest
-    credentials. With `closes_rest`, `shared`: members that who may write may see; `harmless`: that are no credentials
-    despite their names. `compared`: the repository of the document that tools are compared with, if rules come from
-    another. `exact`: a scope whose calls have only the parameters that the document lists, and the wider scope that may
-    add others ("" if none); with `closes_rest`, also for every other path.
+    A call is `METHOD /path`. The first of several pairs whose pattern matches a call, or a path, counts.
     """
 
+    # The document and the provider file
     repository: str
-    base: str = ""  # prefix of the document's paths that is part of the API's URL in the provider file
-    security: str = ""
-    said: str = ""
-    before: str = ""
-    given: tuple[tuple[str, str], ...] = ()
-    listed: str = ""
-    unscoped: str = ""
-    alternatives: bool = False
-    tags: frozenset[str] = frozenset()
-    closed: str = r"(?!)"  # paths with these tags that are left out
-    paths: str = ""
-    widens: frozenset[str] = frozenset()
-    ignored: frozenset[str] = frozenset()  # scopes that the service no longer grants, or that cover everything
-    public: frozenset[str] = frozenset()
-    public_paths: str = r"(?!)"
-    opened: str = r"(?!)"
-    telling: frozenset[str] = frozenset()
-    widened: tuple[tuple[str, str], ...] = ()
-    renamed: tuple[tuple[str, str], ...] = ()
-    named: tuple[tuple[str, str], ...] = ()
-    unnamed: tuple[tuple[str, str], ...] = ()
-    divided: tuple[tuple[str, tuple[Part, ...]], ...] = ()
-    posts_reads: bool = False
-    closes_rest: bool = False
-    shared: frozenset[str] = frozenset()
-    harmless: frozenset[str] = frozenset()
-    folder: str = "."  # of the provider file
-    api: str = "main"
     file: str = ""  # of the repository
-    compared: str = ""
-    exact: tuple[str, str] | None = None
-    has_contract: bool = True  # its schemas are current, so that tools are compared with them
-    has_rules: bool = True  # otherwise rules are written by hand and only compared with the document
+    compared: str = ""  # the repository of the document that tools are compared with, if rules come from another
     server: str | None = None  # the URL that the document should have, if it has another or none
+    base: str = ""  # prefix of the document's paths that is part of the API's URL in the provider file
+    placed: tuple[tuple[str, tuple[str, ...]], ...] = ()  # patterns of its paths, and the paths that we have for them
+    folder: str = "."  # of the provider file
+    name: str = ""  # of the provider file
+    api: str = "main"
+    has_rules: bool = True  # otherwise rules are written by hand and only compared with the document
+    has_contract: bool = True  # its schemas are current, so that tools are compared with them
     partial: frozenset[str] = frozenset()  # writes that accept a body without members that the document requires
-    placed: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    shows_same: frozenset[str] = frozenset()
-    searches: str = r".*/search"
-    left_out: str = r"(?!)"
-    takes_body: bool = False  # what the document has in the query of a write can be in its body
     unshaped: frozenset[str] = frozenset()  # calls with members of the customer's own, or that the document has wrongly
-    name: str = ""
+
+    # Scopes
+    security: str = ""  # the schemes that list them
+    listed: str = ""  # the member of an operation that lists them
+    said: str = ""  # the pattern of a description that names them
+    before: str = ""  # a prefix that their names have in the provider file but not in the description
+    renamed: tuple[tuple[str, str], ...] = ()  # the provider file's names of scopes with another name in the document
+    given: tuple[tuple[str, str], ...] = ()  # patterns of calls whose scopes the document doesn't name, and the scopes
+    unscoped: str = ""  # scopes of which any one allows reads without a scope of their own
+    alternatives: bool = False  # any one of several scopes is enough; otherwise all are needed
+    ignored: frozenset[str] = frozenset()  # scopes that the service no longer grants, or that cover everything
+    widened: tuple[tuple[str, str], ...] = ()  # patterns of calls, and scopes with which they show or reach more
+    divided: tuple[tuple[str, tuple[Part, ...]], ...] = ()  # patterns of calls that a parameter divides among scopes
+    posts_reads: bool = False  # reads may use POST, too
+    searches: str = r".*/search"  # paths that read by POST
+
+    # The reviewed part: `tags` or `paths`. With `paths`, operations are left out if the provider file lacks their
+    # scopes, or if their names suggest credentials.
+    tags: frozenset[str] = frozenset()
+    paths: str = ""
+    closed: str = r"(?!)"  # paths that are left out
+    opened: str = r"(?!)"  # reviewed paths whose names only suggest credentials
+    left_out: str = r"(?!)"  # calls that the scope's title doesn't describe
+    # The provider file allows every path, so all operations whose answers contain credentials have a rule that closes
+    # them, for the scope that `given` names last.
+    closes_rest: bool = False
+
+    # Answers with credentials
+    public: frozenset[str] = frozenset()  # calls whose answers have members that are only named like credentials
+    public_paths: str = r"(?!)"  # the same for all calls of these paths
+    telling: frozenset[str] = frozenset()  # calls whose answers have credentials although the document names none
+    shared: frozenset[str] = frozenset()  # members that who may write may see, with `closes_rest`
+    harmless: frozenset[str] = frozenset()  # members that are no credentials despite their names, with `closes_rest`
+
+    # Parameters
+    widens: frozenset[str] = frozenset()  # they show what needs other scopes
+    shows_same: frozenset[str] = frozenset()  # they show no more despite their names
+    newer: tuple[tuple[str, str], ...] = ()  # patterns of calls, and parameters that the document lacks
+    omitted: tuple[tuple[str, str], ...] = ()  # patterns of calls, and parameters that reach more than the scope says
+    takes_body: bool = False  # what the document has in the query of a write can be in its body
+    # A scope whose calls have only the parameters that the document lists, and the wider scope that may add others, or
+    # ""; with `closes_rest`, also for every other path.
+    exact: tuple[str, str] | None = None
 
     def file_of(self, kind: Literal["toml", "json"]) -> Path:
         """The provider file, or its generated rules."""
@@ -171,11 +165,11 @@ class Service:
 
     def newer_parameters(self, call: str) -> set[str]:
         """Parameters of the call that the document lacks."""
-        return _words_of(self.named, call)
+        return _words_of(self.newer, call)
 
     def refused_parameters(self, call: str) -> set[str]:
         """Parameters with which the call reaches more than its scope says."""
-        return _words_of(self.unnamed, call)
+        return _words_of(self.omitted, call)
 
     def shows_more(self, parameter: str) -> bool:
         """Whether a parameter can show what needs other scopes, mostly related objects."""

@@ -65,7 +65,7 @@ SLACK: Final = Service(
     ),
     given=(("GET /users[.]lookupByEmail", "users:read.email users:read"),),  # it answers with the whole profile
     widened=((r"GET /users[.](info|list|profile[.]get)", "users:read.email"),),
-    named=(  # as docs.slack.dev/reference/methods has them today
+    newer=(  # as docs.slack.dev/reference/methods has them today
         (r"POST /chat[.](postMessage|postEphemeral|scheduleMessage|update)", "markdown_text"),
         ("POST /chat[.]update", "reply_broadcast"),
         ("GET /conversations[.]info", "include_locale include_num_members"),
@@ -80,7 +80,7 @@ SLACK: Final = Service(
         (r"GET /(conversations[.]list|users[.](conversations|list)|search[.]messages)", "team_id"),
         ("GET /team[.]info", "domain"),
     ),
-    unnamed=(
+    omitted=(
         (".*", "token"),
         ("POST /users[.]profile[.]set", "profile"),  # only the listed members
         ("POST /chat[.].*", "username icon_emoji icon_url"),  # chat:write.customize

@@ -35,7 +35,7 @@ _STRIPE_CLOSED_WRITES: Final = (
 # A charge, customer, or invoice has a client_secret only on request (`expand`, in any spelling, so reads are exact), or
 # in a deprecated source. Who may confirm payments may see theirs.
 _STRIPE_PUBLIC: Final = rf"/(charges|invoices|topups)(/.*)?|/customers(/(?!.*/sources).*)?|{_STRIPE_SECRETS}"
-_STRIPE_UNNAMED: Final = ((".*", "client_secret expand"),)  # expanded, other objects show theirs
+_STRIPE_OMITTED: Final = ((".*", "client_secret expand"),)  # expanded, other objects show theirs
 
 STRIPE: Final[Mapping[str, Service]] = {
     "stripe-connect": Service(
@@ -47,7 +47,7 @@ STRIPE: Final[Mapping[str, Service]] = {
         opened=_STRIPE_SECRETS,
         left_out=_STRIPE_CLOSED_WRITES,
         public_paths=_STRIPE_PUBLIC,
-        unnamed=_STRIPE_UNNAMED,
+        omitted=_STRIPE_OMITTED,
         exact=("read_only", "read_write"),
     ),
     "stripe-apps": Service(
@@ -57,7 +57,7 @@ STRIPE: Final[Mapping[str, Service]] = {
         given=((f"GET {_STRIPE_SECRETS}", ""), ("GET .*", "read"), ("POST /(customers|refunds)", "write")),
         paths=_STRIPE_READS,
         public_paths=_STRIPE_PUBLIC,
-        unnamed=_STRIPE_UNNAMED,
+        omitted=_STRIPE_OMITTED,
         exact=("read", ""),
     ),
     "stripe": Service(
@@ -76,7 +76,7 @@ STRIPE: Final[Mapping[str, Service]] = {
         telling=frozenset({"GET /issuing/cards/{}"}),  # on request, with its number and code
         shared=frozenset({"client_secret", "confirmation_secret"}),
         harmless=frozenset({"token"}),  # the ID of a card in a phone's wallet
-        unnamed=_STRIPE_UNNAMED,
+        omitted=_STRIPE_OMITTED,
         exact=("read", "write"),
     ),
 }
