@@ -131,12 +131,12 @@ async def test_panic_needs_one_subject_that_exists(place: Place, options: tuple[
     ("found", "code", "words"),
     [
         (EndedCounts(), 0, "none"),
-        (EndedCounts(verified_dead=2, unverified=1), 0, "2 verified dead, 1 revoked according to the provider"),
+        (EndedCounts(verified_dead=2, unverified=1), 0, "2 verified dead, 1 confirmed by the provider"),
         (EndedCounts(verified_dead=2, waiting=1), 3, "1 waiting"),
         (EndedCounts(retried=1), 3, "1 unreachable"),
         (EndedCounts(retried=1, by_hand=1), 4, "1 to end on the provider's page"),
         (EndedCounts(settled=1), 0, "1 ended by hand"),
-        (EndedCounts(verified_dead=1, held=1), 4, "1 kept, because"),
+        (EndedCounts(verified_dead=1, held=1), 4, "1 not revoked, because"),
         (EndedCounts(retried=1, by_hand=1, still_alive=1), 5, "1 still alive"),
     ],
 )

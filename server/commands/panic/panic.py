@@ -81,10 +81,10 @@ def in_words(found: EndedCounts) -> str:
     parts = [
         (found.verified_dead, "verified dead"),
         (found.settled, "ended by hand"),
-        (found.unverified, "revoked according to the provider, but can't be verified"),
+        (found.unverified, "confirmed by the provider, but can't be verified"),
         (found.still_alive, "still alive"),
         (found.by_hand, "to end on the provider's page"),
-        (found.held, "kept, because the account is connected elsewhere"),
+        (found.held, "not revoked, because that would end another connection of the account"),
         (found.retried, "unreachable, will be retried"),
         (found.waiting, "waiting"),
     ]
