@@ -418,18 +418,6 @@ async def test_a_groups_account_is_explained_for_a_member_and_for_nobody_else(ro
         assert found["gives"] == (None if failing else "nothing")  # it isn't registered for token exchange
 
 
-async def test_a_directory_manages_an_existing_person_once(room: AdminRoom) -> None:
-    person = await room.room.user()
-    taken = await _ok(await room.call("POST", f"/people/{person.id}/directory", json={"external_id": "00u1"}), 201)
-    assert taken == {"person_id": person.id, "name": person.name, "external_id": "00u1"}
-    problem(await room.call("POST", f"/people/{person.id}/directory", json={}), 409, "person_changed")
-    problem(await room.call("POST", "/people/nobody/directory", json={}), 404, "no_person")
-    other = f"/people/{(await room.room.user()).id}/directory"
-    said = problem(await room.call("POST", other, json={"external_id": "00u1"}), 409, "person_changed")
-    assert [one["pointer"] for one in said["errors"]] == ["/external_id"]
-    assert (await _ok(await room.call("POST", other, json={"external_id": "00u2"}), 201))["external_id"] == "00u2"
-
-
 async def test_one_persons_account_is_not_found_under_another(room: AdminRoom) -> None:
     user, connection, _ = await _account(room)
     alice = await room.person("alice")
