@@ -152,19 +152,19 @@ async def test_a_groups_account_is_explained_to_its_members_only(room: Room) -> 
     group = await make_group(room, bob)
     given = await give(room, await room.connect(), group)
 
-    async def explained() -> Explanation:
+    async def explanation() -> Explanation:
         return await ask(room, given, user_name="bob", client_id="agent-2")
 
-    assert (await explained()).first_failure.step is ExchangeStep.DELEGATION
+    assert (await explanation()).first_failure.step is ExchangeStep.DELEGATION
     await room.allow(given, WANTED, whose=bob)
-    found, token = await explained(), await room.exchange("slack", *WANTED, whose=bob)
+    found, token = await explanation(), await room.exchange("slack", *WANTED, whose=bob)
     assert (found.first_failure, found.scopes) == (None, token.scopes)
     refused = (await ask(room, given)).first_failure  # alice, who gave it, isn't a member
     assert refused is not None
     assert (refused.step, refused.sentence) == (ExchangeStep.CONNECTION, "alice has no such connection.")
     assert refused.code == (await refusal(room, given)).code
     await leave(room, group, bob)
-    refused = (await explained()).first_failure
+    refused = (await explanation()).first_failure
     assert refused is not None
     assert (refused.step, refused.sentence) == (ExchangeStep.CONNECTION, "bob has no such connection.")
 
