@@ -5,7 +5,9 @@ Temporary files, which exist only during a statement, contain nothing else.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,7 +46,7 @@ async def make_talkative(url: str) -> None:
 
 @dataclass
 class ServerFiles:
-    """The files of one server. With `is_only_log`, its log, which is emptied after each search."""
+    """The files of one server. With `is_only_log`, its log, whose disk space is freed after each search."""
 
     data: Path
     is_only_log: bool = False
@@ -70,11 +72,24 @@ class ServerFiles:
                     continue
                 self._seen[path] = now
                 part = path.relative_to(self.data).parts[0]
-                content = path.read_bytes()
-                yield part, content[before[1] if part == "log" else 0 :]
+                with path.open("rb") as file:
+                    file.seek(before[1] if part == "log" else 0)
+                    content = file.read()
+                if not content:
+                    continue
+                yield part, content
                 if self.is_only_log:
-                    os.truncate(path, 0)
-                    self._seen[path] = (0, 0)
+                    _free(path, until=now[1])
+
+
+def _free(path: Path, *, until: int) -> None:
+    """Free the disk space of this part of a file, on Linux. Truncating it could lose lines that are being written."""
+    if sys.platform != "linux":
+        return
+    punch_hole, keep_size = 0x02, 0x01
+    with path.open("rb+") as file:
+        size = ctypes.c_int64
+        ctypes.CDLL(None).fallocate(file.fileno(), punch_hole | keep_size, size(0), size(until))
 
 
 def _state(path: Path) -> tuple[int, int]:
