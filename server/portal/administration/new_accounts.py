@@ -19,7 +19,7 @@ from server.connecting import credentials
 from server.connecting.credentials import CredentialForm, EntryFault
 from server.connecting.provider_authorization import check_may_connect
 from server.errors import status_of
-from server.http.page_texts import LANGUAGES, language, text
+from server.http.page_texts import text
 from server.portal.administration import people
 from server.portal.administration.room import AdminVisit
 from server.portal.credential_form import form_context, values_of
@@ -64,14 +64,13 @@ async def _page(
     known: ChangeRefused | None = None,
 ) -> Response:
     """`known`: the account is already connected."""
-    title = form.provider.title
     context: dict[str, object] = {
         "person": person,
         "path": people.path_of(person),
         "action": _path_of(person, form),
         "cancel": people.path_of(person),
         "who": person.name,
-        "a_provider": with_article(title) if language() == LANGUAGES[0] else title,
+        "a_provider": with_article(form.provider.title),
         **form_context(form, visit.form, is_admin=True, refused=refused),
     }
     if known is not None:
