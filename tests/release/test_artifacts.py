@@ -18,6 +18,7 @@ from tests.generating.documentation import ROOT
 from tests.release import client_packages, debian
 from tests.release.artifacts import build_packages, write_sums
 from tests.release.signing import sign_all
+from tests.release.trials import trials
 
 EPOCH = 1_800_000_000
 LOCK = """\
@@ -189,3 +190,17 @@ def test_scripts_of_the_package_are_sound(name: str) -> None:
 def code_of(script: Path) -> str:
     lines = script.read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if not line.startswith("#") and "adduser" not in line)
+
+
+def test_the_python_client_is_tried_with_packages_that_are_pinned(tmp_path: Path) -> None:
+    wheel, client = tmp_path / "mcp_token_vault-1.0-py3-none-any.whl", tmp_path / "token_vault_client-1.0.whl"
+    client.touch()
+    (trial,) = [one for one in trials(wheel, wheel, wheel) if one.name == "Python client"]
+    ran: list[tuple[str, ...]] = []
+    trial.run(tmp_path, lambda *words: ran.append(tuple(map(str, words))))
+    (installed,) = [words for words in ran if "install" in words]
+    lock = Path(installed[installed.index("--constraints") + 1]).read_text(encoding="utf-8")
+    named = [word for word in installed[installed.index("--constraints") + 2 :] if word != str(client)]
+    assert named == ["fastapi"]
+    for name in (*named, "httpx2"):  # and what the client itself needs
+        assert f"\n{name}==" in lock

@@ -135,7 +135,8 @@ def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
     def python_client(folder: Path, run: Callable[..., str]) -> None:
         (client,) = wheel.parent.glob("token_vault_client-*.whl")
         run(find_uv_bin(), "venv", "--python", sys.executable, "venv")
-        run(find_uv_bin(), "pip", "install", "--python", "venv/bin/python", client, "fastapi")
+        pip = (find_uv_bin(), "pip", "install", "--python", "venv/bin/python")
+        run(*pip, "--constraints", ROOT / "tests/sdks/clients.txt", client, "fastapi")
         run("venv/bin/python", "-c", IMPORTS)
 
     def npm_client(folder: Path, run: Callable[..., str]) -> None:
