@@ -23,7 +23,7 @@ NOT_IN_THE_API: Final = {
             *("backup", "restore", "export", "quarantine", "sign-in"),
             *(f"import {one}" for one in ("auth0", "better-auth", "composio", "contextforge", "csv", "nango")),
             "import token-vault",
-            *("keys add", "keys rotate", "keys retire"),
+            *("keys add", "keys rotate", "keys retire", "activity rotate-key"),
             *("openid list", "openid setup"),
             *("providers check", "providers schema", "providers new", "tools check", "tools schema"),
             *("policy check", "policy schema", "policy test", "policy explain", "policy replay"),
@@ -36,7 +36,7 @@ NOT_IN_THE_API: Final = {
     **dict.fromkeys(("connections connect", "approvals approve", "approvals refuse"), PERSON),
     **dict.fromkeys(
         (
-            *(f"activity {one}" for one in ("verify", "prove", "checkpoint", "keys", "rotate-key")),
+            *(f"activity {one}" for one in ("verify", "prove", "checkpoint", "keys")),
             *("receipts verify", "receipts keys"),  # the keys are at /.well-known/receipt-keys.json
         ),
         OUTSIDE,
