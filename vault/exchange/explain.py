@@ -195,7 +195,7 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
         failure = FailedStep(ExchangeStep.CONNECTION, refusal.code, refusal.description, fix)
         return Explanation((CheckedStep(ExchangeStep.CONNECTION, StepOutcome.FAILED, failure=failure),))
     for refusal in list_refusals(request, held, made, now=now):
-        steps.fail(_refusal_finding(refusal, connection))
+        steps.fail(_refusal_finding(refusal, connection, user_id=principal.user_id))
     steps.hold(ExchangeStep.OPERATOR, ExchangeStep.STATE, ExchangeStep.SCOPES, ExchangeStep.DELEGATION)
     if steps.has_failed:
         return Explanation(steps.list())
@@ -302,7 +302,7 @@ async def _who(
     if grant is None and connection is not None:  # otherwise the accounts that the grant reaches show it
         if connection.state is ConnectionState.NEEDS_REAUTH:
             sentence = f"{connection.provider} no longer accepts the connection of {connection.label}."
-            fix = _reconnect_fix(connection)
+            fix = _reconnect_fix(connection, user_id="" if user is None else user.id)
             steps.fail(FailedStep(ExchangeStep.STATE, ConnectionRequired.code, sentence, fix))
         steps.hold(ExchangeStep.STATE)
     is_enabled = user is not None and user.has_agents
@@ -340,16 +340,21 @@ def _grant_finding(step: ExchangeStep, sentence: str, fix: str) -> FailedStep:
     return FailedStep(step, "invalid_grant", sentence, fix)
 
 
-def _reconnect_fix(connection: Connection) -> str:
-    again = f"run token-vault connections connect {connection.provider}"
+def _connect_fix(provider: str, *, is_groups: bool) -> str:
+    again = f"run token-vault connections connect {provider}"
+    return f"let the person who gave it {again} and token-vault groups give" if is_groups else again
+
+
+def _reconnect_fix(connection: Connection, *, user_id: str) -> str:
+    again = _connect_fix(connection.provider, is_groups=connection.user_id != user_id)
     if connection.renewed_by is None:
         return again
     return f"let the person sign in through their identity provider again, check its policy, or {again}"
 
 
-def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
+def _refusal_finding(refusal: VaultError, connection: Connection, *, user_id: str) -> FailedStep:
     """The finding for a refusal of the pure decision: its sentence, and where to fix it."""
-    again = _reconnect_fix(connection)
+    again = _reconnect_fix(connection, user_id=user_id)
     match refusal:
         case ScopeRefused():
             limit = f"providers.{connection.provider}.scopes"
@@ -388,7 +393,7 @@ async def _check_token(held: HeldAccount, made: Plan, steps: _Steps, *, vault: V
     refreshes = token is None or not token.is_good(now)
     if made.needs_narrow_token and derives(vault.policy_of(held.provider, held.renewed_by)):
         refreshes = refreshes and (held.full is None or not held.full.is_good(now))  # it is made from the full one
-    again = f"run token-vault connections connect {held.provider}"
+    again = _connect_fix(held.provider, is_groups=held.rule is not None)
     if held.wrapped is None or held.salt is None:
         sentence = f"The key of {held.label} ({held.provider}) was destroyed, so its tokens can't be opened."
         fix = f"disconnect it, then {again}"

@@ -169,6 +169,23 @@ async def test_a_groups_account_is_explained_to_its_members_only(room: Room) -> 
     assert (refused.step, refused.sentence) == (ExchangeStep.CONNECTION, "bob has no such connection.")
 
 
+@pytest.mark.parametrize("is_groups", [True, False])
+async def test_who_reconnects_a_dead_account_is_who_gave_it(room: Room, *, is_groups: bool) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    connection = await room.connect(whose=None if is_groups else bob)
+    if is_groups:
+        connection = await give(room, connection, await make_group(room, bob))
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            "update connections set state = :state where id = :id", {"id": connection.id, "state": "needs_reauth"}
+        )
+    found = (await ask(room, connection, user_name="bob", client_id="agent-2")).first_failure
+    assert found is not None
+    again = "run token-vault connections connect slack"
+    assert found.step is ExchangeStep.STATE
+    assert found.fix == (f"let the person who gave it {again} and token-vault groups give" if is_groups else again)
+
+
 async def test_a_provider_whose_file_is_gone(room: Room) -> None:
     connection = await room.connect()
     policies = dict(room.vault.policies)
