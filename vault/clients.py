@@ -16,7 +16,7 @@ from typing import Final, TypeGuard
 from vault import company_permissions, grants, tickets
 from vault.approvals import access_requests
 from vault.audit import released_tokens
-from vault.records import TENANT, Client, ClientKind, Grant, format_scope, parse_scope
+from vault.records import DAY, HOUR, LAST, TENANT, Client, ClientKind, Grant, format_scope, parse_scope
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -31,11 +31,11 @@ from vault.storage.database import (
     text,
 )
 
-UNUSED_LIFETIME = 86400
+UNUSED_LIFETIME = DAY
 PAGE = 500  # clients per read
 SCAN = 2000  # clients that one search examines
 MOST_NAMESAKES: Final = 50
-_TOUCH_INTERVAL = 3600
+_TOUCH_INTERVAL = HOUR
 _COLUMNS: Final = (
     "id",
     "kind",
@@ -135,7 +135,7 @@ async def find_page(
     Examines at most SCAN clients, so a page may have fewer than `limit` and still have a next one.
     """
     most = SCAN if named else limit + 1
-    created_at, client_id = before or (2**62, "")
+    created_at, client_id = before or (LAST, "")
     rows = await reader.fetch(
         "select id, kind, name, auth_method, redirect_uris, grant_types, resources, secret_hash, registration_hash,"
         " metadata, created_at, last_used_at, removed_at"

@@ -20,11 +20,11 @@ from vault.refusals import CiphertextRejected
 from vault.spans import KEY_USES
 
 VERSION = 1
-KEY_LENGTH = 32
+KEY_LENGTH = 32  # bytes
+NONCE = 12  # bytes
+TAG = 16  # bytes
 
-_NONCE = 12
-_TAG = 16
-_WRAPPED = KEY_LENGTH + _TAG
+_WRAPPED = KEY_LENGTH + TAG
 _WRAP_LABEL = b"token-vault envelope wrap\x00"
 _PAYLOAD_LABEL = b"token-vault envelope payload\x00"
 _FRESH_LABEL = b"token-vault envelope fresh\x00"
@@ -73,10 +73,10 @@ def open_sealed(sealed: bytes, *, key: bytes, context: Context) -> bytes:
     KEY_USES[context.purpose, "open"] += 1
     head = _head(sealed)
     bound = head + context.encode()
-    wrapped, payload = sealed[len(head) :][: _NONCE + _WRAPPED], sealed[len(head) + _NONCE + _WRAPPED :]
+    wrapped, payload = sealed[len(head) :][: NONCE + _WRAPPED], sealed[len(head) + NONCE + _WRAPPED :]
     try:
-        data_key = AESGCM(key).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _WRAP_LABEL + bound)
-        return AESGCM(data_key).decrypt(payload[:_NONCE], payload[_NONCE:], _PAYLOAD_LABEL + wrapped + bound)
+        data_key = AESGCM(key).decrypt(wrapped[:NONCE], wrapped[NONCE:], _WRAP_LABEL + bound)
+        return AESGCM(data_key).decrypt(payload[:NONCE], payload[NONCE:], _PAYLOAD_LABEL + wrapped + bound)
     except InvalidTag as error:
         raise CiphertextRejected("a sealed value doesn't open", detail=context.purpose) from error
 
@@ -85,8 +85,8 @@ def _fresh(plaintext: bytes, *, key: bytes, bound: bytes) -> tuple[bytes, bytes,
     """A data key, the nonce of its wrap, and the nonce of the payload."""
     about = _FRESH_LABEL + key + len(bound).to_bytes(4, "big") + bound + plaintext
     made = hmac.digest(secrets.token_bytes(KEY_LENGTH), about, hashlib.sha512)
-    end = KEY_LENGTH + _NONCE
-    return made[:KEY_LENGTH], made[KEY_LENGTH:end], made[end : end + _NONCE]
+    end = KEY_LENGTH + NONCE
+    return made[:KEY_LENGTH], made[KEY_LENGTH:end], made[end : end + NONCE]
 
 
 def _head(sealed: bytes) -> bytes:
@@ -94,6 +94,6 @@ def _head(sealed: bytes) -> bytes:
     if len(sealed) < 2 or sealed[0] != VERSION:
         raise CiphertextRejected("a sealed value doesn't open", detail="its format version is unknown")
     end = 2 + sealed[1]
-    if len(sealed) < end + _NONCE + _WRAPPED + _NONCE + _TAG:
+    if len(sealed) < end + NONCE + _WRAPPED + NONCE + TAG:
         raise CiphertextRejected("a sealed value doesn't open", detail="it is too short")
     return sealed[:end]

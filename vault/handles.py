@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
-from vault.records import TENANT, Principal, format_scope, parse_scope
+from vault.records import HOUR, TENANT, Principal, format_scope, parse_scope
 from vault.refusals import VaultError
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -29,7 +29,7 @@ from vault.storage.database import (
 
 PREFIX: Final = "tvp_"
 _LENGTH: Final = len(PREFIX) + 43  # 256 bits in base64url
-_KEPT: Final = 3600  # seconds after expiry, to distinguish a late use from a forgery
+_KEPT: Final = HOUR  # seconds after expiry, to distinguish a late use from a forgery
 
 
 class HandleRefused(VaultError):

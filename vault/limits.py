@@ -6,9 +6,10 @@ Call `spend` in a separate transaction: if the refusal rolled it back, the attem
 
 from __future__ import annotations
 
+from vault.records import DAY
 from vault.storage.database import SWEEP_BATCH, Reader, Transaction, integer
 
-LONGEST_WINDOW = 86400  # seconds
+LONGEST_WINDOW = DAY  # seconds
 USUAL_WINDOWS = (60, 600, 900, 3600)  # seconds; swept within minutes of their end, other windows within days
 
 

@@ -7,6 +7,7 @@ hold a secret is hidden from `repr`.
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,9 +19,11 @@ TENANT = "default"
 Tell = Callable[
     [str, int, int | None], None
 ]  # progress of long work: the step, how much is done, and the total if known
-ALWAYS = 2**62  # later than every instant
-EXPIRING = 7 * 86400  # seconds before the end of a grant at which people are notified
-SHORT = 2 * 86400  # seconds; when a grant this short ends, no one is notified
+HOUR: Final = 3600  # seconds
+DAY: Final = 24 * HOUR
+LAST: Final = sys.maxsize  # later than every instant, after every event
+EXPIRING = 7 * DAY  # seconds before the end of a grant at which people are notified
+SHORT = 2 * DAY  # seconds; when a grant this short ends, no one is notified
 
 
 def tell_nobody(step: str, done: int, total: int | None) -> None:

@@ -14,11 +14,11 @@ from typing import Final
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing, SaltedKey
 from vault.mcp.servers import McpServer
-from vault.records import TENANT
+from vault.records import DAY, TENANT
 from vault.storage.database import Reader, Row, Transaction, binary_or_none, integer, integer_or_none, text
 
 _KEY: Final = "provider-registrations"
-_WEEK: Final = 7 * 86_400  # seconds
+_WEEK: Final = 7 * DAY  # seconds
 _READ: Final = """
     select provider, revision, client_id, sealed, inputs, is_testing, changed_at, changed_by, secret_ends_at,
         sealed_renewal

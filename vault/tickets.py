@@ -15,7 +15,7 @@ from typing import TypeGuard
 
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
-from vault.records import ALWAYS, TENANT, Ticket, TicketPurpose
+from vault.records import DAY, LAST, TENANT, Ticket, TicketPurpose
 from vault.refusals import StorageUnavailable, TransitionRefused
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -34,7 +34,7 @@ SHORT = frozenset({TicketPurpose.DEVICE, TicketPurpose.USER_CODE})
 
 _KEY = "tickets"
 _KEPT_OF_STRANGERS = 300  # after expiry, if no one was signed in when it was created, because anyone can create many
-_KEPT = 86400  # after expiry, to distinguish a late use from a forgery, and so that a replayed code ends its grant
+_KEPT = DAY  # after expiry, to distinguish a late use from a forgery, and so that a replayed code ends its grant
 _CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, nothing that looks like a digit
 _CODE_HALF = 4
 
@@ -184,7 +184,7 @@ async def note_outcome(
 
 # Provider states, whose answers outlive their use (`vault.refresh.consents`)
 
-_UNSETTLED_KEPT = 8 * 86400  # seconds: longer than any answer journal keeps an answer
+_UNSETTLED_KEPT = 8 * DAY  # seconds: longer than any answer journal keeps an answer
 
 
 async def state_with_outcome(
@@ -274,7 +274,7 @@ async def expire_user_tickets(
         "update tickets set expires_at = :now"
         " where tenant = :tenant and user_id = :user_id and consumed_at is null and expires_at > :now"
         " and created_at <= :until",
-        {"tenant": TENANT, "user_id": user_id, "now": now, "until": ALWAYS if made_until is None else made_until},
+        {"tenant": TENANT, "user_id": user_id, "now": now, "until": LAST if made_until is None else made_until},
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from vault import company_permissions, directory, grants, groups, tickets
 from vault.approvals import access_requests
 from vault.notices.channels import forget_person
-from vault.records import ALWAYS, TENANT, Role, User, new_id
+from vault.records import LAST, TENANT, Role, User, new_id
 from vault.refusals import VaultError
 from vault.storage.database import Reader, Row, Transaction, fetch_count, integer, integer_or_none, text, text_or_none
 
@@ -489,7 +489,7 @@ async def end_user_sessions(
             "user_id": user_id,
             "now": now,
             "except_hash": except_hash or b"",
-            "until": ALWAYS if begun_until is None else begun_until,
+            "until": LAST if begun_until is None else begun_until,
         },
     )
 

@@ -20,6 +20,7 @@ from vault.audit import released_tokens, segments
 from vault.audit.log import extend
 from vault.audit.proof import ChainBroken
 from vault.notices import outbox
+from vault.records import DAY
 from vault.refresh import consents, grant_checks, rotation
 from vault.refresh.concurrency import Vault
 from vault.sign_in import sessions
@@ -105,9 +106,9 @@ async def _forget_lost(transaction: Transaction, deployment: Deployment) -> int:
 async def _forget_ended(deployment: Deployment) -> None:
     database, now, rules = deployment.database, deployment.now(), deployment.settings.retention
     if rules.ended_days:
-        await retention.forget_ended(database, before=now - rules.ended_days * retention.DAY)
+        await retention.forget_ended(database, before=now - rules.ended_days * DAY)
     if rules.receipts_days:
-        await retention.forget_receipts(database, before=now - rules.receipts_days * retention.DAY)
+        await retention.forget_receipts(database, before=now - rules.receipts_days * DAY)
     await retention.forget_done(database, now=now)
 
 

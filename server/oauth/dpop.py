@@ -20,7 +20,6 @@ from server.signatures import jose
 from vault import replay
 
 PROOF_LIFETIME: Final = 300  # seconds; §11.1: a short window
-_CLOCK_SKEW: Final = 30
 _PORTS: Final = {"https": "443", "http": "80"}
 _URL: Final = re.compile(
     r"(https?)://([a-z0-9._\-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?(/[!\"$->@-~]*)?(?:[?#][!-~]*)?",
@@ -66,7 +65,7 @@ def check_proof(proof: str, *, method: str, url: str, now: int, access_token: st
     token_id, issued_at, htu = jose.token_id(claims), jose.integer_claim(claims, "iat"), claims.get("htu")
     if token_id is None or issued_at is None:
         raise _refusal("the proof has no jti or no iat")
-    if not now - PROOF_LIFETIME <= issued_at <= now + _CLOCK_SKEW:
+    if not now - PROOF_LIFETIME <= issued_at <= now + jose.CLOCK_SKEW:
         raise _refusal("iat is too old, or in the future")
     named = _bare(htu) if isinstance(htu, str) else None
     if claims.get("htm") != method or named is None or named != _bare(url):
@@ -106,8 +105,8 @@ async def spend(deployment: Deployment, proof: Proof, *, now: int) -> None:
             transaction,
             "dpop",
             f"{proof.thumbprint}:{proof.token_id}",
-            expires_at=proof.issued_at + PROOF_LIFETIME + _CLOCK_SKEW,
-            made_at=proof.issued_at - _CLOCK_SKEW,
+            expires_at=proof.issued_at + PROOF_LIFETIME + jose.CLOCK_SKEW,
+            made_at=proof.issued_at - jose.CLOCK_SKEW,
             now=now,
         )
     if not is_first:

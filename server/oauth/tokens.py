@@ -21,15 +21,14 @@ from server.oauth.rules import OAuthError, own_resources
 from server.signatures import jose
 from vault import grants, revoked_tokens
 from vault.keys.key_ring import KeyRing
-from vault.records import Grant, Principal, format_scope, parse_scope
+from vault.records import DAY, Grant, Principal, format_scope, parse_scope
 
 TYPE: Final = "at+jwt"
-MAX_LIFETIME: Final = 86400
+MAX_LIFETIME: Final = DAY
 MAX_ACTORS: Final = 4  # maximum length of a chain, from any issuer
 NO_GRANT: Final = ""  # `gid` of an agent's token for itself (`client_tokens`), which matches no grant
 _STRONG: Final = "mfa"  # RFC 8176 §2
 _REMEMBERED: Final = 4096  # verdicts per process
-_CLOCK_SKEW: Final = 30
 
 
 class TokenRefused(OAuthError):
@@ -283,7 +282,7 @@ async def read_claims(deployment: Deployment, token: str, *, now: int) -> Access
     if now >= claims.expires_at:
         verdicts.forget(key)
         raise TokenRefused("the token has expired")
-    if claims.issued_at > now + _CLOCK_SKEW:
+    if claims.issued_at > now + jose.CLOCK_SKEW:
         raise TokenRefused("the token's iat is in the future")
     return claims
 

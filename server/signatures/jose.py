@@ -20,6 +20,7 @@ from server.http.strict_json import json_object
 from vault.spans import KEY_USES
 
 SIGNING_ALGORITHM: Final = "RS256"  # every client library can verify it
+CLOCK_SKEW: Final = 30  # seconds that the clock of whoever signed may be ahead of ours, or behind
 # For foreign tokens (client assertions, DPoP proofs). Never `none`, never HMAC (RFC 8725 §3.1).
 FOREIGN_ALGORITHMS: Final = ("ES256", "RS256", "PS256")
 # For tokens of issuers, which choose their own. `Ed25519` is RFC 9864's name for `EdDSA` with this curve.

@@ -27,8 +27,8 @@ from tests.support.seeded_grant import agent
 from vault import clients, delegations, users
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import Approval, ToolCall
-from vault.approvals.standing_approvals import DAY, Binding
-from vault.records import ApprovalState, Principal, User
+from vault.approvals.standing_approvals import Binding
+from vault.records import DAY, ApprovalState, Principal, User
 from vault.upstream import Account, TokenAnswer
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
-from vault.records import TENANT, format_scope, new_id, parse_scope
+from vault.records import DAY, TENANT, format_scope, new_id, parse_scope
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -29,9 +29,9 @@ from vault.storage.database import (
 )
 
 MOST_OPEN: Final = 10  # open requests of one person
-ANSWER_LIFETIME: Final = 7 * 86400  # seconds in which someone can answer
+ANSWER_LIFETIME: Final = 7 * DAY  # seconds in which someone can answer
 MEMBERSHIP: Final = "request"  # source of a group membership that came from a request
-KEPT: Final = 90 * 86400  # seconds after the end
+KEPT: Final = 90 * DAY  # seconds after the end
 LISTED: Final = 200
 
 _COLUMNS: Final = """

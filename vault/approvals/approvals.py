@@ -17,7 +17,7 @@ from typing import TypeGuard
 from vault.approvals.standing_approvals import StandingUse, canonical_digest
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
-from vault.records import TENANT, ApprovalState, Principal, new_id
+from vault.records import DAY, TENANT, ApprovalState, Principal, new_id
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -39,7 +39,7 @@ MOST_OPEN = 20  # open questions from one agent to one person: people who are as
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _KEY = "approvals"
-_KEPT = 86400  # seconds after the end
+_KEPT = DAY  # seconds after the end
 _SELECT = """
     select id, user_id, client_id, connection_id, tool, digest, payload, state, created_at, expires_at, decided_at,
         consumed_at

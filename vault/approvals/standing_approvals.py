@@ -19,7 +19,7 @@ import rfc8785
 
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
-from vault.records import TENANT
+from vault.records import DAY, TENANT
 from vault.refusals import ScopeRefused, StorageUnavailable, TransitionRefused
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -36,7 +36,6 @@ from vault.storage.database import (
 
 MOST_PER_DAY: Final = 100  # calls
 MOST_DAYS: Final = 90
-DAY: Final = 86400
 ANSWERS_KEPT: Final = 30 * DAY  # seconds in which equal answers add up to a suggestion
 _KEY: Final = "approvals"
 

@@ -19,7 +19,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from vault.audit.proof import ChainBroken, Head, head, is_keyed, load_start, verify
 from vault.audit.repeats import RepeatedRefusals
-from vault.records import TENANT, Event
+from vault.records import DAY, LAST, TENANT, Event
 from vault.refusals import StorageUnavailable, VaultError
 from vault.spans import REQUEST_ID
 from vault.storage.database import Database, Reader, Row, Transaction, Value, binary, integer, text, text_or_none
@@ -378,7 +378,7 @@ async def list_events(
             "tenant": TENANT,
             "user_id": user_id,
             "after": after,
-            "before": 2**62 if before is None else before,
+            "before": LAST if before is None else before,
             "limit": limit,
         },
     )
@@ -422,16 +422,15 @@ async def list_daily_uses(reader: Reader, user_id: str, *, client_id: str, now: 
 
     Fewer days where the user's recent events begin later.
     """
-    today = now // _DAY
+    today = now // DAY
     which = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "limit": LOOK_BACK}
-    rows = await reader.fetch(_DAILY_USES, {**_USES, **which, "since": (today - days + 1) * _DAY, "day": _DAY})
+    rows = await reader.fetch(_DAILY_USES, {**_USES, **which, "since": (today - days + 1) * DAY, "day": DAY})
     uses = {integer(row, "day"): integer(row, "uses") for row in rows}
     is_cut = sum(integer(row, "events") for row in rows) >= LOOK_BACK
     first = min(uses) + 1 if is_cut else today - days + 1  # only a part of the oldest day was examined
     return tuple(uses.get(day, 0) for day in range(first, today + 1))
 
 
-_DAY = 86400
 _DAILY_USES = """
     select e.at / :day as day, count(*) as events,
         sum(case when e.client_id = :client_id

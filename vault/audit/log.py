@@ -21,12 +21,12 @@ from vault.audit.notes import Note, NoteRefused, TreeHead, Verifier, sign
 from vault.audit.proof import ChainBroken, End, Walk, check_end, last_checkpoint, load_end, load_start, pruned_to
 from vault.audit.tree import LeafRun, Tree, count_leaves, store_leaves
 from vault.envelope import Context, open_sealed, seal
-from vault.records import TENANT, Event
+from vault.records import DAY, TENANT, Event
 from vault.refusals import CiphertextRejected
 from vault.storage.database import Database, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
 from vault.storage.event_chain import START, Link
 
-OVERLAP: Final = 30 * 86400  # seconds for which a replaced key also signs
+OVERLAP: Final = 30 * DAY  # seconds for which a replaced key also signs
 EXTEND_LIMIT: Final = 50_000  # events in one transaction
 NOTES_KEPT: Final = 1000  # checkpoints of a log: each vouches for all before it
 PURPOSE: Final = "activity-log"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from vault.envelope import Context, open_sealed, seal
-from vault.records import TENANT, Tell, tell_nobody
+from vault.records import LAST, TENANT, Tell, tell_nobody
 from vault.refusals import CiphertextRejected, VaultError
 from vault.storage.database import Database, Reader, Row, binary, binary_or_none, integer, integer_or_none
 from vault.storage.event_chain import START, Link, begin, digest, entry_of, fold, mac_and_tag, tail
@@ -23,7 +23,6 @@ EVENT_PAGE = 2000  # events read at a time
 CHECKPOINT_PAGE = 500
 SPANS_SHOWN = 20
 _KEY_ID = "events"
-_ANY = 2**62
 _NEWEST = 1000  # batches to examine: release 0.1.0 had no key, so there can be millions of unkeyed ones
 
 
@@ -221,7 +220,7 @@ async def last_checkpoint(
     row = await reader.fetch_one(
         "select * from event_checkpoints where tenant = :tenant and last_at < :before and sequence <= :up_to "
         "order by first_height desc limit 1",
-        {"tenant": TENANT, "before": _ANY if before is None else before, "up_to": _ANY if up_to is None else up_to},
+        {"tenant": TENANT, "before": LAST if before is None else before, "up_to": LAST if up_to is None else up_to},
     )
     return None if row is None else Checkpoint.open(row, key)
 

@@ -16,7 +16,7 @@ from itertools import product
 from typing import Final
 
 from vault.audit.audit import event_of
-from vault.records import TENANT, Event
+from vault.records import LAST, TENANT, Event
 from vault.storage.database import Reader, Value, integer
 
 EXAMINED: Final = 10_000  # maximum number of events that one search reads: the person's, or everyone's
@@ -24,7 +24,6 @@ ENTRIES: Final = 100_000  # maximum number of entries of a person's index that i
 SLICE: Final = 5_000  # events or entries per read
 PATIENCE: Final = 0.25  # seconds after which one search reads no further slice
 OUTCOMES: Final = ("ok", "refused", "failed")
-_LAST: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ async def search(
 ) -> FoundEvents:
     """At most `limit` events of a person, or of everyone, with `after < sequence < before`."""
     low = after if wanted.since is None else max(after, await first_at(reader, wanted.since) - 1)
-    high = _LAST if wanted.until is None else await first_at(reader, wanted.until)
+    high = LAST if wanted.until is None else await first_at(reader, wanted.until)
     which: dict[str, Value] = {
         "tenant": TENANT,
         "user_id": user_id,
@@ -113,7 +112,7 @@ async def search(
         "account": _pattern("account", wanted.account),
         "escape": "!",
         "after": low,
-        "before": min(high, _LAST if before is None else before),
+        "before": min(high, LAST if before is None else before),
     }
     kind = _Conditions(
         user_id is not None,

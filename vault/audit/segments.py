@@ -13,16 +13,14 @@ from vault.audit.audit import append
 from vault.audit.log import load_logs
 from vault.audit.proof import ChainBroken, Checkpoint, Walk, check_end, last_checkpoint, load_end, load_start
 from vault.audit.tree import count_leaves
-from vault.records import TENANT, Event
+from vault.records import DAY, HOUR, LAST, TENANT, Event
 from vault.storage.database import Database, Reader, Value
 from vault.storage.event_chain import START, Link
 
 SEGMENT: Final = 500  # events; limits what one transaction deletes, even from a cold disk
-SEAL_AFTER: Final = 3600  # seconds: a shorter segment is sealed when its first event reaches this age
+SEAL_AFTER: Final = HOUR  # seconds: a shorter segment is sealed when its first event reaches this age
 SEAL_LIMIT: Final = 50_000  # events per run
 PRUNE_LIMIT: Final = 200  # segments per run
-DAY: Final = 86400
-_ANY: Final = 2**62
 
 
 async def seal(database: Database, *, now: int, limit: int | None = SEAL_LIMIT) -> int:
@@ -116,7 +114,7 @@ async def prune(database: Database, *, retention_days: int, now: int, limit: int
 async def _last_hashed(reader: Reader, key: bytes) -> int:
     """The last event whose hash the tree has; without a tree, every event counts."""
     logs = await load_logs(reader, key)
-    return logs[-1].base + await count_leaves(reader) if logs else _ANY
+    return logs[-1].base + await count_leaves(reader) if logs else LAST
 
 
 async def _oldest_kept(reader: Reader, key: bytes) -> Checkpoint | None:

@@ -25,6 +25,7 @@ from typing import BinaryIO
 
 from vault.audit.audit import head, restart_keyed_head
 from vault.backup import quarantine
+from vault.envelope import KEY_LENGTH
 from vault.keys.held_keys import ROOT, HeldKeys, open_root
 from vault.keys.key_ring import KeyRing, event_key, vault_id
 from vault.keys.masters import read_master
@@ -39,7 +40,6 @@ from vault.storage.host_files import sync
 from vault.storage.snapshots import Snapshot, tables
 from vault.upstream import UpstreamPolicy
 
-KEY_LENGTH = 32
 PoliciesIn = Callable[[Reader], Awaitable[Mapping[str, UpstreamPolicy]]]  # of the providers set up in a database
 LOAD_PAGE = 500  # rows per statement
 

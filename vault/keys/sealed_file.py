@@ -13,13 +13,13 @@ from typing import BinaryIO
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from vault.envelope import TAG
 from vault.refusals import VaultError
 
 MAGIC = b"token-vault backup\x00\x01"
 CHUNK = 256 * 1024
 
 _LENGTH = 4
-_TAG = 16
 _HEADER_LIMIT = 64 * 1024
 
 
@@ -81,7 +81,7 @@ def read_content(file: BinaryIO, *, key: bytes, header: bytes) -> Iterator[bytes
     number, head = 0, file.read(_LENGTH)
     while True:
         length = int.from_bytes(head, "big")
-        if len(head) != _LENGTH or not _TAG <= length <= CHUNK + _TAG:
+        if len(head) != _LENGTH or not TAG <= length <= CHUNK + TAG:
             raise BackupRefused(
                 "the backup is damaged: use another one", detail=f"chunk {number} doesn't open or is missing"
             )

@@ -20,13 +20,13 @@ from cryptography.hazmat.primitives.serialization import (
 from joserfc.jwk import KeySet, RSAKey
 
 from vault.envelope import Context, open_sealed, seal
-from vault.records import TENANT
+from vault.records import DAY, HOUR, TENANT
 from vault.refusals import KeyUnavailable
 from vault.storage.database import Database, Reader, Row, Transaction, binary, integer, integer_or_none, text
 
 PURPOSE = "signing"
-PUBLISH_AHEAD = 3600  # seconds between publishing a key and signing with it: longer than clients cache our JWKS
-LONGEST_TOKEN = 86400  # seconds; no token that we sign lives longer
+PUBLISH_AHEAD = HOUR  # seconds between publishing a key and signing with it: longer than clients cache our JWKS
+LONGEST_TOKEN = DAY  # seconds; no token that we sign lives longer
 RELOAD_EVERY = 60  # seconds; limits how often unknown key IDs trigger a read
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from vault.records import TENANT
+from vault.records import HOUR, TENANT
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
 _SERVERS: Final = """
@@ -41,7 +41,7 @@ _ACCEPTED: Final = """
     where tenant = :tenant and accepted is not null order by server, name
 """
 _IS_LIVE: Final = "select id from connections where tenant = :tenant and id = :id and ended_at is null"
-_SETTLED: Final = 3600  # seconds
+_SETTLED: Final = HOUR  # seconds
 _MOST_SEERS: Final = 50  # connections looked up for one list
 MOST_HELD: Final = 500  # limit of a server's unaccepted tools, and of the tools in one list
 _HOLD: Final = "update mcp_servers set name = name where tenant = :tenant and name = :server"

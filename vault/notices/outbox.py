@@ -16,12 +16,12 @@ from vault.audit.audit import event_of
 from vault.keys.key_ring import KeyRing
 from vault.notices.channels import NoticeChannel, NoticeSettings, get_settings, list_channels
 from vault.notices.endpoints import NOBODY, TYPE_OF_EVENT
-from vault.records import TENANT, Event
+from vault.records import DAY, HOUR, TENANT, Event
 from vault.storage.database import SWEEP_BATCH, Database, Reader, Transaction, Value, integer, text
 
-BACKOFF: Final = (30, 120, 600, 3600)  # seconds to wait after each failure; then the notice is given up
-KEPT: Final = 7 * 86400
-LIFETIME: Final = 2 * 86400  # seconds after which a notice is no longer worth sending
+BACKOFF: Final = (30, 120, 600, HOUR)  # seconds to wait after each failure; then the notice is given up
+KEPT: Final = 7 * DAY
+LIFETIME: Final = 2 * DAY  # seconds after which a notice is no longer worth sending
 APPROVAL_LIFETIME: Final = 600  # worth sending as long as the person can answer
 HELD: Final = 90  # seconds; longer than sending takes
 EXAMINED: Final = 5000  # events per transaction of `enter`

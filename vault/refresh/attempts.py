@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from vault.audit.audit import append
-from vault.records import Event
+from vault.records import DAY, Event
 from vault.refresh import leases
 from vault.refresh.concurrency import Vault
 from vault.refresh.leases import Lease
@@ -23,7 +23,7 @@ from vault.storage.database import Transaction
 log = logging.getLogger("token_vault.rotation")
 
 WAIT = (0.1, 5.0)  # seconds between tries
-LONGEST = 86400.0  # seconds after which it is given up: by then an observer has taken the lease, and a retry is due
+LONGEST = DAY  # seconds after which it is given up: by then an observer has taken the lease, and a retry is due
 
 Ending = Callable[[Transaction], Awaitable[None]]
 

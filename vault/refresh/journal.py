@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vault.keys.sources.private_file import sync_folder
-from vault.records import format_scope, parse_scope
+from vault.records import DAY, format_scope, parse_scope
 from vault.refresh.journal_slots import (
     SLOT,
     Index,
@@ -54,7 +54,7 @@ log = logging.getLogger("token_vault.rotation")
 FOLDER = "journal"
 JOURNAL = "journal"  # the purpose under which an answer is sealed
 GROWTH = 64  # slots that are allocated at once
-KEEP = 7 * 86400  # seconds
+KEEP = 7 * DAY  # seconds
 LOOK_EVERY = 1.0  # seconds between reads of other processes' files when nothing requires one
 MOVES = 500  # answers that one sweep moves together
 _SHARE = 100  # reads may take at most one part in this many of the time

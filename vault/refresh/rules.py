@@ -27,11 +27,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from vault.records import DAY, HOUR
 from vault.upstream import SEND_DEADLINE, RotationMode, UpstreamPolicy
 
 LEASE = 60  # seconds; longer than a claim's life and a send together
-PAUSE = (60, 86400)  # minimum and maximum seconds between tries of a token whose sends stay unanswered
-ASKED = 3600  # maximum seconds that a provider, or a gateway in front of it, can make an account wait
+PAUSE = (60, DAY)  # minimum and maximum seconds between tries of a token whose sends stay unanswered
+ASKED = HOUR  # maximum seconds that a provider, or a gateway in front of it, can make an account wait
 HANDLING = 30  # seconds after an unanswered request during which the provider may still process it
 CLOCKS = 2  # seconds that clocks of one deployment may differ; a send further in the future says nothing about its age
 

@@ -9,7 +9,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 
-from vault.records import TENANT, Session, User
+from vault.records import DAY, TENANT, Session, User
 from vault.storage.database import (
     SWEEP_BATCH,
     Reader,
@@ -25,7 +25,7 @@ from vault.users import end_user_sessions as end_user_sessions
 from vault.users import user_from_row
 
 TOUCH_INTERVAL = 300  # a busy browser writes once in five minutes, not once per page
-_KEPT = 30 * 86400
+_KEPT = 30 * DAY
 _COLUMNS = (
     "s.token_hash, s.user_id, s.created_at as started_at, s.seen_at, s.expires_at, s.ended_at, s.method, s.device,"
     " s.network, s.proved_at"

@@ -15,11 +15,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from vault.records import DAY
 from vault.refusals import StorageUnavailable
 from vault.storage.host_files import lock
 
 FOLDER = "owners"
-KEEP = 30 * 86400  # seconds to keep a dead process's file as proof, from when its death was first noticed
+KEEP = 30 * DAY  # seconds to keep a dead process's file as proof, from when its death was first noticed
 
 _GONE = b"gone\n"
 _LONGEST = 64  # bytes of a file

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from vault.records import TENANT, ApprovalState
+from vault.records import LAST, TENANT, ApprovalState
 from vault.storage.database import Value
 
 MOST: Final = 200  # names of one kind
 TIMEOUT: Final = 1.5  # seconds to wait for the database after a person pressed Tab
-_LATEST: Final = 2**62
 _STATEMENTS: Final = {  # kind -> the completed name, then what distinguishes it from others
     "users": "select name, id from users where tenant = :tenant and name_key >= :name_key "
     "order by name_key limit :most",
@@ -56,7 +55,7 @@ def read_names(kind: str, url: str, *, sqlite: Path | None, whose: Whose) -> Seq
 
     Blocking. `sqlite`: the database's file, None for PostgreSQL at `url`.
     """
-    facts: dict[str, Value] = {"tenant": TENANT, "most": MOST, "latest": _LATEST, **asdict(whose)}
+    facts: dict[str, Value] = {"tenant": TENANT, "most": MOST, "latest": LAST, **asdict(whose)}
     facts |= {"pending": ApprovalState.PENDING.value, "now": int(time.time())}
     if sqlite is None:
         import asyncio

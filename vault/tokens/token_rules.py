@@ -28,13 +28,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from vault.records import RefreshToken
+from vault.records import DAY, RefreshToken
 
 Family = Mapping[int, RefreshToken]  # by generation
 
 PROMPT: Final = 30  # seconds: a client that got no answer asks again at once
 MOVES: Final = 2  # number of tokens whose repeat from another network is answered ...
-MOVES_WINDOW: Final = 30 * 86400  # ... within this many seconds
+MOVES_WINDOW: Final = 30 * DAY  # ... within this many seconds
 
 
 class RepeatVerdict(StrEnum):

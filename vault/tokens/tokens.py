@@ -24,7 +24,7 @@ from vault import grants
 from vault.audit import audit
 from vault.envelope import Context, open_sealed, seal
 from vault.grants import LiveGrant
-from vault.records import TENANT, Grant, RefreshToken, format_scope, parse_scope
+from vault.records import DAY, TENANT, Grant, RefreshToken, format_scope, parse_scope
 from vault.refusals import GrantEnded, ScopeRefused, VaultError
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -44,7 +44,7 @@ from vault.tokens.token_rules import PROMPT, Family, RepeatVerdict, judge_use
 
 _NOT_VALID = "the refresh token isn't valid"
 _SEALED_UNDER = "predecessor"
-_KEPT = 86400  # after the family's end
+_KEPT = DAY  # after the family's end
 # Generations kept per family. Using one of them again ends the grant; an older one is only refused.
 REMEMBERED = 256
 

@@ -15,7 +15,7 @@ from joserfc import jws
 from joserfc.jwk import RSAKey
 
 from vault.audit.audit import append
-from vault.records import TENANT, Event, new_id
+from vault.records import LAST, TENANT, Event, new_id
 from vault.refresh.concurrency import Vault
 from vault.spans import KEY_USES
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
@@ -58,7 +58,6 @@ _OPEN: Final = f"""
     {_SELECT} and k.ended_at is null and a.token_hash is not null and (a.expires_at is null or a.expires_at > :now)
         and (:is_all = 1 or a.client_id = :client_id) and {_BEFORE}
 """
-_LATEST: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +185,7 @@ async def list_receipts(
     limit: int,
 ) -> tuple[AgentReceipt, ...]:
     """The receipts of an agent, or of all, newest first; with `open_at`, those that are outstanding then."""
-    at, last = before or (_LATEST, "")
+    at, last = before or (LAST, "")
     page: dict[str, Value] = {"tenant": TENANT, "at": at, "before": last, "limit": limit}
     of_client: dict[str, Value] = {"client_id": client_id or ""}
     if open_at is not None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from vault.audit.proof import last_checkpoint
-from vault.records import SHORT, TENANT, ApprovalState, parse_scope
+from vault.records import DAY, SHORT, TENANT, ApprovalState, parse_scope
 from vault.refresh.journal import FOLDER
 from vault.storage.database import Database, Reader, fetch_count, integer, integer_or_none, text
 
-DAY = 86400
 ENDING = (1, 7, 30)  # days
 LOOK_BACK: Final = 5000  # events to search for refreshes
 REFRESHES: Final[Mapping[str, str]] = {  # the outcome of a refresh by the kind of its event

@@ -18,7 +18,7 @@ from typing import Final
 from joserfc import jws
 from joserfc.jwk import RSAKey
 
-from vault.records import TENANT
+from vault.records import LAST, TENANT
 from vault.spans import KEY_USES
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
 from vault.upstream import NotSent, ProbeAnswer, ProbeOutcome, RevokeAnswer, RevokeOutcome, Silent
@@ -217,7 +217,6 @@ _SETTLE = """
     update revocation_receipts set settled_at = :now, settled_by = :by, is_open = 0
     where tenant = :tenant and connection_id = :id and is_final = 1 and is_open = 1
 """
-_LATEST: Final = 1 << 62
 
 
 async def store(transaction: Transaction, receipt: Receipt, key: RSAKey) -> None:
@@ -261,7 +260,7 @@ async def list_page(
     reader: Reader, *, only_open: bool, before: tuple[int, str] | None = None, limit: int
 ) -> tuple[Receipt, ...]:
     """Receipts, newest first; `only_open`: those that still need action by someone or a later attempt."""
-    at, after = before or (_LATEST, "")
+    at, after = before or (LAST, "")
     rows = await reader.fetch(_OPEN if only_open else _PAGE, {"tenant": TENANT, "at": at, "id": after, "limit": limit})
     return tuple(map(_receipt, rows))
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vault.records import TENANT
+from vault.records import DAY, TENANT
 from vault.storage.database import Reader, Row, Transaction, integer, text, text_or_none
 
 SAID_EVERY: Final = 30  # seconds
 LATE: Final = 90  # seconds without a report after which a process counts as missing
-_KEPT: Final = 86400
+_KEPT: Final = DAY
 
 
 @dataclass(frozen=True, slots=True)

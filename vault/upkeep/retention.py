@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vault.records import TENANT
+from vault.records import DAY, TENANT
 from vault.storage.database import SWEEP_BATCH, Database, text
 
-DAY: Final = 86400
 DONE_KEPT: Final = 30 * DAY  # seconds to keep a finished revocation, which the page and `scrub` need for 7 days
 
 

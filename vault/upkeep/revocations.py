@@ -20,7 +20,7 @@ from joserfc.jwk import RSAKey
 from vault import connections, tickets, users
 from vault.audit.audit import append
 from vault.endings import ACCESS_TOKEN, HELD, REFRESH_TOKEN, SUPERSEDED, open_revocation
-from vault.records import TENANT, Event
+from vault.records import DAY, HOUR, TENANT, Event
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal_recovery import hand_over
 from vault.refusals import CiphertextRejected, StorageUnavailable, TemporarilyUnavailable
@@ -31,12 +31,12 @@ from vault.upstream import CredentialKind, NotSent, RevokeOutcome, Silent
 
 log = logging.getLogger("token_vault.revocations")
 
-BACKOFF = (30, 120, 600, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 24 * 3600)  # seconds after each failure
+BACKOFF = (30, 120, 600, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, DAY)  # seconds after each failure
 OVERDUE = 300  # seconds after which a due attempt is late: every process looks twice a minute
 BATCH = 100  # revocations per round of `run_due`
 AT_ONCE = 5  # of these, how many at one provider at a time
 PAUSE = 30  # seconds for all revocations at a provider that doesn't answer
-LONGEST_PAUSE = 3600  # longest pause in seconds that a provider can ask for
+LONGEST_PAUSE = HOUR  # longest pause in seconds that a provider can ask for
 FRESH = 30  # seconds of life that an access token must have left for its refusal to prove anything
 LEFT_OPEN = frozenset({"unsupported", "given_up", "unreadable", "alive"})  # the person can end the access there
 FINISHED = frozenset({"revoked", "unsupported", "given_up", "unreadable"})  # outcomes after which the key is destroyed

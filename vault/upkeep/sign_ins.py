@@ -11,11 +11,10 @@ from typing import Final
 
 from vault import replay
 from vault.audit.audit import append
-from vault.records import TENANT, Event
+from vault.records import DAY, TENANT, Event
 from vault.storage.database import Database, Row, Value, binary, integer, text
 
 BATCH: Final = 200  # families per read and transaction
-DAY: Final = 86400
 _PURPOSE: Final = "token.expiring"
 # A page of tokens that end soon and haven't been checked yet, after an end and a token.
 # Leaves out families that live less than a day: each of their uses would be announced.

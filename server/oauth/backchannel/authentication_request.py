@@ -26,7 +26,7 @@ from vault import limits
 from vault.approvals import requests, user_codes
 from vault.approvals.requests import BackchannelRequest
 from vault.audit import audit
-from vault.records import Client, Event, User, parse_scope
+from vault.records import HOUR, Client, Event, User, parse_scope
 from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion
 from vault.refusals import PolicyRefused, ScopeRefused
 from vault.spans import CALLER_ADDRESS
@@ -37,7 +37,6 @@ PER_PERSON: Final = 20  # in ten minutes, by all clients together
 WRONG_CODES: Final = 10  # of one client for one person, in an hour
 MOST_DENIED: Final = 3  # per hour: people who are asked repeatedly approve just to be left alone
 _MINUTE: Final = 60
-_HOUR: Final = 3600
 
 
 async def ask(deployment: Deployment, request: Request) -> Response:
@@ -104,10 +103,10 @@ async def _check_patience(deployment: Deployment, client: Client, person: User, 
         await _count(deployment, f"ciba:{person.id}:{client.id}", limit=PER_PERSON_AND_CLIENT, window=_MINUTE)
         await _count(deployment, f"ciba:person:{person.id}", limit=PER_PERSON, window=10 * _MINUTE)
         denied = await requests.count_refused(
-            deployment.database, user_id=person.id, client_id=client.id, since=deployment.now() - _HOUR
+            deployment.database, user_id=person.id, client_id=client.id, since=deployment.now() - HOUR
         )
         if denied >= MOST_DENIED:
-            raise _too_often(deployment, f"the person denied {denied} requests of this client", MOST_DENIED, _HOUR)
+            raise _too_often(deployment, f"the person denied {denied} requests of this client", MOST_DENIED, HOUR)
     except OAuthError:
         details = {"code": "rate_limited", "resource": resource}
         deployment.activity.note_refusal(
@@ -153,12 +152,12 @@ async def _check_user_code(deployment: Deployment, form: Parameters, *, client: 
         raise OAuthError("missing_user_code", "send user_code, which the person has set on the Approvals page")
     bucket, now = f"ciba:code:{person.id}:{client.id}", deployment.now()
     await _count(
-        deployment, bucket, limit=WRONG_CODES, window=_HOUR, now=now
+        deployment, bucket, limit=WRONG_CODES, window=HOUR, now=now
     )  # counted first, so that simultaneous requests can't bypass it
     if len(code) > user_codes.LONGEST or not await user_codes.is_right(deployment.database, person.id, code):
         raise OAuthError("invalid_user_code", "this isn't the person's code, or they have set none")
     async with deployment.transaction() as transaction:  # returned to the window that it was counted in
-        await limits.spend(transaction, bucket, limit=WRONG_CODES, window=_HOUR, now=now, cost=-1)
+        await limits.spend(transaction, bucket, limit=WRONG_CODES, window=HOUR, now=now, cost=-1)
 
 
 async def _count(deployment: Deployment, bucket: str, *, limit: int, window: int, now: int | None = None) -> None:

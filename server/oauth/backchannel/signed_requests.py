@@ -15,10 +15,9 @@ from server.oauth.rules import OAuthError
 from server.signatures import jose
 from server.signatures.key_sets import first_verified, key_id
 from vault import replay
-from vault.records import Client
+from vault.records import HOUR, Client
 
-LONGEST: Final = 3600  # seconds from `nbf` to `exp`
-_CLOCK_SKEW: Final = 30
+LONGEST: Final = HOUR  # seconds from `nbf` to `exp`
 _ABOUT_THE_TOKEN: Final = frozenset({"iss", "aud", "exp", "iat", "nbf", "jti"})
 _BESIDE: Final = frozenset({"request", "client_id", "client_secret", "client_assertion", "client_assertion_type"})
 
@@ -63,18 +62,18 @@ async def _check_claims(deployment: Deployment, claims: Mapping[str, object], *,
     if None in times or token_id is None:
         raise _refusal("exp, nbf, iat, or jti is missing or has the wrong type")
     expires_at, not_before, issued_at = (one or 0 for one in times)
-    if not now - _CLOCK_SKEW < expires_at <= not_before + LONGEST:
+    if not now - jose.CLOCK_SKEW < expires_at <= not_before + LONGEST:
         raise _refusal(f"the request has expired, or exp is more than {LONGEST} s after nbf")
-    if max(not_before, issued_at) > now + _CLOCK_SKEW:
+    if max(not_before, issued_at) > now + jose.CLOCK_SKEW:
         raise _refusal("nbf or iat is in the future")
     async with deployment.database.transaction() as transaction:
         is_first = await replay.first_use(
             transaction,
             "ciba-request",
             f"{client.id} {token_id}",
-            expires_at=expires_at + _CLOCK_SKEW,
+            expires_at=expires_at + jose.CLOCK_SKEW,
             now=now,
-            made_at=not_before - _CLOCK_SKEW,  # it couldn't be used earlier
+            made_at=not_before - jose.CLOCK_SKEW,  # it couldn't be used earlier
         )
     if not is_first:
         raise _refusal("a request with this jti was already sent")

@@ -26,11 +26,10 @@ from server.oauth.rules import OAuthError
 from server.signatures import jose
 from server.signatures.key_sets import first_verified, key_id
 from vault import clients, replay
-from vault.records import Client
+from vault.records import HOUR, Client
 
 ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-_ASSERTION_LIFETIME: Final = 3600
-_CLOCK_SKEW: Final = 30
+_ASSERTION_LIFETIME: Final = HOUR
 _NOBODY: Final = hashlib.sha256(b"no client has this secret").digest()
 
 
@@ -151,10 +150,10 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
     not_before = jose.integer_claim(claims, "nbf") or 0
     if claims.get("iss") != client.id or claims.get("sub") != client.id or not is_for_us(deployment, claims):
         raise invalid_client("iss or sub isn't the client's ID, or aud isn't this vault")
-    if expires_at is None or not now - _CLOCK_SKEW < expires_at <= now + _ASSERTION_LIFETIME + _CLOCK_SKEW:
+    if expires_at is None or not now - jose.CLOCK_SKEW < expires_at <= now + _ASSERTION_LIFETIME + jose.CLOCK_SKEW:
         raise invalid_client("exp is missing, past, or too far in the future")
     issued_at = 0 if "iat" not in claims else jose.integer_claim(claims, "iat")
-    if issued_at is None or max(issued_at, not_before) > now + _CLOCK_SKEW:
+    if issued_at is None or max(issued_at, not_before) > now + jose.CLOCK_SKEW:
         raise invalid_client("iat or nbf is in the future, or iat isn't a number")
     if token_id is None:
         raise invalid_client("the assertion has no jti")
@@ -164,10 +163,10 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
             transaction,
             "client-assertion",
             f"{client.id} {token_id}",
-            expires_at=expires_at + _CLOCK_SKEW,
+            expires_at=expires_at + jose.CLOCK_SKEW,
             now=now,
             # by the checks above, it couldn't be used earlier than any of these
-            made_at=max(issued_at, not_before, expires_at - _ASSERTION_LIFETIME) - _CLOCK_SKEW,
+            made_at=max(issued_at, not_before, expires_at - _ASSERTION_LIFETIME) - jose.CLOCK_SKEW,
         )
     if not is_first:
         raise invalid_client("an assertion with this jti was already used")

@@ -26,13 +26,13 @@ from server.oauth.redirect_uris import is_loopback_redirect
 from server.oauth.rules import OAuthError
 from vault import clients, limits
 from vault.audit import audit
-from vault.records import Client, ClientKind, Event
+from vault.records import DAY, HOUR, Client, ClientKind, Event
 
 MAX_BYTES: Final = 5120
 FETCH_TIME: Final = 3.0  # seconds, for success at most and for failure exactly
 MIN_FRESH: Final = 60
-MAX_FRESH: Final = 86400
-DEFAULT_FRESH: Final = 3600
+MAX_FRESH: Final = DAY
+DEFAULT_FRESH: Final = HOUR
 _URL = re.compile(r"[A-Za-z0-9\-._~:/?\[\]!$&'()*+,;=%]{1,512}")
 _DOTS = re.compile(r"(?:^|/)(?:\.|%2[Ee]){1,2}(?:/|$)")
 _JSON_TYPE = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json")

@@ -25,11 +25,11 @@ from server.oauth.tokens import TokenRefused, read_authorization
 from server.oauth.wire import read_json_object
 from vault import clients, grants, limits
 from vault.audit import audit
-from vault.records import Client, ClientKind, Event, new_id
+from vault.records import HOUR, Client, ClientKind, Event, new_id
 from vault.storage.database import Transaction
 
 BODY_LIMIT: Final = 64 * 1024  # bytes
-_WINDOW: Final = 3600
+_WINDOW: Final = HOUR
 _REWRITES: Final = 20  # of one client in the window
 
 

@@ -14,22 +14,22 @@ from urllib.parse import urlencode
 from server.deployment import Deployment
 from server.issuer_settings import AllowedAgents
 from server.oauth.enterprise import assertions, people
-from server.oauth.enterprise.assertions import SKEW, IdentityAssertion
+from server.oauth.enterprise.assertions import IdentityAssertion
 from server.oauth.enterprise.refusals import AssertionRefused
 from server.oauth.enterprise.rules import Allowance, allowed_by, rules_about
 from server.oauth.rules import EXCHANGE_SCOPE, TOKEN_EXCHANGE, OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import TokenGrant, TokenRequest
+from server.signatures import jose
 from vault import clients, company_access, company_permissions, connections, grants, groups, replay, users
 from vault.approvals import access_requests
 from vault.audit import audit
 from vault.company_access import OwnedAccount
 from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
-from vault.records import Client, Event, Grant, User
+from vault.records import DAY, Client, Event, Grant, User
 from vault.refusals import TemporarilyUnavailable
 from vault.storage.database import Reader, Transaction
 
-_DAY: Final = 86400
 _PURPOSE: Final = "id-jag"  # of used identifiers
 
 
@@ -154,7 +154,7 @@ async def _issue(
             scopes=allowed.scopes,
             accounts=allowed.accounts,
             renewed_at=now,
-            expires_at=min(end for end in (now + assertion.trusted.permission_days * _DAY, until) if end is not None),
+            expires_at=min(end for end in (now + assertion.trusted.permission_days * DAY, until) if end is not None),
             ended_at=None,
             ended_reason=None,
             cut_off_at=None,
@@ -187,9 +187,9 @@ async def _is_first_use(transaction: Transaction, assertion: IdentityAssertion, 
         transaction,
         _PURPOSE,
         _identifier(assertion),
-        expires_at=assertion.expires_at + SKEW,
+        expires_at=assertion.expires_at + jose.CLOCK_SKEW,
         now=now,
-        made_at=assertion.issued_at - SKEW,
+        made_at=assertion.issued_at - jose.CLOCK_SKEW,
     )
 
 

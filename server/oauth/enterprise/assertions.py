@@ -29,7 +29,6 @@ JWT_DPOP: Final = "urn:ietf:params:oauth:grant-type:jwt-dpop"  # draft-parecki-o
 BY_ASSERTION: Final = frozenset({JWT_BEARER, JWT_DPOP})
 PROFILE: Final = "urn:ietf:params:oauth:grant-profile:id-jag"  # §7.2
 TYPE: Final = "oauth-id-jag+jwt"
-SKEW: Final = 30  # seconds between the issuer's clock and ours
 _MOST_GROUPS: Final = 1000
 
 
@@ -161,7 +160,7 @@ def _check_lifetime(presented: _PresentedAssertion) -> None:
     if expires_at <= now:
         raise AssertionRefused("expired")
     not_before = 0 if "nbf" not in claims else jose.integer_claim(claims, "nbf")
-    if not_before is None or max(issued_at, not_before) > now + SKEW:
+    if not_before is None or max(issued_at, not_before) > now + jose.CLOCK_SKEW:
         raise AssertionRefused("future")
 
 
@@ -202,7 +201,7 @@ def _check_sign_in(presented: _PresentedAssertion) -> None:
     trusted, claims = presented.trusted, presented.claims
     if trusted.max_age is not None:
         signed_in_at = jose.integer_claim(claims, "auth_time")
-        if signed_in_at is None or signed_in_at + trusted.max_age + SKEW < presented.asked.now:
+        if signed_in_at is None or signed_in_at + trusted.max_age + jose.CLOCK_SKEW < presented.asked.now:
             raise AssertionRefused("age", members={"max_age": trusted.max_age})
     if trusted.acr and claims.get("acr") not in trusted.acr:
         raise AssertionRefused("acr", members={"acr_values": " ".join(trusted.acr)})

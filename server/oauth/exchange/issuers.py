@@ -19,11 +19,10 @@ from server.oauth.tokens import MAX_ACTORS, actors_of
 from server.signatures import jose
 from server.signatures.issuers import claims_of_trusted
 from vault import users
-from vault.records import Client, ClientKind, User, parse_scope
+from vault.records import DAY, Client, ClientKind, User, parse_scope
 
-MAX_LIFETIME: Final = 24 * 3600  # seconds from `iat` to `exp`
+MAX_LIFETIME: Final = DAY  # seconds from `iat` to `exp`
 TYPES: Final = frozenset({None, "JWT", "at+jwt", "application/at+jwt"})
-_CLOCK_SKEW: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unv
     not_before = jose.integer_claim(claims, "nbf") or 0
     if expires_at is None or issued_at is None or not asked.now < expires_at <= issued_at + MAX_LIFETIME:
         raise refusal("exp or iat is missing, exp is past, or they are too far apart")
-    if max(issued_at, not_before) > asked.now + _CLOCK_SKEW:
+    if max(issued_at, not_before) > asked.now + jose.CLOCK_SKEW:
         raise refusal("iat or nbf is in the future")
     _check_may_act(claims, asked)
     user = await linked_person(deployment, found)

@@ -27,7 +27,6 @@ MEMBER: Final = "worker"  # of a client's metadata
 TYPES: Final = frozenset({None, "JWT", "token-vault-req+jwt"})
 MAX_AGE: Final = 60  # seconds
 MAX_REASON: Final = 256
-_CLOCK_SKEW: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ async def _verify(deployment: Deployment, asked: TokenRequest, token: str, rules
         )
     claims = await _claims(deployment, asked, token)
     token_id, issued_at = jose.token_id(claims), jose.integer_claim(claims, "iat")
-    if issued_at is None or not asked.now - MAX_AGE <= issued_at <= asked.now + _CLOCK_SKEW:
+    if issued_at is None or not asked.now - MAX_AGE <= issued_at <= asked.now + jose.CLOCK_SKEW:
         raise refusal("iat is missing, in the future, or more than 60 s ago")
     expires_at = jose.integer_claim(claims, "exp")
     if "exp" in claims and (expires_at is None or not asked.now < expires_at <= issued_at + MAX_AGE):
@@ -157,9 +156,9 @@ async def _spend(deployment: Deployment, asked: TokenRequest, token_id: str, *, 
             transaction,
             "worker",
             f"{asked.client.id} {token_id}",
-            expires_at=issued_at + MAX_AGE + _CLOCK_SKEW,
+            expires_at=issued_at + MAX_AGE + jose.CLOCK_SKEW,
             now=asked.now,
-            made_at=issued_at - _CLOCK_SKEW,
+            made_at=issued_at - jose.CLOCK_SKEW,
         )
     if not is_first:
         raise refusal("replayed")

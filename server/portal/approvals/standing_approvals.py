@@ -19,8 +19,8 @@ from server.portal.forms import Form, PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, tickets
 from vault.approvals import standing_approvals
-from vault.approvals.standing_approvals import DAY, MOST_PER_DAY, StandingApproval
-from vault.records import TicketPurpose
+from vault.approvals.standing_approvals import MOST_PER_DAY, StandingApproval
+from vault.records import DAY, TicketPurpose
 
 CHOICES: Final = (1, 7, 30, 90)  # days, today included, counted in UTC
 SUGGESTED_AFTER: Final = 3  # similar approvals

@@ -15,11 +15,11 @@ from tests.support.rooms.portal_room import Room
 from vault import delegations, grants
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import Approval, ToolCall
-from vault.approvals.standing_approvals import DAY, Binding
+from vault.approvals.standing_approvals import Binding
 from vault.audit import audit
 from vault.exchange.approval_rules import WRITES
 from vault.notices import channels
-from vault.records import Client, ClientKind, Connection, Event, Principal, User
+from vault.records import DAY, Client, ClientKind, Connection, Event, Principal, User
 from vault.sign_in import passkeys
 
 GOOGLE: Final = "https://www.googleapis.com/auth/"

@@ -18,10 +18,10 @@ from vault.audit.log import Log, begin_log, check_consistent, check_note, extend
 from vault.audit.merkle import leaf_hash, root_of_inclusion
 from vault.audit.notes import Note, NoteRefused, TreeHead, Verifier
 from vault.audit.proof import prove
-from vault.audit.segments import DAY, prune, seal
+from vault.audit.segments import prune, seal
 from vault.audit.tree import LeafRun, Tree, count_leaves, leaf_data, load_leaves, narrow
 from vault.keys.key_ring import KeyRing
-from vault.records import Event
+from vault.records import DAY, Event
 from vault.storage.database import Database, integer
 from vault.storage.event_chain import entry_of, tail
 

@@ -12,9 +12,9 @@ from tests.conftest import Store
 from tests.vault.audit.test_audit_keyed_head import add, change, fill, forge
 from vault.audit.audit import ChainBroken, list_events, verify
 from vault.audit.proof import last_checkpoint, prove
-from vault.audit.segments import DAY, SEAL_AFTER, prune, seal
+from vault.audit.segments import SEAL_AFTER, prune, seal
 from vault.keys.key_ring import KeyRing
-from vault.records import Event
+from vault.records import DAY, Event
 from vault.storage.database import Database
 
 

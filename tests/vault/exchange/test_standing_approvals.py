@@ -13,10 +13,10 @@ from tests.support.rooms.vault_room import Room, open_room, principal_of, second
 from vault import connections, delegations, users
 from vault.approvals import standing_approvals
 from vault.approvals.approvals import ToolCall
-from vault.approvals.standing_approvals import DAY, MOST_DAYS, MOST_PER_DAY, Binding
+from vault.approvals.standing_approvals import MOST_DAYS, MOST_PER_DAY, Binding
 from vault.exchange.exchange import UpstreamToken, exchange
 from vault.exchange.explain import ExchangeQuestion, explain
-from vault.records import Connection
+from vault.records import DAY, Connection
 from vault.refusals import ApprovalRequired, GrantEnded, ScopeRefused, TransitionRefused
 
 TARGET: Mapping[str, object] = {"channel": "C1"}

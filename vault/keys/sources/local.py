@@ -15,14 +15,13 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from vault.envelope import KEY_LENGTH, NONCE, TAG
 from vault.keys.sources.source import MadeKey, StoredKey
 from vault.refusals import CiphertextRejected, KeyUnavailable
 from vault.spans import KEY_USES
 
-KEY_LENGTH: Final = 32
 WRAP_VERSION: Final = 1
 
-_NONCE = 12
 _LABEL = b"token-vault key wrap\x00"
 _BETWEEN = re.compile(r"[\s,]+")
 
@@ -51,7 +50,7 @@ class LocalKey:
         """Wrap a key for one context."""
         KEY_USES[self.id, "wrap"] += 1
         seed = b"token-vault key wrap nonce\x00" + secrets.token_bytes(KEY_LENGTH) + key + context
-        nonce = hmac.digest(self._key, seed, hashlib.sha256)[:_NONCE]
+        nonce = hmac.digest(self._key, seed, hashlib.sha256)[:NONCE]
         sealed = self._cipher.encrypt(nonce, key, _LABEL + context)
         return self.prefix + bytes((WRAP_VERSION,)) + nonce + sealed
 
@@ -61,10 +60,10 @@ class LocalKey:
         if not wrapped.startswith(self.prefix):
             raise CiphertextRejected("a wrapped key doesn't open", detail="another kind of key wrapped it")
         wrapped = wrapped[len(self.prefix) :]
-        if len(wrapped) < 1 + _NONCE + 16 or wrapped[0] != WRAP_VERSION:
+        if len(wrapped) < 1 + NONCE + TAG or wrapped[0] != WRAP_VERSION:
             raise CiphertextRejected("a wrapped key doesn't open", detail="its format is unknown")
         try:
-            return self._cipher.decrypt(wrapped[1 : 1 + _NONCE], wrapped[1 + _NONCE :], _LABEL + context)
+            return self._cipher.decrypt(wrapped[1 : 1 + NONCE], wrapped[1 + NONCE :], _LABEL + context)
         except InvalidTag as error:
             raise CiphertextRejected(
                 "a wrapped key doesn't open", detail="the key or the context is another one"

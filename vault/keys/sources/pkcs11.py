@@ -9,12 +9,12 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from vault.envelope import NONCE
 from vault.keys.sources.private_file import read_private
 from vault.keys.sources.service import CONTEXT, load
 from vault.refusals import KeyUnavailable
 
 VARIABLE = "TOKEN_VAULT_PIN"
-_NONCE = 12
 
 
 class Pkcs11Key:
@@ -34,14 +34,14 @@ class Pkcs11Key:
 
     def wrap(self, key: bytes) -> bytes:
         """A nonce and the bytes that the device encrypted. Raises KeyUnavailable."""
-        nonce = hmac.digest(secrets.token_bytes(_NONCE), key, hashlib.sha256)[:_NONCE]  # differs for each key
+        nonce = hmac.digest(secrets.token_bytes(NONCE), key, hashlib.sha256)[:NONCE]  # differs for each key
         return nonce + self._use("encrypt", key, nonce)
 
     def unwrap(self, wrapped: bytes) -> bytes | None:
         """Decrypt. Raises KeyUnavailable."""
         library = load("pkcs11.exceptions", source=self.kind)
         try:
-            return self._use("decrypt", wrapped[_NONCE:], wrapped[:_NONCE])
+            return self._use("decrypt", wrapped[NONCE:], wrapped[:NONCE])
         except KeyUnavailable as error:
             # what devices return for bytes that another key encrypted; SoftHSM returns CKR_GENERAL_ERROR
             kinds = (library.EncryptedDataInvalid, library.EncryptedDataLenRange, library.GeneralError)
