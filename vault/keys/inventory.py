@@ -70,8 +70,9 @@ async def list_keys(reader: Reader, *, now: int) -> Inventory:
         for one in await masters.list_masters(reader)
     )
     mine = [row for row in ring if text(row, "purpose") == PURPOSE]
-    able = [(integer(row, "active_at"), text(row, "id")) for row in mine if _is_published(row, now)]
-    _, current = max((one for one in able if one[0] <= now), default=(0, ""))  # as `SigningKeys.current` chooses
+    able = sorted((integer(row, "active_at"), text(row, "id")) for row in mine if _is_published(row, now))
+    # as `SigningKeys.current` chooses
+    _, current = next((one for one in reversed(able) if one[0] <= now), able[0] if able else (0, ""))
     return Inventory(found, tuple(_ring_key(row, current=current, now=now) for row in mine))
 
 
@@ -85,8 +86,8 @@ def _ring_key(row: Row, *, current: str, now: int) -> RingKey:
     state: SigningState
     if not _is_published(row, now):
         state = "ended"
-    elif active_at > now:
-        state = "next"
+    elif kid == current:
+        state = "signing"
     else:
-        state = "signing" if kid == current else "verifying"
+        state = "next" if active_at > now else "verifying"
     return RingKey(kid, integer(row, "created_at"), active_at, integer_or_none(row, "retired_at"), state)

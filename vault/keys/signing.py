@@ -65,13 +65,12 @@ class SigningKeys:
         return cls(sealing_key, await _rows(reader), now=now)
 
     def current(self, now: int) -> RSAKey:
-        """The key to sign with."""
-        active = [known for known in self._known.values() if known.active_at <= now and known.is_published(now)]
-        if not active:
-            raise KeyUnavailable(
-                "there is no active signing key", detail="the rotation of signing keys left no active key"
-            )
-        return max(active, key=lambda known: (known.active_at, known.key.kid or "")).key
+        """The newest active key; after the clock was set back to before all of them, the oldest."""
+        published = [known for known in self._known.values() if known.is_published(now)]
+        if not published:
+            raise KeyUnavailable("there is no signing key", detail="every signing key of the ring is retired")
+        oldest_first = sorted(published, key=lambda known: (known.active_at, known.key.kid or ""))
+        return next((known for known in reversed(oldest_first) if known.active_at <= now), oldest_first[0]).key
 
     def verification(self, now: int) -> KeySet:
         """Every key that a live token may be signed with."""

@@ -16,6 +16,7 @@ from joserfc.errors import InvalidKeyIdError
 from joserfc.jwk import RSAKey
 
 from tests.conftest import KeySettings, Store
+from vault.keys.inventory import list_keys
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.keys.signing import LONGEST_TOKEN, PUBLISH_AHEAD, RELOAD_EVERY, SigningKeys
 from vault.keys.sources import KeySource, key_source
@@ -463,9 +464,25 @@ async def test_published_keys_hold_no_private_part(database: Database, key_ring:
     assert RSAKey.import_key(published).thumbprint() == published["kid"]
 
 
-async def test_without_an_active_signing_key_nothing_is_signed(database: Database, key_ring: KeyRing) -> None:
+async def test_after_the_clock_was_set_back_the_oldest_key_signs(database: Database, key_ring: KeyRing) -> None:
+    now = database.now()
+    first = key_ring.signing.current(now).kid
+    second = await key_ring.signing.rotate(database, now=now)
+    for moment, kid in ((now - 86400, first), (now, first), (now + PUBLISH_AHEAD, second)):
+        assert key_ring.signing.current(moment).kid == kid
+        states = {one.id: one.state for one in (await list_keys(database, now=moment)).signing}
+        assert states == {
+            first: "signing" if kid == first else "verifying",
+            second: "next" if kid == first else "signing",
+        }
+    token = _sign_token(key_ring.signing.current(now - 86400))
+    assert jwt.decode(token, key_ring.signing.verification(now - 86400), algorithms=["RS256"]).claims["sub"] == "user"
+
+
+async def test_without_a_signing_key_nothing_is_signed(database: Database, key_ring: KeyRing) -> None:
+    empty = SigningKeys(key_ring.signing._sealing_key, (), now=database.now())
     with pytest.raises(KeyUnavailable):
-        key_ring.signing.current(0)
+        empty.current(database.now())
     assert key_ring.signing.current(database.now())
 
 
