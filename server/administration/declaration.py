@@ -1,20 +1,24 @@
-"""A declaration file: people, groups, agents, APIs, providers, and MCP servers as they should be.
+"""A declaration file: people, groups, agents, APIs, providers, MCP servers, and rules as they should be.
 
 A missing section isn't managed. Unknown keys are refused with a suggestion.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from providers.definitions.file_errors import reason_of
 from providers.definitions.suggestions import suggest_field
+from server.policy.files import MOST_BYTES, SUFFIX
 from vault.records import Role
+
+_FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class DeclarationRefused(Exception):
@@ -152,11 +156,24 @@ class DeclaredImportedApi(_DeclaredPart):
     )
 
 
+class DeclaredPolicy(_DeclaredPart):
+    """Rules in Cedar, by the name of their file in `policy.folder`, without `.cedar`."""
+
+    rules: str | None = Field(default=None, max_length=MOST_BYTES)
+    rules_file: Path | None = Field(default=None, description="File that contains them, next to this one")
+
+
+def _checked_file_name(name: str) -> str:
+    if _FILE_NAME.fullmatch(name) is None:
+        raise ValueError(f"use at most 64 a-z, 0-9, hyphens, and underscores, without {SUFFIX}")
+    return name
+
+
 Secretive = TypeVar("Secretive", DeclaredProvider, DeclaredMcpServer)
 
 
 class Declaration(_DeclaredPart):
-    """The whole file."""
+    """The desired state. A missing section isn't managed."""
 
     people: dict[str, DeclaredPerson] | None = Field(default=None, max_length=5000)
     groups: dict[str, DeclaredGroup] | None = Field(default=None, max_length=1000)
@@ -167,22 +184,37 @@ class Declaration(_DeclaredPart):
     imported_apis: dict[str, DeclaredImportedApi] | None = Field(default=None, max_length=100)
 
 
+class DeclarationFile(Declaration):
+    """The whole file, with the rules, which are files on the vault's host."""
+
+    policies: dict[Annotated[str, AfterValidator(_checked_file_name)], DeclaredPolicy] | None = Field(
+        default=None, max_length=1000
+    )
+
+
+Kind = TypeVar("Kind", bound=Declaration)
+
+
 def parse_declaration(content: Mapping[str, object]) -> Declaration:
     """The declaration from parsed TOML or JSON. Raises DeclarationRefused."""
+    return _parse(Declaration, content)
+
+
+def _parse(kind: type[Kind], content: Mapping[str, object]) -> Kind:
     try:
-        return Declaration.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"]).removesuffix(".[key]")
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            near = suggest_field(Declaration, first["loc"]) or f" Valid ones: {_valid_names(first['loc'])}"
+            near = suggest_field(kind, first["loc"]) or f" Valid ones: {_valid_names(kind, first['loc'])}"
             message = f"there is no such key.{near}"
         raise DeclarationRefused(f"{place}: {message}") from None
 
 
-def _valid_names(place: tuple[int | str, ...]) -> str:
+def _valid_names(kind: type[Declaration], place: tuple[int | str, ...]) -> str:
     models: Mapping[str, type[BaseModel]] = {
         "people": DeclaredPerson,
         "groups": DeclaredGroup,
@@ -191,20 +223,21 @@ def _valid_names(place: tuple[int | str, ...]) -> str:
         "providers": DeclaredProvider,
         "mcp_servers": DeclaredMcpServer,
         "imported_apis": DeclaredImportedApi,
+        "policies": DeclaredPolicy,
     }
-    model = Declaration if len(place) == 1 else models.get(str(place[0]), Declaration)
+    model = kind if len(place) == 1 else models.get(str(place[0]), kind)
     return ", ".join(model.model_fields)
 
 
-def read_declaration(file: Path) -> Declaration:
-    """The declaration from a TOML file, with secrets from the files that it names. Raises DeclarationRefused."""
+def read_declaration(file: Path) -> DeclarationFile:
+    """The declaration from a TOML file, with the content of the files that it names. Raises DeclarationRefused."""
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DeclarationRefused(f"can't read {file}: {reason_of(error)}") from error
     except tomllib.TOMLDecodeError as error:
         raise DeclarationRefused(f"{file} isn't valid TOML: {error}") from error
-    found = parse_declaration(content)
+    found = _parse(DeclarationFile, content)
     changed: dict[str, object] = {}
     if found.providers is not None:
         changed["providers"] = _with_secrets("providers", found.providers, file.parent)
@@ -214,7 +247,19 @@ def read_declaration(file: Path) -> Declaration:
         changed["imported_apis"] = {
             name: _with_document(f"imported_apis.{name}", one, file.parent) for name, one in found.imported_apis.items()
         }
+    if found.policies is not None:
+        changed["policies"] = {
+            name: _with_rules(f"policies.{name}", one, file.parent) for name, one in found.policies.items()
+        }
     return found.model_copy(update=changed)
+
+
+def _with_rules(place: str, declared: DeclaredPolicy, folder: Path) -> DeclaredPolicy:
+    """With the rules, and the name of their file, for messages."""
+    text = _text_of(place, "rules", declared.rules_file, folder, beside=declared.rules)
+    if text is None and declared.rules is None:
+        raise DeclarationRefused(f"{place}: rules are missing: set rules or rules_file")
+    return declared if text is None else declared.model_copy(update={"rules": text})
 
 
 def _with_document(place: str, declared: DeclaredImportedApi, folder: Path) -> DeclaredImportedApi:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,8 @@ from server.provider_settings import SettingsRefused
 
 SUFFIX: Final = ".cedar"
 MOST_RULES: Final = 5000
-_MOST_BYTES: Final = 2 * 1024 * 1024  # of one file
+MOST_BYTES: Final = 2 * 1024 * 1024  # of one file
+UNFINISHED: Final = ".applying"  # in the folder while several files change together (`rule_folder`)
 Fingerprint = tuple[tuple[str, int, int, int, int], ...]
 _PIECE: Final = re.compile(r'//[^\n]*|"(?:\\.|[^"\\])*"|;|[^/";]+|.', re.DOTALL)
 
@@ -60,24 +61,42 @@ def fingerprint(folder: Path) -> Fingerprint:
 
 
 def read_rules(folder: Path, *, setting: str) -> RuleFiles:
-    """Every rule in the folder. Raises RulesRefused."""
+    """Every rule in the folder. Raises RulesRefused, also while only some of several files have changed."""
+    if os.path.lexists(folder / UNFINISHED):
+        problem = f"{folder}: a `token-vault apply` changes it, or was interrupted: run it again to finish"
+        raise RulesRefused(setting, [problem])
+    return rules_of(read_contents(folder, setting=setting), setting=setting)
+
+
+def read_contents(folder: Path, *, setting: str) -> dict[str, bytes]:
+    """The content of every rule file, by its name relative to the folder. Raises RulesRefused."""
     if not folder.is_dir():
         raise RulesRefused(setting, [f"no folder {folder}: create it, or remove the setting"])
-    rules: list[RuleText] = []
-    digest = hashlib.sha256()
     try:
         found = _files(folder)
     except OSError as error:
         raise RulesRefused(setting, [f"{error.filename}: can't be read: {reason_of(error)}"]) from error
+    contents: dict[str, bytes] = {}
     for path in found:
         name = path.relative_to(folder).as_posix()
         try:
-            content = path.read_bytes()
-            text = content.decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            contents[name] = path.read_bytes()
+        except OSError as error:
             raise RulesRefused(setting, [f"{name}: can't be read: {reason_of(error)}"]) from error
-        if len(content) > _MOST_BYTES:
-            raise RulesRefused(setting, [f"{name}: larger than {_MOST_BYTES} bytes: split it"])
+    return contents
+
+
+def rules_of(contents: Mapping[str, bytes], *, setting: str) -> RuleFiles:
+    """The rules in these files, by their names relative to the folder. Raises RulesRefused."""
+    rules: list[RuleText] = []
+    digest = hashlib.sha256()
+    for name, content in sorted(contents.items()):
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise RulesRefused(setting, [f"{name}: can't be read: {reason_of(error)}"]) from error
+        if len(content) > MOST_BYTES:
+            raise RulesRefused(setting, [f"{name}: larger than {MOST_BYTES} bytes: split it"])
         for part in (name.encode(), content):
             digest.update(len(part).to_bytes(8, "big") + part)
         rules += [RuleText(f"{name}:{line}", rule) for line, rule in split(text)]

@@ -21,7 +21,7 @@ from providers.tools.spec import ToolSpec
 from server.admin_settings import AdminSettings
 from server.live_providers import LiveProviders
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
-from server.policy.files import Fingerprint, RulesRefused, fingerprint
+from server.policy.files import Fingerprint, RuleFiles, RulesRefused, fingerprint, read_rules
 from server.policy.schema import EXCHANGE, PROXY, REQUEST, Action, actions_of
 from server.policy_settings import PolicySettings
 from server.provider_settings import SettingsRefused
@@ -214,13 +214,18 @@ class PolicyGate:
 
 def load(folder: Path, actions: Mapping[str, Action], *, setting: str) -> RuleSet:
     """The rules of a folder. Raises RulesRefused, and SettingsRefused if the package for Cedar is missing."""
+    return check(read_rules(folder, setting=setting), actions, setting=setting)
+
+
+def check(files: RuleFiles, actions: Mapping[str, Action], *, setting: str) -> RuleSet:
+    """The rules in these files. Raises as `load`."""
     try:
-        from server.policy.rules import load_rules
+        from server.policy.rules import checked_rules
     except ImportError as error:
         raise SettingsRefused(
             f"{setting}: rules need a package that is not installed: pip install 'mcp-token-vault[policy]'"
         ) from error
-    return load_rules(folder, actions, setting=setting)
+    return checked_rules(files, actions, setting=setting)
 
 
 def action_of(question: PolicyQuestion, actions: Mapping[str, Action]) -> Action:

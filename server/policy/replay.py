@@ -31,6 +31,7 @@ _PAGE: Final = 1000  # events
 _NEVER_KEPT: Final = frozenset({"address", "signedInSeconds"})
 _WIRE: Final = frozenset({"method", "api", "path"})
 _KNOWN_PEOPLE: Final = 10_000
+_NEVER: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,13 @@ class Replay:
     zone: ZoneInfo
     admin: AdminSettings
 
-    async def run(self, reader: Reader, *, since: int, report: ReplayReport) -> AsyncGenerator[ReplayedUse]:
-        """Every use since an instant, oldest first; updates `report`."""
+    async def run(
+        self, reader: Reader, *, since: int, report: ReplayReport, most: int | None = None
+    ) -> AsyncGenerator[ReplayedUse]:
+        """Every use since an instant, oldest first; updates `report`. `most`: only the last events, this many."""
         after, last = await first_at(reader, since) - 1, -1
+        if most is not None:
+            after = max(after, await first_at(reader, _NEVER) - 1 - most)
         people = dict[tuple[str, str], tuple[PersonFacts, AgentFacts]]()
         while after != last:
             last = after

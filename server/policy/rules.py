@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
-from pathlib import Path
 from typing import Final, TypeVar
 
 import cedarpy
@@ -24,7 +23,7 @@ from pydantic_core import from_json
 
 from providers.definitions.suggestions import did_you_mean
 from server.policy.facts import CallFacts, FactUnusable, account_entity, as_json
-from server.policy.files import RulesRefused, RuleText, read_rules
+from server.policy.files import RuleFiles, RulesRefused, RuleText
 from server.policy.schema import ARGUMENTS, CALL_ONLY, GROUPS, Action, schema_text
 from server.policy.syntax import Names, RuleHead, aims_at, head_of, named_in, normalize, weaken
 from vault.refresh.policy_checks import PolicyOutcome, PolicyVerdict
@@ -327,9 +326,8 @@ def _known_texts(texts: _Texts, values: Mapping[str, object]) -> tuple[tuple[str
     return tuple(found)
 
 
-def load_rules(folder: Path, actions: Mapping[str, Action], *, setting: str) -> RuleSet:
-    """The rules of a folder, checked. Raises RulesRefused with every problem found."""
-    files = read_rules(folder, setting=setting)
+def checked_rules(files: RuleFiles, actions: Mapping[str, Action], *, setting: str) -> RuleSet:
+    """These rules, checked. Raises RulesRefused with every problem found."""
     problems: list[str] = []
     rules: list[PolicyRule] = []
     places: dict[str, str] = {}

@@ -341,6 +341,8 @@ async def test_the_admin_api_applies_the_same(room: AdminRoom) -> None:
     by_file = {"providers": {"dropbox": {"client_id": "x", "client_secret_file": "/etc/hostname"}}}
     refused = problem(await room.call("POST", "/apply", json=by_file), 400, "invalid_request")
     assert "/etc" not in str(refused)
+    rules = {**wanted, "policies": {"mail": {"rules": ""}}}  # files on the host: only for the command
+    assert "policies" in str(problem(await room.call("POST", "/apply", json=rules), 400, "invalid_request"))
     reader = await room.token_with("admin:read")
     problem(await room.call("POST", "/apply", json=wanted, token=reader), 403, "insufficient_scope")
     for last in ({"admin": False}, {"role": "auditor"}):

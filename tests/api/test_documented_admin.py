@@ -63,10 +63,16 @@ async def test_a_service_account_is_made_and_used_by_the_lines_of_the_page(room:
 
 async def test_the_pages_declaration_is_applied_once(room: AdminRoom, tmp_path: Path) -> None:
     (block,) = blocks(PAGE, "toml")
-    declared, imported, api = block.partition("\n[imported_apis.")
+    declared, imported, rest = block.partition("\n[imported_apis.")
+    api, policies, rules = rest.partition("\n[policies.")
     assert imported and set(tomllib.loads(imported + api)["imported_apis"]["brokerage"]) == IMPORTED
-    (tmp_path / "vault.toml").write_text(declared, encoding="utf-8")  # an import needs the digest from a review
+    assert policies
+    # an import needs the digest from a review
+    (tmp_path / "vault.toml").write_text(declared + policies + rules, encoding="utf-8")
+    (tmp_path / "mail-outside.cedar").write_text("// none", encoding="utf-8")
     (tmp_path / "dropbox.secret").write_text("secret", encoding="utf-8")
     wanted = read_declaration(tmp_path / "vault.toml")
+    assert wanted.policies is not None
+    assert {name: one.rules for name, one in wanted.policies.items()} == {"mail-outside": "// none"}
     await reconciliation.apply(await reconciliation.plan(room.operator, wanted))
     assert await reconciliation.plan(room.operator, wanted) == ()

@@ -342,7 +342,7 @@ class CurrentSettings(TypedDict):
 
 
 class Declaration(TypedDict):
-    """The whole file."""
+    """The desired state. A missing section isn't managed."""
 
     people: NotRequired[dict[str, DeclaredPerson] | None]
     groups: NotRequired[dict[str, DeclaredGroup] | None]

@@ -300,7 +300,7 @@ export interface CurrentSettings {
   items: Array<SettingRecord>;
 }
 
-/** The whole file. */
+/** The desired state. A missing section isn't managed. */
 export interface Declaration {
   people?: Record<string, DeclaredPerson> | null;
   groups?: Record<string, DeclaredGroup> | null;

@@ -1,69 +1,148 @@
-"""`apply FILE`: change people, groups, agents, APIs, and providers to match a TOML file."""
+"""`apply FILE`: change people, groups, agents, APIs, providers, and rules to match a TOML file."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.terminal.context import Setup, fail, note, say
+from server.terminal.context import Setup, complain, fail, note, say
 
 if TYPE_CHECKING:
-    from server.administration.declaration import Declaration
+    from server.administration.declaration import DeclarationFile
+    from server.administration.declarations.declared_rules import RuleFileChange, RulePlan
     from server.administration.declarations.planned_changes import PlannedChange
     from server.administration.reconciliation import AppliedChange
+    from server.policy.replay import ReplayReport
 
 _PENDING = 2  # exit code of --plan
+_SIGNS = {"create": "+", "update": "~", "remove": "-"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What is to change, and what was made of it. `rules`: of a file with policies; `replay`: what they'd decide."""
+
+    pending: tuple[PlannedChange, ...]
+    made: tuple[AppliedChange, ...]
+    rules: RulePlan | None
+    replay: ReplayReport | None
+
+    @property
+    def rule_files(self) -> tuple[RuleFileChange, ...]:
+        return () if self.rules is None else tuple(self.rules.changes)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether an earlier change of the rules was interrupted."""
+        return self.rules is not None and self.rules.is_unfinished
 
 
 def apply(
     setup: Setup,
     file: Annotated[
-        Path, typer.Argument(help="TOML file with people, groups, agents, apis, and providers.", show_default=False)
+        Path,
+        typer.Argument(
+            help="TOML file with people, groups, agents, apis, providers, and policies.", show_default=False
+        ),
     ],
     *,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show what would change. The exit code is 2 if anything would.")
+        bool,
+        typer.Option("--plan", "--dry-run", help="Show what would change. The exit code is 2 if anything would."),
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Also remove what the file's sections don't name.")] = False,
 ) -> None:
-    """Create or change people, groups, agents, APIs, and providers as a file says."""
+    """Create or change people, groups, agents, APIs, providers, and rules as a file says."""
     from server.administration.declaration import DeclarationRefused, read_declaration
+    from server.policy.files import RulesRefused
 
     try:
-        wanted = read_declaration(file.expanduser())
+        found = setup.run(_apply(setup, read_declaration(file.expanduser()), is_dry=plan, prunes=prune))
     except DeclarationRefused as refused:
         fail(str(refused))
-    pending, made = setup.run(_apply(setup, wanted, is_dry=plan, prunes=prune))
-    secrets = {id(one.change): one.secret for one in made}
+    except RulesRefused as refused:
+        for one in refused.problems:
+            complain(one)
+        note("Nothing was changed.")
+        raise typer.Exit(1) from None
+    secrets = {id(one.change): one.secret for one in found.made}
     if setup.as_json:
-        rows = [_row(one) | ({} if plan else {"secret": secrets.get(id(one))}) for one in pending]
-        setup.show_json({"applied": not plan, "changes": rows})
+        rows = [_rule_row(one) | ({} if plan else {"secret": None}) for one in found.rule_files]
+        rows += [_row(one) | ({} if plan else {"secret": secrets.get(id(one))}) for one in found.pending]
+        replay = {} if found.replay is None else {"replay": _replay_fields(found.replay)}
+        setup.show_json({"applied": not plan, "changes": rows, **replay})
     else:
-        for one in pending:
+        for one in found.rule_files:
+            say("\n".join([f"{_SIGNS[one.verb]} policy {one.name}", *(f"    {line}" for line in one.diff)]))
+        for one in found.pending:
             say("\n".join(_lines(one)))
             if secret := secrets.get(id(one)):
                 say(f"    {'sign_in_link' if one.kind == 'person' else 'client_secret'}: {secret}")
-        done = "Nothing to change." if not pending else f"{len(pending)} {'to make' if plan else 'made'}."
-        note(done)
+    if found.replay is not None:
+        note(_in_words(found.replay))
+    count = len(found.rule_files) + len(found.pending)
+    note("Nothing to change." if not count else f"{count} {'to make' if plan else 'made'}.")
+    if found.is_unfinished:
+        note(
+            "An interrupted change of the rules " + ("is unfinished: apply to finish it." if plan else "was finished.")
+        )
     if any(secrets.values()):
         note("Links and secrets are shown only once.")
-    if plan and pending:
+    if plan and (count or found.is_unfinished):
         raise typer.Exit(_PENDING)
 
 
-async def _apply(
-    setup: Setup, wanted: Declaration, *, is_dry: bool, prunes: bool
-) -> tuple[tuple[PlannedChange, ...], tuple[AppliedChange, ...]]:
+async def _apply(setup: Setup, wanted: DeclarationFile, *, is_dry: bool, prunes: bool) -> _Result:
     from server.administration import reconciliation
     from server.administration.actor import Actor
+    from server.administration.declarations import declared_rules
     from server.remote import declared_servers
 
-    async with setup.open() as deployment:
-        pending = await declared_servers.plan(Actor(deployment, None, "command_line"), wanted, prunes=prunes)
-        return pending, () if is_dry else await reconciliation.apply(pending)
+    rules = replay = None
+    async with setup.open(uses_accounts=wanted.policies is None) as deployment:
+        actor = Actor(deployment, None, "command_line")
+        if wanted.policies is not None:
+            settings = setup.settings().policy
+            rules = declared_rules.plan(actor, wanted.policies, settings, prunes=prunes)
+            replay = await declared_rules.try_rules(actor, rules, settings) if rules.changes else None
+        pending = await declared_servers.plan(actor, wanted, prunes=prunes)
+        if is_dry:
+            return _Result(pending, (), rules, replay)
+        if rules is not None:
+            await declared_rules.apply(actor, rules)
+        return _Result(pending, await reconciliation.apply(pending), rules, replay)
+
+
+def _rule_row(one: RuleFileChange) -> dict[str, object]:
+    texts = {
+        "before": None if one.verb == "create" else one.before,
+        "after": None if one.verb == "remove" else one.after,
+    }
+    return {"change": one.verb, "kind": "policy", "name": one.name, "differences": {"rules": texts}}
+
+
+def _replay_fields(report: ReplayReport) -> dict[str, object]:
+    from server.administration.declarations.declared_rules import DAYS
+
+    uses = report.uses
+    counts = {"forbid": uses["forbid"], "ask": uses["ask"], "could_not_be_judged": uses["open"]}
+    return {"days": DAYS, "events": report.events, "uses": sum(uses.values()), **counts}
+
+
+def _in_words(report: ReplayReport) -> str:
+    from server.administration.declarations.declared_rules import DAYS, EVENTS
+
+    uses = report.uses
+    span = f"the last {DAYS} days" if report.events < EVENTS else f"the last {EVENTS:,} events"
+    return (
+        f"Of {sum(uses.values())} uses of accounts in {span}, these rules would have forbidden "
+        f"{uses['forbid']} and asked about {uses['ask']}; {uses['open']} can't be judged. "
+        "More, once they are applied: token-vault policy replay"
+    )
 
 
 def _row(one: PlannedChange) -> dict[str, object]:
@@ -72,8 +151,7 @@ def _row(one: PlannedChange) -> dict[str, object]:
 
 
 def _lines(one: PlannedChange) -> list[str]:
-    sign = {"create": "+", "update": "~", "remove": "-"}[one.verb]
-    lines = [f"{sign} {one.kind} {one.name}"]
+    lines = [f"{_SIGNS[one.verb]} {one.kind} {one.name}"]
     for found in one.differences:
         if one.verb == "create" and not found.after:
             continue  # the default, if not given

@@ -15,7 +15,7 @@ from providers.remote.sightings import FRESH
 from providers.remote.tool_descriptions import canonical_tools, problem_of
 from server.administration.actor import ChangeRefused
 from server.policy.files import RulesRefused
-from server.policy.rules import load_rules
+from server.policy.gate import load as load_rules
 from server.policy.schema import actions_of
 from server.remote import servers
 from tests.mcp.remote.conftest import SUM
