@@ -7,6 +7,7 @@ contain.
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ __all__ = [
 SHELF: Final = Path(__file__).parent.parent / "services"
 KEYS: Final = SHELF / "keys"  # services whose accounts are connected by a credential that people enter
 _ALIASES: Final = b"[aliases"
+_built_rules: Final[dict[Path, tuple[bytes, tuple[object, ...]]]] = {}  # by file: its digest, and its rules
 # Fields of `ProviderOverrides`.
 _OF_CLIENTS: Final = (
     "client_id",
@@ -374,19 +376,27 @@ def _with_more_rules(path: Path, content: dict[str, object]) -> dict[str, object
     for name in names:
         if not isinstance(name, str) or re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name) is None:
             raise ProviderFileRefused(f"rules_from: {name!r} isn't a file name; name a file of the folder rules")
+        shared = path.parent / "rules" / f"{name}.json"
         try:
-            written = (path.parent / "rules" / f"{name}.json").read_bytes()
+            written = shared.read_bytes()
         except OSError as error:
             problem = f"rules_from: can't read rules/{name}.json: {error.__class__.__name__}; put it there"
             raise ProviderFileRefused(problem) from error
-        rules += _shared_rules(name, written)
+        rules += _shared_rules(shared, written)
     return {**content, "rules": rules}
 
 
-@functools.lru_cache(maxsize=32)
-def _shared_rules(name: str, written: bytes) -> tuple[object, ...]:
+def _shared_rules(path: Path, written: bytes) -> tuple[object, ...]:
     """The rules of a shared file, built only once for the hundreds of files that use them."""
-    found = at(parse_object(written), "rules")
+    digest = hashlib.sha256(written).digest()
+    built = _built_rules.get(path)
+    if built is None or built[0] != digest:
+        built = _built_rules[path] = digest, _build_rules(path.stem, written)
+    return built[1]
+
+
+def _build_rules(name: str, written: bytes) -> tuple[object, ...]:
+    found = at(parse_object(written, shares_texts=True), "rules")
     if not is_array(found):
         raise ProviderFileRefused(f"rules_from: rules/{name}.json contains no rules; write them as in a provider file")
     try:

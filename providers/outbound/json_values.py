@@ -13,9 +13,12 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _DOT = re.compile(r"(?<!\\)\.")
 
 
-def parse_object(body: bytes) -> Mapping[str, object] | None:
-    """The body as a JSON object; None when it is anything else."""
-    content = _parse(body)
+def parse_object(body: bytes, *, shares_texts: bool = False) -> Mapping[str, object] | None:
+    """The body as a JSON object; None when it is anything else.
+
+    `shares_texts`: equal short texts take memory once, here and in later calls; only for what holds no credential.
+    """
+    content = _parse(body, shares_texts=shares_texts)
     return content if is_object(content) else None
 
 
@@ -27,14 +30,14 @@ def parse_content(body: bytes) -> Mapping[str, object] | None:
     return content if is_object(content) else None
 
 
-def _parse(body: bytes) -> object:
+def _parse(body: bytes, *, shares_texts: bool = False) -> object:
     """The value; None when there is none. Pydantic's parser takes a tenth of the time of the standard library's.
 
     What it refuses may still be JSON for the library: another encoding than UTF-8, a mark before it, half of a
-    surrogate pair, more than 200 levels. It keeps no text, because an answer may hold a credential.
+    surrogate pair, more than 200 levels. By default it keeps no text, because an answer may hold a credential.
     """
     try:
-        return from_json(body, cache_strings="none")
+        return from_json(body, cache_strings="all" if shares_texts else "none")
     except ValueError:
         pass
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from providers.api.rules import Call, Payload, allows
-from providers.definitions.catalog import check_file, load_catalog
+from providers.definitions.catalog import check_file, load_catalog, read_provider
 from providers.simulator.app import GOOGLE_APIS
 from tests.generating import github, google
 from tests.generating.google import placeholders
@@ -263,6 +263,15 @@ def test_a_file_may_take_rules_from_another_beside_it(tmp_path: Path) -> None:
     assert _with_rules(tmp_path, '["more"]', rule) == []
     unknown = rule.replace('"read"', '"never"')
     assert any("unknown scope 'never'" in line for line in _with_rules(tmp_path, '["more"]', unknown))
+    assert _with_rules(tmp_path, '["more"]', rule) == []
+
+
+def test_rules_of_another_file_share_their_texts(tmp_path: Path) -> None:
+    rule = '{"api": "main", "method": "GET", "path": "%s", "scopes": ["read"]}'
+    rules = ", ".join(rule % path for path in ("/one", "/two"))
+    assert _with_rules(tmp_path, '["more"]', f'{{"rules": [{rules}]}}') == []
+    one, two = (rule for rule in read_provider(tmp_path / "example.toml").rules if rule.path in {"/one", "/two"})
+    assert one.api is two.api
 
 
 @pytest.mark.parametrize(
