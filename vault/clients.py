@@ -16,7 +16,7 @@ from typing import Final, TypeGuard
 from vault import company_permissions, grants, tickets
 from vault.approvals import access_requests
 from vault.audit import released_tokens
-from vault.records import DAY, HOUR, LAST, TENANT, Client, ClientKind, Grant, format_scope, parse_scope
+from vault.records import HOUR, LAST, TENANT, Client, ClientKind, Grant, format_scope, parse_scope
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -31,7 +31,6 @@ from vault.storage.database import (
     text,
 )
 
-UNUSED_LIFETIME = DAY
 PAGE = 500  # clients per read
 SCAN = 2000  # clients that one search examines
 MOST_NAMESAKES: Final = 50

@@ -47,7 +47,7 @@ async def test_an_endpoint_hears_of_known_events_and_there_are_so_many(room: Adm
     known = sorted(endpoints.TYPES)[:1]
     refused = await refusal(webhooks.add(room.operator, HOOK, events=[*known, "account.opend"]))
     assert (refused.reason, refused.field) == ("endpoint_refused", "events")
-    for number in range(endpoints.MOST):
+    for number in range(20):
         last = await webhooks.add(room.operator, f"{HOOK}/{number}", events=known)
     assert (await refusal(webhooks.add(room.operator, HOOK, events=known))).kind == "conflict"
     await webhooks.remove(room.operator, last)

@@ -427,7 +427,7 @@ async def test_many_requests_of_others_hide_none_from_who_answers(office: Office
     request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     now = deployment.now()
     async with deployment.transaction() as transaction:
-        for number in range(stored.LISTED):
+        for number in range(200):
             theirs = replace(request.access, user_id=f"other-{number}", group_id="another")
             await stored.ask(transaction, theirs, now=now - DAY)
     assert [one.id for one in await access_requests.to_answer(deployment, office.mia)] == [request.id]

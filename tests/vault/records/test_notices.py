@@ -9,12 +9,13 @@ import pytest
 from tests.conftest import Store
 from tests.support.rooms.vault_room import open_room, second_process
 from tests.support.seeded_grant import seed
-from vault import groups
+from vault import groups, users
 from vault.audit import audit
-from vault.notices import channels, outbox
+from vault.keys.key_ring import KeyRing
+from vault.notices import channels, endpoints, outbox
 from vault.notices.channels import NoticeSettings
 from vault.records import TENANT, Event
-from vault.storage.database import SWEEP_BATCH, Value
+from vault.storage.database import SWEEP_BATCH, Transaction, Value
 
 
 def at_once(settings: NoticeSettings, how: str, now: int) -> int:
@@ -48,6 +49,9 @@ async def test_an_event_is_entered_once_and_taken_once_by_one_of_two_processes(s
 
         assert sorted(await asyncio.gather(*map(hold_and_take, range(6)))) == [0, 0, 0, 0, 0, 2]
         assert await outbox.list_due(other.database, now=now) == ()
+        for passed, is_free in ((89, False), (90, True)):  # that process may have died
+            async with other.database.transaction() as transaction:
+                assert await outbox.hold(transaction, channel.id, now=now + passed) is is_free
 
 
 @pytest.mark.parametrize("has_channel", [True, False])
@@ -88,6 +92,69 @@ async def test_what_happens_to_a_groups_account_reaches_its_members(store: Store
         assert [one["user_id"] for one in rows] == [people[1].user.id]
 
 
+async def test_50_members_of_a_group_are_told_and_50_notices_share_a_message(store: Store) -> None:
+    async with open_room(store) as room:
+        now, keys, alice = room.now, room.vault.keys, room.alice.user.id
+        await outbox.enter(room.database, keys, due_at=at_once)
+        async with room.database.transaction() as transaction:
+            group = await groups.create_group(transaction, "Sales", now=now)
+            for number in range(51):
+                user = await users.create_user(transaction, f"user-{number}", now=now)
+                await groups.add_member(transaction, group.id, user.id, source="local", now=now)
+                await _add_channel(transaction, keys, user.id, now=now)
+            await audit.append(transaction, Event("connection.needs_reauth", user_id=group.id), now=now)
+        assert await outbox.enter(room.database, keys, due_at=at_once) == 50
+        async with room.database.transaction() as transaction:
+            channel_id = await _add_channel(transaction, keys, alice, now=now)
+            for _ in range(51):
+                await audit.append(transaction, Event("connection.needs_reauth", user_id=alice), now=now)
+        assert await outbox.enter(room.database, keys, due_at=at_once) == 51
+        for count in (50, 1):
+            async with room.database.transaction() as transaction:
+                assert len(await outbox.take(transaction, channel_id, now=room.now)) == count
+
+
+async def _add_channel(transaction: Transaction, keys: KeyRing, user_id: str, *, now: int) -> str:
+    made = await channels.add_channel(
+        transaction, keys, user_id=user_id, kind="webhook", label="x", target="https://x.example/", now=now
+    )
+    return made.id
+
+
+@pytest.mark.parametrize(
+    ("kind", "details", "seconds"),
+    [
+        ("connection.needs_reauth", {}, 2 * 86400),
+        ("approval.requested", {}, 600),
+        ("approval.requested", {"until": 300}, 300),
+    ],
+)
+async def test_a_notice_is_worth_sending_for_a_time(
+    store: Store, kind: str, details: dict[str, int], seconds: int
+) -> None:
+    async with open_room(store) as room:
+        now, keys, alice = room.now, room.vault.keys, room.alice.user.id
+        await outbox.enter(room.database, keys, due_at=at_once)
+        ends = {name: now + passed for name, passed in details.items()}
+        async with room.database.transaction() as transaction:
+            channel_id = await _add_channel(transaction, keys, alice, now=now)
+            await audit.append(transaction, Event(kind, user_id=alice, details=ends), now=now)
+        assert await outbox.enter(room.database, keys, due_at=at_once) == 1
+        async with room.database.transaction() as transaction:
+            (taken,) = await outbox.take(transaction, channel_id, now=room.now)
+        assert taken.expires_at - now == seconds
+
+
+async def test_of_an_endpoints_failed_events_the_newest_500_are_listed(store: Store) -> None:
+    async with open_room(store) as room:
+        rows = [_waiting_row("endpoint", number, due_at=room.now) for number in range(502)]
+        async with room.database.transaction() as transaction:
+            await transaction.execute_many(_ENTER, rows)
+            await transaction.execute("update notices set state = :failed", {"failed": endpoints.FAILED})
+        listed = await endpoints.list_failed(room.database, "endpoint")
+        assert [one.sequence for one in listed] == list(range(501, 1, -1))
+
+
 async def test_a_failed_notice_is_tried_a_bounded_number_of_times(store: Store) -> None:
     async with open_room(store) as room:
         user_id, now, keys = room.alice.user.id, room.now, room.vault.keys
@@ -98,17 +165,19 @@ async def test_a_failed_notice_is_tried_a_bounded_number_of_times(store: Store) 
             )
             await audit.append(transaction, Event("connection.needs_reauth", user_id=user_id), now=now)
         assert await outbox.enter(room.database, keys, due_at=at_once) == 1
-        tries, now = 0, room.now  # as above
+        pauses, tries, now = (30, 120, 600, 3600, 0), 0, room.now
+        entered_at = now
         while await outbox.list_due(room.database, now=now):
             async with room.database.transaction() as transaction:
                 taken = await outbox.take(transaction, channel.id, now=now)
                 tries += len(taken)
                 await outbox.try_again(transaction, taken, now=now)
-            now += max(outbox.BACKOFF)
-        assert tries == len(outbox.BACKOFF) + 1
+            now += pauses[tries - 1]
+            assert await outbox.list_due(room.database, now=now - 1) == ()
+        assert tries == 5
         async with room.database.transaction() as transaction:
-            assert await outbox.sweep(transaction, now=now) == 0
-            assert await outbox.sweep(transaction, now=now + outbox.KEPT) == 1
+            assert await outbox.sweep(transaction, now=entered_at + 7 * 86400 - 1) == 0
+            assert await outbox.sweep(transaction, now=entered_at + 7 * 86400) == 1
 
 
 @pytest.mark.parametrize("is_dead", [True, False])
@@ -128,7 +197,7 @@ async def test_what_is_sent_again_outlives_the_age_of_its_event(
 ) -> None:
     async with open_room(store) as room:
         now = room.now
-        row = _waiting_row("x", 1, due_at=now) | {"created_at": now - outbox.KEPT - 1, "expires_at": now + expires_in}
+        row = _waiting_row("x", 1, due_at=now) | {"created_at": now - 7 * 86400 - 1, "expires_at": now + expires_in}
         async with room.database.transaction() as transaction:
             await transaction.execute_many(_ENTER, [row])
             assert await outbox.sweep(transaction, now=now) == (0 if is_kept else 1)
@@ -141,7 +210,7 @@ _ENTER = (
 
 
 def _waiting_row(channel_id: str, sequence: int, *, due_at: int) -> dict[str, Value]:
-    times: dict[str, Value] = {"created_at": due_at, "expires_at": due_at + outbox.KEPT, "due_at": due_at}
+    times: dict[str, Value] = {"created_at": due_at, "expires_at": due_at + 7 * 86400, "due_at": due_at}
     return {"tenant": TENANT, "id": channel_id, "sequence": sequence, "waiting": "waiting", **times}
 
 

@@ -11,10 +11,10 @@ from vault import apis, clients, grants, tickets, tool_choices
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, Client, ClientKind, TicketPurpose
 from vault.refusals import StorageUnavailable, TransitionRefused
-from vault.storage.database import Database
+from vault.storage.database import Database, Transaction
 from vault.tokens import tokens
 
-DAY = clients.UNUSED_LIFETIME
+DAY = 86400
 
 
 async def list_clients(database: Database) -> tuple[Client, ...]:
@@ -167,7 +167,7 @@ async def test_a_client_of_strangers_that_nobody_used_is_forgotten_after_a_day(d
 
 
 async def test_clients_are_walked_by_age_a_page_at_a_time_however_many_came_at_once(database: Database) -> None:
-    count = 2 * clients.PAGE + 3
+    count = 1003
     async with database.transaction() as transaction:
         await clients.save_client(transaction, replace(agent("zz"), created_at=NOW - 1))
         await transaction.execute_many(
@@ -177,8 +177,44 @@ async def test_clients_are_walked_by_age_a_page_at_a_time_however_many_came_at_o
             [{"id": f"agent-{number:05}", "from": "zz"} for number in range(count)],
         )
     pages = [[client.id for client in page] async for page in clients.walk_clients(database)]
-    assert [len(page) for page in pages] == [clients.PAGE, clients.PAGE, 4]
+    assert [len(page) for page in pages] == [500, 500, 4]
     assert [one for page in pages for one in page] == ["zz", *(f"agent-{number:05}" for number in range(count))]
+
+
+async def test_a_search_examines_2000_clients_and_continues_after_them(database: Database) -> None:
+    async with database.transaction() as transaction:
+        await clients.save_client(transaction, replace(agent("needle"), name="Needle"))
+        await _copy_client(transaction, "needle", [f"agent-{number:05}" for number in range(2000)])
+    found, before = await clients.find_page(database, named="needle", limit=10)
+    assert (found, before) == ((), (NOW + 1, "agent-00000"))
+    found, before = await clients.find_page(database, named="needle", before=before, limit=10)
+    assert ([one.id for one in found], before) == (["needle"], None)
+
+
+async def test_of_a_persons_clients_with_one_name_50_are_listed(database: Database) -> None:
+    seeded = await seed(database)
+    ids = [f"agent-{number:05}" for number in range(60)]
+    async with database.transaction() as transaction:
+        await _copy_client(transaction, seeded.client.id, ids)
+        await transaction.execute("update clients set name = :name", {"name": "Namesake"})
+    for client_id in ids:
+        grant = await allow(database, seeded.user, agent(client_id))
+        async with database.transaction() as transaction:
+            await tokens.issue_refresh_token(
+                transaction, grant, scopes=SCOPES, resource=RESOURCE, now=NOW, lifetimes=LIFETIMES
+            )
+    user_id = seeded.user.id
+    assert len(await clients.list_of_user(database, user_id, name="Namesake")) == 50
+    assert len(await clients.list_former(database, user_id, name="Namesake", besides="", before=NOW)) == 50
+
+
+async def _copy_client(transaction: Transaction, client_id: str, ids: list[str]) -> None:
+    await transaction.execute_many(
+        "insert into clients (tenant, id, kind, name, auth_method, redirect_uris, grant_types, resources, metadata,"
+        " created_at) select tenant, :id, kind, 'Another', auth_method, redirect_uris, grant_types, resources,"
+        " metadata, created_at + 1 from clients where id = :from",
+        [{"id": one, "from": client_id} for one in ids],
+    )
 
 
 async def test_use_is_noted_at_most_once_an_hour(database: Database) -> None:

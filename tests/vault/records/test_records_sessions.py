@@ -69,6 +69,19 @@ async def test_an_idle_session_ends_and_a_seen_one_goes_on_until_its_absolute_en
     assert await sessions.find_session(database, token, now=end, idle_lifetime=SESSION_IDLE) is None
 
 
+async def test_a_browser_is_noted_at_most_once_in_five_minutes(database: Database) -> None:
+    alice = await seed(database)
+    async with database.transaction() as transaction:
+        token, session = await sessions.start_session(transaction, alice.user.id, now=NOW, lifetime=SESSION_LIFETIME)
+    for passed, seen in ((299, 0), (300, 300)):
+        assert sessions.needs_touch(session, now=NOW + passed) is (seen > 0)
+        async with database.transaction() as transaction:
+            await sessions.touch_session(transaction, session, now=NOW + passed)
+        found = await sessions.find_session(database, token, now=NOW + passed, idle_lifetime=SESSION_IDLE)
+        assert found is not None
+        assert found[0].seen_at == NOW + seen
+
+
 async def test_seeing_an_ended_session_does_not_revive_it_and_long_ended_ones_are_forgotten(database: Database) -> None:
     alice = await seed(database)
     later = NOW + 40 * 86400
@@ -77,7 +90,7 @@ async def test_seeing_an_ended_session_does_not_revive_it_and_long_ended_ones_ar
         await sessions.end_session(transaction, session.token_hash, now=NOW)
         await sessions.touch_session(transaction, session, now=NOW + 600)
         fresh, _ = await sessions.start_session(transaction, alice.user.id, now=later, lifetime=SESSION_LIFETIME)
-        assert await sessions.sweep_sessions(transaction, now=NOW + 600) == 0
-        assert await sessions.sweep_sessions(transaction, now=later) == 1
+        assert await sessions.sweep_sessions(transaction, now=NOW + 30 * 86400 - 1) == 0
+        assert await sessions.sweep_sessions(transaction, now=NOW + 30 * 86400) == 1
     assert await sessions.find_session(database, token, now=NOW + 600, idle_lifetime=SESSION_IDLE) is None
     assert await sessions.find_session(database, fresh, now=later, idle_lifetime=SESSION_IDLE) is not None

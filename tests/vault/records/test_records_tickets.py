@@ -365,6 +365,25 @@ async def test_sweeping_forgets_tickets_a_day_after_their_end(database: Database
     assert len(await grants.list_grants(database, seeded.user.id)) == 2
 
 
+async def test_a_provider_may_answer_a_used_state_for_8_days_and_then_it_is_settled(
+    database: Database, key_ring: KeyRing
+) -> None:
+    secret = await _issue(database, key_ring, TicketPurpose.UPSTREAM_STATE)
+    used = await _consume(database, key_ring, secret, purpose=TicketPurpose.UPSTREAM_STATE)
+
+    async def settle(now: int) -> tuple[tuple[bytes, str], ...]:
+        async with database.transaction() as transaction:
+            return await tickets.settle_lost_states(transaction, outcome="lost", now=now)
+
+    end = NOW + 8 * 86400
+    assert await settle(end - 1) == ()
+    assert [one.ticket_hash for one in await tickets.unfinished_states(database, key_ring, now=end - 1)] == [
+        used.ticket_hash
+    ]
+    assert await tickets.unfinished_states(database, key_ring, now=end) == ()
+    assert await settle(end) == ((used.ticket_hash, "user-1"),)
+
+
 async def test_what_strangers_made_is_forgotten_minutes_after_its_end(database: Database, key_ring: KeyRing) -> None:
     made: dict[str, str] = {}
 

@@ -65,13 +65,13 @@ async def test_a_name_is_given_once_even_to_many_at_once(database: Database) -> 
 
 
 async def test_users_are_walked_by_name_a_page_at_a_time_and_admins_are_few(database: Database) -> None:
-    count = users.PAGE + 3
+    count = 503
     async with database.transaction() as transaction:
         await users.create_user(transaction, "Zoe", is_admin=True, now=NOW)
         for number in range(count):
             await users.create_user(transaction, f"user-{number:05}", now=NOW)
     pages = [[user.name for user in page] async for page in users.walk_users(database)]
-    assert [len(page) for page in pages] == [users.PAGE, 4]
+    assert [len(page) for page in pages] == [500, 4]
     assert [name for page in pages for name in page] == [*(f"user-{number:05}" for number in range(count)), "Zoe"]
     assert [user.name for user in await users.list_users(database, limit=2)] == ["user-00000", "user-00001"]
     assert [user.name for user in await users.list_admins(database)] == ["Zoe"]
