@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import ConnectionKey, derive
-from vault.keys.sealed_file import SealedWriter, read_content, read_header
+from vault.keys.sealed_file import BackupRefused, SealedWriter, read_content, read_header
 from vault.keys.sources.local import LocalKey
 from vault.keys.sources.passphrase import PassphraseKeySource
 from vault.keys.sources.source import StoredKey
@@ -231,6 +231,24 @@ def test_a_frozen_sealed_file_stays_readable() -> None:
     writer.write(content)
     writer.finish()
     assert again.getvalue() == whole
+
+
+def test_a_sealed_file_has_chunks_of_256_kib_and_a_header_of_64_kib_at_most() -> None:
+    largest = b"h" * 65536
+    file = io.BytesIO()
+    writer = SealedWriter(file, key=KEY, header=largest)
+    writer.write(bytes(262_144 + 1))
+    writer.finish()
+    file.seek(0)
+    assert read_header(file) == largest
+    assert int.from_bytes(file.read(4), "big") == 262_144 + 16
+    file.seek(-4, io.SEEK_CUR)
+    assert [len(one) for one in read_content(file, key=KEY, header=largest)] == [262_144, 1]
+    longer = io.BytesIO()
+    SealedWriter(longer, key=KEY, header=largest + b"h").finish()
+    longer.seek(0)
+    with pytest.raises(BackupRefused):
+        read_header(longer)
 
 
 def test_what_is_derived_from_a_frozen_key_stays_the_same() -> None:

@@ -18,9 +18,10 @@ from joserfc.jwk import RSAKey
 from tests.conftest import KeySettings, Store
 from vault.keys.inventory import list_keys
 from vault.keys.key_ring import ConnectionKey, KeyRing
-from vault.keys.signing import LONGEST_TOKEN, PUBLISH_AHEAD, RELOAD_EVERY, SigningKeys
+from vault.keys.signing import LONGEST_TOKEN, PUBLISH_AHEAD, SigningKeys
 from vault.keys.sources import KeySource, key_source
 from vault.refusals import CiphertextRejected, KeyUnavailable, StorageUnavailable
+from vault.spans import KEY_USES
 from vault.storage.database import Database, Transaction, binary
 
 SECRET = "xoxp-canary-of-the-key-tests"
@@ -100,6 +101,34 @@ async def test_key_rows_that_were_swapped_do_not_open(database: Database, key_ri
 
 
 @pytest.mark.requirement("V-05")
+async def test_an_opened_key_is_kept_for_five_minutes_among_4096(
+    database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("vault.keys.key_ring.boot_time", lambda: now[0])
+    await connect(database, key_ring)
+    row = await database.fetch_one("select wrapped, kek_id from keys.user_keys")
+    assert row is not None
+    wrapped, kek_id = binary(row, "wrapped"), str(row["kek_id"])
+
+    def unwraps(*salts: int) -> int:
+        """How many master key uses it takes to have these keys."""
+        before = KEY_USES[kek_id, "unwrap"]
+        for salt in salts:
+            key_ring.connection_key(
+                wrapped=wrapped, kek_id=kek_id, salt=salt.to_bytes(32, "big"), user_id="user", connection_id="c"
+            )
+        return KEY_USES[kek_id, "unwrap"] - before
+
+    assert unwraps(1, 1) == 1
+    for passed, count in ((299, 0), (1, 1)):
+        now[0] += passed
+        assert unwraps(1) == count
+    assert unwraps(*range(1, 4097)) == 4095
+    assert unwraps(1) == 0
+    assert unwraps(5000, 1) == 2  # the oldest made room
+
+
 async def test_a_destroyed_key_takes_its_connection_with_it_and_no_other(database: Database, key_ring: KeyRing) -> None:
     await connect(database, key_ring)
     await connect(database, key_ring, connection_id="kept")
@@ -418,7 +447,10 @@ async def test_another_process_learns_of_a_rotation_at_most_once_a_minute(store:
         for _ in range(1000):
             await other.signing.reload(other_database)
         assert not knows()
-        other_database.clock_offset += RELOAD_EVERY + 1
+        other_database.clock_offset += 59
+        await other.signing.reload(other_database)
+        assert not knows()
+        other_database.clock_offset += 1
         await other.signing.reload(other_database)
         assert knows()
         third = await ring.signing.rotate(database, now=database.now())

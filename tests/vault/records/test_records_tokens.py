@@ -480,16 +480,16 @@ async def test_a_used_token_is_known_but_not_live(database: Database) -> None:
     assert await tokens.find(database, "unknown") is None
 
 
-async def test_a_family_keeps_its_last_generations_and_an_older_token_is_only_refused(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokens, "REMEMBERED", 3)
+async def test_a_family_keeps_its_last_256_generations_and_an_older_token_is_only_refused(database: Database) -> None:
     seeded = await seed(database)
     held = [await _issue(database, seeded)]
     for _ in range(5):
         held.append((await _rotate(database, held[-1])).refresh_token)
+    async with database.transaction() as transaction:
+        await transaction.execute("update refresh_tokens set generation = 258 where generation = 6")
+    held.append((await _rotate(database, held[-1])).refresh_token)
     rows = await database.fetch("select generation from refresh_tokens order by generation")
-    assert [row["generation"] for row in rows] == [4, 5, 6]
+    assert [row["generation"] for row in rows] == [4, 5, 258, 259]
     with pytest.raises(tokens.RefreshTokenRefused):
         await _rotate(database, held[2])
     held.append((await _rotate(database, held[-1])).refresh_token)  # the grant is live

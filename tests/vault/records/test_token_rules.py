@@ -131,6 +131,22 @@ def test_each_limit_of_the_rule(changes: dict[str, Any], verdict: str) -> None:
     assert judge(replace(USUAL, **changes), grace=GRACE).value == verdict
 
 
+@pytest.mark.parametrize(
+    ("age", "verdict"), [(30 * 86400 - 1, RepeatVerdict.ELSEWHERE), (30 * 86400, RepeatVerdict.MOVED)]
+)
+def test_an_answer_on_another_network_counts_for_30_days(age: int, verdict: RepeatVerdict) -> None:
+    now = 1_800_000_000
+
+    def token(generation: int, **facts: Any) -> RefreshToken:
+        end = now + 86400
+        about = RefreshToken(b"", "grant", "client", "family", generation, frozenset(), "", 0, end, end)
+        return replace(about, issued_to=HOME, consumed_at=now - 1, **facts)
+
+    family = {n: token(n, moved_at=now - age if n < 3 else None) for n in range(1, 5)}
+    facts = {"network": AWAY, "is_authenticated": False, "now": now, "grace": GRACE}
+    assert judge_use(family[3], family, **facts) is verdict
+
+
 def test_without_a_grace_every_repeat_is_a_contradiction() -> None:
     for repeat in (USUAL, replace(USUAL, now=1000, is_successor_used=False), replace(USUAL, is_authenticated=True)):
         assert judge(repeat, grace=0) is RepeatVerdict.LATE
