@@ -21,7 +21,7 @@ from vault.audit.audit import append
 from vault.records import Event
 from vault.refresh.journal import FOLDER
 from vault.upkeep import replicas
-from vault.upkeep.replicas import LATE, Replica
+from vault.upkeep.replicas import Replica
 
 KINDS = {"connection.refreshed": 3, "connection.refresh_unanswered": 2, "connection.needs_reauth": 1, "tool.called": 5}
 
@@ -35,7 +35,7 @@ async def test_it_counts_what_happened_and_tells_who_serves(tmp_path: Path) -> N
         async with deployment.transaction() as transaction:
             await append(transaction, *(Event(kind) for kind in KINDS), now=now - 3700)  # more than an hour ago
             await append(transaction, *(Event(kind) for kind, times in KINDS.items() for _ in range(times)), now=now)
-            for name, seen in (("here", now), ("gone", now - LATE - 1)):
+            for name, seen in (("here", now - 60), ("gone", now - 91)):
                 await replicas.note_replica(
                     transaction,
                     Replica(

@@ -249,8 +249,8 @@ async def test_a_finished_revocation_is_forgotten_although_its_connection_is_kep
     database, now = opened_vault.deployment.database, opened_vault.deployment.now()
     (step,) = [one for one in SWEEPS if one.name == "ended records"]
     for name, done_at in (
-        ("old", now - retention.DONE_KEPT - 1),
-        ("new", now - retention.DONE_KEPT + 60),
+        ("old", now - 30 * DAY - 1),
+        ("new", now - 30 * DAY + 60),
         ("due", None),
     ):
         await connection(database, name, ended_at=now - 60 * DAY)

@@ -22,6 +22,7 @@ from vault.refusals import (
     TemporarilyUnavailable,
     TransitionRefused,
 )
+from vault.storage.database import integer
 from vault.upkeep import revocations
 from vault.upstream import RevokeOutcome, Silent
 
@@ -257,3 +258,33 @@ async def test_a_silent_refresh_of_a_disconnected_account_harms_nothing(room: Ro
             await slow
     room.pass_time(61)
     assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
+
+
+async def test_a_revocation_is_overdue_five_minutes_after_it_was_due(room: Room) -> None:
+    await room.disconnect(await room.connect())
+    row = await room.database.fetch_one("select next_at from upstream_revocations")
+    assert row is not None
+    due = integer(row, "next_at")
+    for late, expected in ((due + 300, (0, due + 300)), (due + 301, (1, due))):
+        assert await revocations.count_overdue(room.database, now=late) == expected
+
+
+async def test_a_provider_that_does_not_answer_is_left_alone_for_half_a_minute(room: Room) -> None:
+    await room.disconnect(await room.connect())
+    room.slack.revoke_outcomes.append(Silent("timeout"))
+    assert await revocations.run_due(room.vault) == 1
+    await room.disconnect(await room.connect(account="other"))
+    for passed, count in ((29, 0), (1, 2)):
+        room.pass_time(passed)
+        assert await revocations.run_due(room.vault) == count
+
+
+@pytest.mark.parametrize(("left", "is_fresh"), [(31, True), (30, False)])
+async def test_only_an_access_token_with_half_a_minute_left_proves_that_it_was_revoked(
+    room: Room, left: int, *, is_fresh: bool
+) -> None:
+    await room.disconnect(await room.connect())
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update connections set access_expires_at = :end", {"end": room.now + left})
+    assert await revocations.run_due(room.vault) == 1
+    assert [fresh for _, _, fresh in room.slack.probes] == [is_fresh]

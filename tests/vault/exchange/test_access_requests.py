@@ -413,6 +413,25 @@ async def test_old_requests_are_forgotten(shared_account: SharedAccount) -> None
         assert (await access_requests.get(shared_account.room.database, request.id) is not None) == left
 
 
+async def test_200_requests_are_listed(shared_account: SharedAccount) -> None:
+    room, access = shared_account.room, shared_account.access()
+    await shared_account.ask(access)
+    row = await room.database.fetch_one("select * from access_requests")
+    assert row is not None
+    names = ", ".join(row)
+    async with room.database.transaction() as transaction:
+        await transaction.execute_many(
+            f"insert into access_requests ({names}) values ({', '.join(f':{name}' for name in row)})",
+            [{**row, "id": f"request-{number}", "target": f"target-{number}"} for number in range(200)],
+        )
+    for listed in (
+        await access_requests.list_of_person(room.database, access.user_id),
+        await access_requests.list_newest(room.database, now=room.now),
+        await access_requests.list_pending(room.database, now=room.now),
+    ):
+        assert len(listed) == 200
+
+
 async def test_managers_change_only_once(shared_account: SharedAccount) -> None:
     room, carol = shared_account.room, shared_account.carol.user.id
 

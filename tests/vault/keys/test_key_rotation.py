@@ -229,6 +229,23 @@ async def test_a_key_is_retired_only_when_nothing_needs_it(room: Room) -> None:
         await promote(room, old)
 
 
+async def test_a_key_that_returns_under_its_former_master_key_is_wrapped_again_in_ten_minutes(room: Room) -> None:
+    """For example, another process wrote it when its transaction began before the rotation."""
+    await people(room, 1)
+    row = await room.database.fetch_one("select wrapped, kek_id from keys.user_keys")
+    assert row is not None
+    state, new = KeyUpkeep(), await add(room)
+    await promote(room, new)
+    for _ in range(2):
+        await upkeep(room, state)
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update keys.user_keys set wrapped = :wrapped, kek_id = :kek_id", row)
+    for passed, count in ((599, 0), (1, 1)):
+        room.pass_time(passed)
+        await upkeep(room, state)
+        assert (await master_keys(room.database))[new].people == count
+
+
 async def test_a_key_waits_for_transactions_that_began_before_the_rotation(room: Room) -> None:
     old, new = await former(room), await add(room)
     await promote(room, new)

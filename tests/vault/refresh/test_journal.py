@@ -29,7 +29,7 @@ from vault.refresh.journal import (
     write_answer,
 )
 from vault.refresh.journal_recovery import adopt_all
-from vault.refresh.journal_slots import LONGEST, slots_for, wipe_remains
+from vault.refresh.journal_slots import slots_for, wipe_remains
 from vault.refresh.refresh_request import Spender, open_refresh_token
 from vault.refusals import StorageUnavailable, VaultError
 from vault.upkeep.revocations import BACKOFF, list_revocations, revoke_upstream
@@ -63,7 +63,7 @@ async def test_an_answer_is_found_by_every_process_of_the_host_and_after_a_resta
     again.close()
     files = sorted((tmp_path / FOLDER).iterdir())
     assert [path.stat().st_mode & 0o777 for path in files] == [0o600, 0o600]
-    assert [path.stat().st_size for path in files] == [SLOT * GROWTH] * 2
+    assert [path.stat().st_size for path in files] == [8192 * 64] * 2
 
 
 async def test_a_newer_answer_takes_the_place_of_the_older_and_more_slots_are_made(tmp_path: Path) -> None:
@@ -103,7 +103,9 @@ async def test_answers_are_wiped_after_seven_days(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     await journal.append(entry("old", at=DAY))
     await journal.append(entry("young", at=DAY + 10))
-    await journal.sweep(now=DAY + KEEP + 1)
+    await journal.sweep(now=DAY + 7 * 86400)
+    assert {found.connection_id for found in await journal.entries()} == {"old", "young"}
+    await journal.sweep(now=DAY + 7 * 86400 + 1)
     assert [found.connection_id for found in await journal.entries()] == ["young"]
     assert only_file(tmp_path).read_bytes().count(b"sealed") == 1
     journal.close()
@@ -137,9 +139,14 @@ async def test_an_answer_of_64_kib_is_kept_and_one_beyond_all_bounds_is_refused_
     largest = JournalEntry("one", 1, "owner", fence=1, at=DAY, sealed=tokens)
     await journal.append(largest)
     assert await journal.find("one") == (largest,)
+    beyond = JournalEntry("two", 1, "owner", fence=1, at=DAY, sealed=b"")
+    left = 32 * 8192 - len(encode(beyond)) - 31 * len("TVJ+")  # bytes of base64 that fit into 32 slots
+    fits = replace(beyond, sealed=b"x" * (left // 4 * 3))
+    await journal.append(fits)
+    assert await journal.find("two") == (fits,)
     with pytest.raises(StorageUnavailable, match="too large"):
-        await journal.append(JournalEntry("two", 1, "owner", fence=1, at=DAY, sealed=b"x" * SLOT * LONGEST))
-    assert await journal.entries() == (largest,)
+        await journal.append(replace(fits, generation=2, sealed=fits.sealed + b"x"))
+    assert set(await journal.entries()) == {largest, fits}
     journal.close()
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.rooms.vault_room import WAIT, open_room
-from vault.refresh.concurrency import RefreshQueues
+from vault.refresh.accounts import HeldToken, skew_of
+from vault.refresh.concurrency import RefreshQueues, Watches
 from vault.refusals import TemporarilyUnavailable
 
 
@@ -40,6 +41,37 @@ async def test_a_place_is_had_at_once_or_waited_for_and_every_provider_has_its_o
     await asyncio.sleep(0)
     queues.leave("slack")
     assert await waiting is False  # rows that were read before may be outdated
+
+
+async def test_96_refreshes_run_at_once_24_of_them_ahead_of_time() -> None:
+    queues, started, over = RefreshQueues(), list[int](), asyncio.Event()
+
+    def start(number: int) -> asyncio.Task[object]:
+        started.append(number)
+        return asyncio.create_task(over.wait())
+
+    for number in range(30):
+        queues.queue("slack", number, lambda number=number: start(number))
+    assert len(started) == 24
+    assert all([await queues.enter("slack", patience=0) for _ in range(96)])
+    with pytest.raises(TimeoutError):
+        await queues.enter("slack", patience=0.01)
+    over.set()
+    await asyncio.sleep(0)
+
+
+def test_of_10000_things_that_are_watched_the_oldest_makes_room() -> None:
+    watches = Watches()
+    for number in range(10_000):
+        watches.seconds(str(number), "same", now=1)
+    assert watches.seconds("0", "same", now=5) == 4
+    watches.seconds("10000", "same", now=1)
+    assert watches.seconds("0", "same", now=6) == 0
+
+
+def test_a_token_is_refreshed_a_minute_before_its_end_and_counts_as_expired_5_seconds_before() -> None:
+    assert [skew_of(0, life) for life in (3600, 600, 599, 50)] == [60, 60, 59, 5]
+    assert [HeldToken(b"", 1, 1000, skew).good_until for skew in (60, 10, 8)] == [995, 995, 996]
 
 
 async def test_more_accounts_than_places_are_all_refreshed_once(store: Store) -> None:

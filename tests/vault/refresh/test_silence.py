@@ -190,7 +190,7 @@ async def test_a_silence_is_asked_about_again_without_a_caller_when_its_pause_is
 async def test_no_refusal_says_that_nothing_is_lost_while_an_answer_may_be(room: Room) -> None:
     await go_silent(room, LOST_ANSWER)
     said = set[str]()
-    for number in range(breakers.SILENCES + 1):  # the last ones find the breaker open
+    for number in range(6):  # the last ones find the breaker open
         with pytest.raises(TemporarilyUnavailable) as refused:
             await room.exchange()
         said.add(refused.value.description)
@@ -200,7 +200,7 @@ async def test_no_refusal_says_that_nothing_is_lost_while_an_answer_may_be(room:
     assert not any("lost" in one for one in said), said
 
 
-@pytest.mark.parametrize(("others", "expected"), [(0, 0), (breakers.SILENCES - 1, 1)])
+@pytest.mark.parametrize(("others", "expected"), [(0, 0), (4, 1)])
 async def test_the_log_says_when_a_provider_is_silent_to_many(
     room: Room, caplog: pytest.LogCaptureFixture, *, others: int, expected: int
 ) -> None:
@@ -307,3 +307,31 @@ async def test_a_provider_that_stays_silent_is_asked_twice_and_the_connection_st
         assert len(room.slack.sends) == 2
         assert await connection_status(room, connection) == "active"
         assert await room.exchange()
+
+
+def test_five_silences_in_a_row_open_a_breaker_unless_the_provider_answered_a_moment_ago() -> None:
+    seen = breakers.Breakers()
+    assert [seen.note_silence("slack", f"c{number}", now=100) for number in range(5)] == [*[False] * 4, True]
+    assert seen.waits("other", "c9", now=100, generation=1, answered_at=None) == 0
+    for passed, is_open in ((14, False), (15, True)):
+        seen.note_answer("slack", now=100)
+        silences = [seen.note_silence("slack", f"c{number}", now=100 + passed) for number in range(5)]
+        assert silences[-1] is is_open
+
+
+def test_an_open_breaker_lets_one_connection_probe_and_the_silent_ones_wait_longer() -> None:
+    seen = breakers.Breakers()
+    for number in range(5):
+        seen.note_silence("slack", f"c{number}", now=100)
+
+    def waits(connection_id: str, now: int) -> int:
+        return seen.waits("slack", connection_id, now=now, generation=1, answered_at=None)
+
+    assert (waits("c0", 100), waits("other", 100), waits("other", 104), waits("other", 105)) == (30, 5, 1, 0)
+    assert (waits("third", 105), waits("other", 116), waits("third", 116), waits("third", 117)) == (12, 0, 1, 0)
+
+
+def test_after_a_refusal_of_our_registration_everyone_waits_for_a_minute() -> None:
+    seen = breakers.Breakers()
+    seen.note_refusal_of_us("slack", "c0", generation=1, now=100)
+    assert [seen.waits("slack", "c1", now=now, generation=1, answered_at=None) for now in (100, 159, 160)] == [60, 1, 0]
