@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import signal
+import sqlite3
+import sys
 from dataclasses import replace
 
 import pytest
@@ -118,6 +123,58 @@ async def test_an_agents_panic_can_be_run_again_after_the_agent_is_gone(place: P
             assert (done.exit_code, "1 verified dead" in done.stdout) == (0, True), done.output
         unknown = await run(place, "panic", "--client", "other", "--yes")
         assert (unknown.exit_code, "no agent" in unknown.output) == (1, True)
+
+
+# Ends the process after the first account is disconnected.
+KILLED = """
+import os, runpy, signal, sys
+from vault.upkeep import panics
+disconnect = panics._disconnect
+
+async def die_after(*arguments):
+    await disconnect(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+panics._disconnect = die_after
+runpy.run_module("token_vault", run_name="__main__")
+"""
+
+
+async def _requests(place: Place) -> list[bool]:
+    """Whether each request is finished."""
+    async with open_deployment(load_settings(None, data=place.data), data=place.data) as deployment:
+        rows = await deployment.database.fetch("select done_at from panics order by requested_at")
+        return [row["done_at"] is not None for row in rows]
+
+
+@pytest.mark.parametrize("connects_more", [False, True])
+async def test_a_killed_panic_is_continued_and_what_began_since_ends_too(place: Place, *, connects_more: bool) -> None:
+    async with running_simulator() as simulator:
+        await connect(place, simulator, "alice", "bob")
+        command = [sys.executable, "-c", KILLED, "panic", "--all", "--yes", "--data", str(place.data)]
+        killed = await asyncio.create_subprocess_exec(*command, env=place.environment())
+        assert await killed.wait() == -signal.SIGKILL
+        assert await _requests(place) == [False]
+        if connects_more:
+            await asyncio.to_thread(_age_requests, place)
+            await connect(place, simulator, "carol")
+        again = await run(place, "panic", "--all", "--yes", "--wait", "60", "--json")
+        assert again.exit_code == 0, again.output
+        found = json.loads(again.stdout)
+        assert (found["continued"], found["verified_dead"]) == (True, 3 if connects_more else 2)
+        assert "Continuing the request from " in again.stderr
+        assert ("Also ending what began after" in again.stderr) == connects_more
+        assert await _requests(place) == [True] * (2 if connects_more else 1)
+        assert await content(place, "panic", "--all") == {"dry_run": True, "accounts": {}, "total": 0}
+        third = await run(place, "panic", "--all", "--yes", "--json")
+        assert (json.loads(third.stdout)["continued"], "Continuing" in third.stderr) == (False, False)
+
+
+def _age_requests(place: Place) -> None:
+    """The person connects a minute later; instants are in seconds."""
+    with sqlite3.connect(place.data / "vault.sqlite") as database:
+        database.execute("update panics set requested_at = requested_at - 60")
+    database.close()
 
 
 @pytest.mark.parametrize("options", [(), ("--all", "--user", "alice"), ("--user", "nobody"), ("--provider", "nothing")])

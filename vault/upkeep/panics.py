@@ -21,6 +21,7 @@ from vault.storage.database import Reader, Row, Transaction, Value, integer, int
 from vault.upkeep.receipts import NO_PROBE, ReceiptResult
 
 BATCH: Final = 100
+_NEVER: Final = 2**62
 Kind = Literal["user", "client", "provider", "all"]
 _KINDS: Final[Mapping[str, Kind]] = {"user": "user", "client": "client", "provider": "provider", "all": "all"}
 # Conditions on rows `t` with the columns tenant, connection_id, user_id and provider. An agent's are those that it
@@ -182,6 +183,19 @@ async def find_open(reader: Reader, kind: Kind, subject: str) -> Panic | None:
     """The newest unfinished request for the same; it includes the earlier ones."""
     found = [one for one in await list_open(reader) if (one.kind, one.subject) == (kind, subject)]
     return replace(found[-1], since=found[0].requested_at) if found else None
+
+
+async def is_access_left(reader: Reader, panic: Panic) -> bool:
+    """Whether there is access that began after the request, which carrying it out left."""
+    if await reach(reader, panic.kind, panic.subject, since=panic.since):
+        return True
+    match panic.kind:
+        case "client":
+            return await clients.get_client(reader, panic.subject) is not None
+        case "all":
+            return bool(await _people_with_access(reader, before=_NEVER, after=""))
+        case "user" | "provider":
+            return False
 
 
 async def was_requested(reader: Reader, kind: Kind, subject: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +16,8 @@ from server.terminal.context import Setup, fail, note
 if TYPE_CHECKING:
     from server.deployment import Deployment
     from vault.records import Tell
-    from vault.upkeep.panics import EndedCounts, Kind
+    from vault.storage.database import Transaction
+    from vault.upkeep.panics import EndedCounts, Kind, Panic
 
 RETRIED, BY_HAND, STILL_ALIVE = 3, 4, 5  # exit codes, higher for more serious results
 _LOOK = 1.0  # seconds between checks for due revocations
@@ -44,8 +45,9 @@ def panic(
 ) -> None:
     """End access in bulk, also at the providers, and verify that it has ended. Without `--yes`, a dry run.
 
-    Run it again to continue after an interruption; a running server also continues. Exit code 0: nothing is
-    outstanding; 3: the vault keeps trying; 4: end the rest on the providers' pages; 5: some tokens still work.
+    After an interruption, run it again: it continues, and also ends what began since. A running server also continues.
+    Exit code 0: nothing is outstanding; 3: the vault keeps trying; 4: end the rest on the providers' pages; 5: some
+    tokens still work.
     """
     named: dict[Kind, str] = {}
     if user is not None:
@@ -62,8 +64,9 @@ def panic(
     if not yes:
         _show_reach(setup, setup.run(_reach(setup, kind, given)))
         return
-    found = setup.run(_end(setup, kind, given, wait=wait))
-    setup.show_one({**asdict(found), "exit_code": exit_code(found)}, sentence=in_words(found))
+    found, is_continued = setup.run(_end(setup, kind, given, wait=wait))
+    fields = {**asdict(found), "continued": is_continued, "exit_code": exit_code(found)}
+    setup.show_one(fields, sentence=in_words(found))
     raise typer.Exit(exit_code(found))
 
 
@@ -126,19 +129,35 @@ async def _reach(setup: Setup, kind: Kind, named: str) -> Mapping[str, int]:
         return await panics.reach(deployment.database, kind, subject, since=since)
 
 
-async def _end(setup: Setup, kind: Kind, named: str, *, wait: int) -> EndedCounts:
+async def _end(setup: Setup, kind: Kind, named: str, *, wait: int) -> tuple[EndedCounts, bool]:
+    """The state of the ended grants, and whether an unfinished request was continued."""
+    from server.event_texts import when
     from server.terminal.progress import show_progress
     from vault.upkeep import panics
 
     async with setup.open(uses_accounts=False) as deployment:
         subject = await _subject(deployment, kind, named)
         async with deployment.transaction() as transaction:
-            started = await panics.start(transaction, kind, subject, by="command_line", now=deployment.now())
-            first = await panics.first_asked(transaction, kind, subject, now=started.requested_at)
+            unfinished = await panics.find_open(transaction, kind, subject)
+            request = unfinished or await _start(transaction, kind, subject, now=deployment.now())
+            first = await panics.first_asked(transaction, kind, subject, now=request.requested_at)
+        if unfinished is not None:
+            note(f"Continuing the request from {when(unfinished.requested_at)}, which isn't finished.")
         with show_progress() as tell:
-            await panics.go_on(deployment.vault, started, tell=tell)
+            await panics.go_on(deployment.vault, request, tell=tell)
+            if unfinished is not None and await panics.is_access_left(deployment.database, unfinished):
+                note("Also ending what began after that request.")
+                async with deployment.transaction() as transaction:
+                    request = await _start(transaction, kind, subject, now=deployment.now())
+                await panics.go_on(deployment.vault, replace(request, since=unfinished.since), tell=tell)
             note("Every account is disconnected. Revoking at the providers; you can interrupt this and run it again.")
-            return await _revoke(deployment, kind, subject, since=first, wait=wait, tell=tell)
+            return await _revoke(deployment, kind, subject, since=first, wait=wait, tell=tell), unfinished is not None
+
+
+async def _start(transaction: Transaction, kind: Kind, subject: str, *, now: int) -> Panic:
+    from vault.upkeep import panics
+
+    return await panics.start(transaction, kind, subject, by="command_line", now=now)
 
 
 async def _revoke(
