@@ -137,7 +137,7 @@ def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, no
         )
     if held.state is not ConnectionState.ACTIVE:
         yield ConnectionRequired(
-            reconnect_text(provider, held.label, renewed_by=held.renewed_by),
+            reconnect_text(provider, held.label, renewed_by=held.renewed_by, is_groups=held.rule is not None),
             provider=provider,
             reason="needs_reauth",
             scopes=asked,
@@ -146,7 +146,10 @@ def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, no
     if made.not_granted:
         yield ConnectionRequired(
             f"The {provider} account {held.label} hasn't granted {words(made.not_granted)}. Reconnect "
-            "it and allow that.",
+            "it and allow that."
+            if held.rule is None
+            else f"The {provider} account {held.label} hasn't granted {words(made.not_granted)}. Ask the person who "
+            "gave this account to the group to reconnect it, allow that, and give it again.",
             provider=provider,
             reason="scopes",
             scopes=asked,
@@ -162,6 +165,29 @@ def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, no
             missing=made.not_delegated if held.is_delegated(now) else frozenset(),
             is_beyond_rule=held.is_delegated(now) and _is_beyond_rule(held, made.not_delegated),
         )
+
+
+def for_member(refusal: ConnectionRequired, held: HeldAccount) -> ConnectionRequired:
+    """The refusal of a refresh; of a group's account, for someone who can't reconnect it themselves."""
+    match refusal.reason if held.rule is not None else "":
+        case "needs_reauth":
+            told = reconnect_text(refusal.provider, held.label, renewed_by=None, is_groups=True)
+        case "ambiguous":
+            told = (
+                f"{refusal.provider} never answered the last refresh of {held.label}, so the connection may be dead. "
+                "Ask the person who gave this account to the group to reconnect it and give it again."
+            )
+        case _:
+            return refusal
+    return ConnectionRequired(
+        told,
+        provider=refusal.provider,
+        reason=refusal.reason,
+        scopes=refusal.scopes,
+        connection_id=refusal.connection_id,
+        missing=refusal.missing,
+        detail=refusal.detail,
+    )
 
 
 def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: int) -> HeldAccount:

@@ -20,7 +20,7 @@ from vault.approvals.standing_approvals import Binding, StandingUse
 from vault.audit.audit import append
 from vault.connections import ACCESS_TOKEN, narrowed_token
 from vault.exchange.approval_rules import ApprovalQuestion, can_stand
-from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, settle, words
+from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, for_member, settle, words
 from vault.exchange.recent import Basis, basis_of
 from vault.records import Event, Narrowing, format_scope
 from vault.refresh import company, leases, rotation
@@ -185,6 +185,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             )
         except NarrowingRefused:
             continue  # enforced by us from now on, with the full token
+        except ConnectionRequired as refusal:
+            raise for_member(refusal, held) from refusal.__cause__
     raise TemporarilyUnavailable("This account's tokens are changing.", retry_after=2)
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from vault import clients, grants, shared_connections, users
 from vault.approvals import standing_approvals
 from vault.exchange.approval_rules import ApprovalQuestion, can_stand
-from vault.exchange.decision import ExchangeRequest, choose, list_refusals, select, settle
+from vault.exchange.decision import ExchangeRequest, choose, for_member, list_refusals, select, settle
 from vault.exchange.exchange import check_policy
 from vault.records import Client, Connection, ConnectionState, Grant, Principal, User, format_scope
 from vault.refresh import company, leases, rotation
@@ -406,7 +406,7 @@ async def _check_token(held: HeldAccount, made: Plan, steps: _Steps, *, vault: V
             steps.hold(ExchangeStep.TOKEN)
             return refreshes
         case ConnectionRequired():
-            fix = again
+            refusal, fix = for_member(refusal, held), again
         case ProviderSilent():
             fix = "no action needed: the vault retries until the provider answers"
         case _ if (upstream := vault.upstreams.get(held.provider)) is None or not upstream.is_configured:

@@ -50,8 +50,13 @@ _SOON = 2  # seconds until a request that couldn't be sent is tried again
 BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
 
 
-def reconnect_text(provider: str, label: str, *, renewed_by: str | None) -> str:
-    """The sentence that says why an account must be connected again."""
+def reconnect_text(provider: str, label: str, *, renewed_by: str | None, is_groups: bool = False) -> str:
+    """The sentence that says why an account must be connected again, and who can do that."""
+    if is_groups:  # the vault gives no group an account that an identity provider renews
+        return (
+            f"{provider} no longer accepts the connection of {label}. Ask the person who gave this account to the "
+            "group to reconnect it and give it again."
+        )
     if renewed_by is None:
         return f"{provider} no longer accepts the connection of {label}. Reconnect this account."
     return (

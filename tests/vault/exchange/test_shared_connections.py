@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.rooms.vault_room import Room
+from tests.support.rooms.vault_room import Room, principal_of
 from tests.support.seeded_grant import SeededGrant, seed
 from vault import connections, groups, shared_connections, users
+from vault.exchange.decision import for_member
 from vault.groups import Group
 from vault.records import Connection
+from vault.refresh.accounts import AccountQuery, read_accounts
 from vault.refusals import (
     AccountRequired,
     ApprovalRequired,
@@ -54,6 +56,58 @@ async def give(room: Room, connection: Connection, group: Group, *, rule: Sharin
 async def leave(room: Room, group: Group, whose: SeededGrant) -> None:
     async with room.database.transaction() as transaction:
         assert await groups.remove_member(transaction, group.id, whose.user.id, source="local")
+
+
+@pytest.mark.parametrize("is_groups", [True, False])
+async def test_who_can_reconnect_an_account_is_said(room: Room, *, is_groups: bool) -> None:
+    connection = await room.connect()
+    whose = room.alice
+    if is_groups:
+        whose = await seed(room.database, name="bob", client_id="agent-2")
+        connection = await give(room, connection, await make_group(room, whose))
+        await room.allow(connection, BOTH, whose=whose)
+    room.slack.families[0].is_alive = False
+    room.pass_time(3600)
+    for _ in range(2):  # by the refresh, then without one
+        with pytest.raises(ConnectionRequired) as refused:
+            await room.exchange("slack", *WRITE, whose=whose)
+        giver = "Ask the person who gave this account to the group to reconnect it and give it again."
+        assert refused.value.description.endswith(giver if is_groups else "Reconnect this account.")
+        assert (refused.value.reason, refused.value.connection_id) == ("needs_reauth", connection.id)
+
+
+@pytest.mark.parametrize("is_groups", [True, False])
+async def test_who_can_reconnect_an_account_after_a_lost_answer_is_said(room: Room, *, is_groups: bool) -> None:
+    connection = await room.connect()
+    whose = room.alice
+    if is_groups:
+        whose = await seed(room.database, name="bob", client_id="agent-2")
+        connection = await give(room, connection, await make_group(room, whose))
+        await room.allow(connection, BOTH, whose=whose)
+    (held,) = await read_accounts(room.database, AccountQuery(principal_of(whose), "slack", scope_key=""))
+    lost = ConnectionRequired("?", provider="slack", reason="ambiguous", scopes=WRITE, connection_id=connection.id)
+    told = for_member(lost, held)
+    assert (told is lost) is not is_groups
+    assert ("who gave this account" in told.description) is is_groups
+    missing = ConnectionRequired("?", provider="slack", reason="missing", scopes=WRITE)
+    assert for_member(missing, held) is missing
+
+
+@pytest.mark.parametrize("is_groups", [True, False])
+async def test_who_can_allow_more_to_an_account_is_said(room: Room, *, is_groups: bool) -> None:
+    connection = await room.connect(scopes=READ)
+    whose = room.alice
+    if is_groups:
+        whose = await seed(room.database, name="bob", client_id="agent-2")
+        connection = await give(room, connection, await make_group(room, whose))
+        await room.allow(connection, BOTH, whose=whose)
+    with pytest.raises(ConnectionRequired, match="hasn't granted") as refused:
+        await room.exchange("slack", *WRITE, whose=whose)
+    assert refused.value.description.endswith(
+        "Ask the person who gave this account to the group to reconnect it, allow that, and give it again."
+        if is_groups
+        else "Reconnect it and allow that."
+    )
 
 
 async def refusal_of(room: Room, *scopes: str, whose: SeededGrant | None = None) -> type[VaultError]:
