@@ -11,8 +11,11 @@ import pytest
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from server.oauth import tokens
+from server.oauth.exchange.exchange import SHORTEST
+from server.oauth.exchange.issuers import MAX_LIFETIME
 from server.signatures.jose import TokenMalformed
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
+from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, exchange_room, refusal_code
 from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from vault import handles, users
@@ -133,6 +136,28 @@ async def test_a_token_that_is_not_right_is_refused(company: Company, claims: di
     good = [{"aud": [AUDIENCE, "api://other"]}, {"may_act": {"sub": company.caller.client.id}}, {"nbf": now}]
     for one in good:
         assert (await company.ask(company.token(**one))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("claims", "counts"),
+    [
+        ({"exp": SHORTEST}, True),
+        ({"exp": SHORTEST - 1}, False),
+        ({"iat": -100, "exp": MAX_LIFETIME - 100}, True),
+        ({"iat": -100, "exp": MAX_LIFETIME - 99}, False),
+        ({"iat": 30}, True),
+        ({"iat": 31}, False),
+        ({"nbf": 30}, True),
+        ({"nbf": 31}, False),
+    ],
+    ids=str,
+)
+async def test_a_token_counts_at_exactly_these_seconds(
+    company: Company, claims: dict[str, int], *, counts: bool
+) -> None:
+    with stopped_clock(company.place.deployment.database) as now:
+        answer = await company.ask(company.token(**{name: now + value for name, value in claims.items()}))
+    assert (answer.status_code, counts or refusal_code(answer)) == ((200, True) if counts else (400, "invalid_request"))
 
 
 @pytest.mark.requirement("S-110")

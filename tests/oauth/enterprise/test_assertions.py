@@ -17,6 +17,7 @@ from server.oauth.enterprise.refusals import REFUSALS
 from server.settings import Settings
 from tests.support.claims import with_claims
 from tests.support.doubles.openid_double import OUTAGES
+from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
 from tests.support.rooms.oauth_world import b64, claims_of, sign_jwt
 from vault import users
@@ -185,6 +186,32 @@ async def test_an_assertion_that_is_wrong_in_one_thing_is_refused(company: Compa
     check_refused(await company.ask(company.assertion(header=lie.header, **lie.claims(company))), lie.reason)
     honest = {} if lie.honest is None else lie.honest(company)
     check_issued(await company.ask(company.assertion(**honest)))
+
+
+EXACT: list[tuple[dict[str, int], str]] = [  # seconds from now, and the reason for the refusal
+    ({"exp": 1}, ""),
+    ({"iat": -10, "exp": 0}, "expired"),
+    ({"iat": 30}, ""),
+    ({"iat": 31}, "future"),
+    ({"nbf": 30}, ""),
+    ({"nbf": 31}, "future"),
+    ({"auth_time": -630}, ""),
+    ({"auth_time": -631}, "age"),
+]
+
+
+@pytest.mark.parametrize(("times", "reason"), EXACT, ids=str)
+async def test_an_assertion_counts_at_exactly_these_seconds(
+    company: Company, times: dict[str, int], reason: str
+) -> None:
+    stepped: Claims = {"iss": issuer_of("stepped"), "acr": "phr"} if "auth_time" in times else {}
+    with stopped_clock(company.place.deployment.database) as now:
+        claims = {name: now + value for name, value in times.items()}
+        answer = await company.ask(company.assertion(**{**stepped, **claims}))
+    if reason:
+        check_refused(answer, reason)
+    else:
+        check_issued(answer)
 
 
 async def test_only_the_issuers_keys_count(company: Company) -> None:

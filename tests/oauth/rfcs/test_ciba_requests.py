@@ -16,6 +16,7 @@ from server.oauth.backchannel import authentication_request
 from server.oauth.backchannel.clients import DETAILS_TYPES, SIGNING_ALG, USER_CODE
 from server.oauth.clients.authentication import ASSERTION_TYPE
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
+from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker, Vault
 from tests.support.rooms.oauth_world import GENEROUS, error_of, sign_jwt, vault_with
 from vault import replay, users
@@ -163,6 +164,28 @@ async def test_a_signed_request_with_a_fault_is_refused(signer: Signer, changes:
     assert (await signer.post(signer.sign(aud=[signer.asker.world.url], exp=now + 3600))).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("claims", "counts"),
+    [
+        ({"exp": -29}, True),
+        ({"exp": -30}, False),
+        ({"exp": 3600}, True),
+        ({"exp": 3601}, False),
+        ({"nbf": 30}, True),
+        ({"nbf": 31}, False),
+        ({"iat": 30}, True),
+        ({"iat": 31}, False),
+    ],
+    ids=str,
+)
+async def test_a_signed_request_counts_at_exactly_these_seconds(
+    signer: Signer, claims: dict[str, int], *, counts: bool
+) -> None:
+    with stopped_clock(signer.asker.world.vault.deployment.database) as now:
+        answer = await signer.post(signer.sign(**{name: now + value for name, value in claims.items()}))
+    assert (answer.status_code, counts or error_of(answer)) == ((200, True) if counts else (400, "invalid_request"))
+
+
 async def test_the_signature_is_of_the_clients_key_and_algorithm(signer: Signer) -> None:
     stranger = ECKey.generate_key("P-256", {"kid": "one"}, private=True)
     assert error_of(await signer.post(signer.sign(key=stranger))) == "invalid_request"
@@ -266,6 +289,10 @@ async def test_a_trusted_issuer_names_the_person(asker: Asker, issuer: OpenIDDou
         await users.link_identity(transaction, issuer=issuer.url, subject=subject, user_id=asker.person.id, now=now)
     assert (await asker.post(named)).status_code == 200
     assert "Order 4711" in read(await asker.page())
+    with stopped_clock(deployment.database) as now:
+        for exp, status in ((now + 1, 200), (now, 400)):
+            sent = {"login_hint": None, "login_hint_token": hint(asker, issuer, sub=subject, exp=exp)}
+            assert (await asker.post(sent)).status_code == status
     for changes, error in (
         ({"exp": now - 1}, "expired_login_hint_token"),
         ({"exp": None}, "expired_login_hint_token"),

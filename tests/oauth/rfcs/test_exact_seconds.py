@@ -1,0 +1,109 @@
+"""At which second what a client signs begins to count and stops to count, with a clock that stands still."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+from joserfc.jwk import ECKey
+
+from server.oauth.authorization_request import AuthorizationRequest, with_sign_in_rule
+from server.oauth.tokens import MAX_LIFETIME
+from tests.support.doubles.stopped_clock import stopped_clock
+from tests.support.rooms.oauth_world import REDIRECT, World, claims_of, error_of, header_of, sign_jwt
+from vault.records import Session
+
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
+
+KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
+TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+@pytest.mark.parametrize(
+    ("iat", "exp", "status"),
+    [
+        (-60, 1, 200),
+        (-60, 0, 401),
+        (0, MAX_LIFETIME, 200),
+        (0, MAX_LIFETIME + 1, 401),
+        (20, 21, 200),
+        (20, 20, 401),  # it would never be valid
+        (30, 60, 200),
+        (31, 60, 401),
+    ],
+)
+async def test_an_access_token_counts_from_its_iat_to_its_exp(world: World, iat: int, exp: int, status: int) -> None:
+    token = (await world.tokens())["access_token"]
+    key = world.vault.deployment.keys.signing.current(world.now())
+    with stopped_clock(world.vault.deployment.database) as now:
+        made = sign_jwt(header_of(token), claims_of(token) | {"iat": now + iat, "exp": now + exp}, key)
+        assert await world.probe(made) == status
+
+
+@pytest.mark.parametrize(
+    ("claims", "counts"),
+    [
+        ({"exp": -29}, True),
+        ({"exp": -30}, False),
+        ({"exp": 3630}, True),
+        ({"exp": 3631}, False),
+        ({"iat": 30}, True),
+        ({"iat": 31}, False),
+        ({"nbf": 30}, True),
+        ({"nbf": 31}, False),
+        ({"nbf": 31, "iat": 0}, False),
+        ({"nbf": 0, "iat": 31}, False),
+    ],
+    ids=str,
+)
+async def test_an_assertion_of_a_client_counts_for_an_hour(
+    world: World, claims: dict[str, int], *, counts: bool
+) -> None:
+    jwks = {"keys": [KEY.as_dict(private=False)]}
+    client_id = await world.public_client(token_endpoint_auth_method="private_key_jwt", jwks=jwks)
+    with stopped_clock(world.vault.deployment.database) as now:
+        known: dict[str, object] = {"iss": client_id, "sub": client_id, "aud": world.url, "jti": secrets.token_hex(8)}
+        known |= {name: now + value for name, value in ({"exp": 60} | claims).items()}
+        sent = sign_jwt({"alg": "ES256", "kid": KEY.kid}, known, KEY)
+        form = {"client_assertion": sent, "client_assertion_type": TYPE, "token": "x"}
+        answer = await world.http.post("/revoke", data=form)
+    assert (answer.status_code, counts or error_of(answer)) == ((200, True) if counts else (401, "invalid_client"))
+
+
+@pytest.mark.parametrize(("seconds", "counts"), [(-300, True), (-301, False), (30, True), (31, False)])
+async def test_a_proof_of_a_key_counts_for_five_minutes(world: World, seconds: int, *, counts: bool) -> None:
+    code = await world.code()
+    with stopped_clock(world.vault.deployment.database) as now:
+        body = {"jti": secrets.token_hex(8), "htm": "POST", "htu": f"{world.url}/token", "iat": now + seconds}
+        head = {"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}
+        answer = await world.token(code.form(), headers={"DPoP": sign_jwt(head, body, KEY)})
+    assert (counts or error_of(answer), answer.status_code) == ((True, 200) if counts else ("invalid_dpop_proof", 400))
+
+
+NOW = 1_000_000
+SIGNED_IN: list[tuple[int | None, str, int, bool]] = [  # max_age, prompt, and when the person signed in
+    (60, "", -60, True),
+    (60, "", -61, False),
+    (None, "", -1_000_000, True),
+    (None, "login", 0, False),
+    (0, "", 0, False),
+]
+
+
+def session_at(second: int, token_hash: bytes = b"a") -> Session:
+    return Session(token_hash, "alice", second, second, second + 100)
+
+
+@pytest.mark.parametrize(("max_age", "prompt", "signed_in", "counts"), SIGNED_IN)
+def test_a_sign_in_of_exactly_max_age_is_recent_enough(
+    max_age: int | None, prompt: str, signed_in: int, *, counts: bool
+) -> None:
+    asked = AuthorizationRequest("client", REDIRECT, "A" * 43, frozenset(), "https://vault.example/mcp")
+    session = session_at(NOW + signed_in)
+    wanted = with_sign_in_rule(asked, session, prompt=frozenset({prompt}), max_age=max_age, now=NOW)
+    assert wanted.accepts(session) is counts
+    assert wanted.accepts(session_at(NOW, b"b")), "a new sign-in always counts"
+    assert wanted.accepts(session_at(NOW - 1, b"b")) is counts
+    nobody = with_sign_in_rule(asked, None, prompt=frozenset({prompt}), max_age=max_age, now=NOW)
+    assert nobody.accepts(session_at(NOW, b"b"))
+    assert nobody.accepts(session_at(NOW - 1, b"b")) is (max_age is None and not prompt)
