@@ -49,4 +49,4 @@ async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant
     async with deployment.transaction() as transaction:
         await clients.touch(transaction, asked.client.id, now=asked.now)
         await audit.append(transaction, event, now=asked.now)
-    return TokenGrant(held, scopes, resource, asks_anew=True)
+    return TokenGrant(held, scopes, resource)
