@@ -1,0 +1,55 @@
+"""Calls that few programs make: HEAD, bodies without content, and names that look like a key."""
+
+from __future__ import annotations
+
+import pytest
+
+from providers.definitions.catalog import load_catalog
+from server.proxy.wire import CallParameters, ProxyRefused, read_body
+from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom
+
+CATALOG = load_catalog()
+SLACK = CATALOG.provider("slack")
+
+
+@pytest.mark.parametrize("length", ["5", None])
+async def test_a_head_gets_the_headers_of_the_answer_and_no_body(
+    room: ProxyRoom, upstream: Upstream, length: str | None
+) -> None:
+    handle = await room.ready()
+    headers = [(b"x-echo", UPSTREAM_TOKEN.encode())]
+    headers += [] if length is None else [(b"content-length", length.encode())]
+    upstream.answer = reply_in_pieces(status=206, headers=headers)
+    answer = await handle.call("HEAD", "/conversations.list")
+    assert (answer.status_code, answer.content, answer.headers.get("content-length")) == (206, b"", length)
+    assert answer.headers["x-echo"] == "*" * len(UPSTREAM_TOKEN)
+    (event,) = await room.events(handle)
+    assert (event.details["method"], event.details["status"], event.details["received"]) == ("HEAD", 206, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "is_judged", "expected"),
+    [
+        ("image/png", b"", True, {}),
+        ("image/png", b"x", True, "unsupported_body"),
+        ("application/json", b"null", True, {}),
+        ("application/json", b"{}", True, {}),
+        ("application/json", b"0", True, "unsupported_body"),
+        ("application/json", b"[]", True, "unsupported_body"),
+        ("application/json", b"[]", False, None),
+        ("application/json", b'{"a": 1}', False, {"a": 1}),
+        ("application/json; charset=utf-8", b'{"a": 1}', True, {"a": 1}),
+        ("application/json; charset=latin-1", b'{"a": 1}', True, "unsupported_body"),
+    ],
+)
+def test_a_body_is_an_object_or_nothing_where_rules_look_at_it(
+    kind: str, body: bytes, expected: dict[str, object] | str | None, *, is_judged: bool
+) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(ProxyRefused) as refused:
+            read_body(kind, body, SLACK, is_judged=is_judged)
+        assert refused.value.code == expected
+    else:
+        found = read_body(kind, body, SLACK, is_judged=is_judged)
+        assert found == (None if expected is None else CallParameters(expected))
