@@ -146,9 +146,11 @@ async def _destination(deployment: Deployment, request: Request, parameters: Par
 def _redirect_uri(parameters: Parameters, client: Client) -> str:
     asked = parameters.get("redirect_uri")
     if asked is None:
-        if len(client.redirect_uris) != 1 or is_loopback_redirect(client.redirect_uris[0]):
-            raise OAuthError("invalid_request", "The request has no redirect_uri")
-        return client.redirect_uris[0]
+        match client.redirect_uris:
+            case [uri] if not is_loopback_redirect(uri):
+                return uri
+            case _:
+                raise OAuthError("invalid_request", "The request has no redirect_uri")
     if not redirect_matches(client.redirect_uris, asked):
         raise OAuthError("invalid_request", "The agent hasn't registered this redirect_uri")
     return asked

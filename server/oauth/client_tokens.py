@@ -68,9 +68,11 @@ def _chosen_resource(asked: TokenRequest) -> str:
     """What was requested, or the only API of the client (RFC 8707 §2)."""
     if asked.resource is not None:
         return asked.resource
-    if len(asked.client.resources) != 1:
-        raise OAuthError("invalid_target", "name the API in resource: this agent is bound to several")
-    return asked.client.resources[0]
+    match asked.client.resources:
+        case [resource]:
+            return resource
+        case _:
+            raise OAuthError("invalid_target", "name the API in resource: this agent is bound to several")
 
 
 async def reachable_scopes(

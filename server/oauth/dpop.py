@@ -45,10 +45,13 @@ def _refusal(detail: str) -> OAuthError:
 
 def read_proof(headers: Headers) -> str | None:
     """The DPoP header; more than one is refused (§4.3 step 1)."""
-    values = headers.getlist("dpop")
-    if len(values) > 1:
-        raise _refusal("the request has several DPoP headers")
-    return values[0] if values else None
+    match headers.getlist("dpop"):
+        case []:
+            return None
+        case [proof]:
+            return proof
+        case _:
+            raise _refusal("the request has several DPoP headers")
 
 
 def check_proof(proof: str, *, method: str, url: str, now: int, access_token: str | None = None) -> Proof:

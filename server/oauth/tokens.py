@@ -260,7 +260,8 @@ def read_authorization(headers: Headers) -> tuple[str, str]:
         if values:
             raise TokenRefused("the request has several Authorization headers", kind="invalid_request")
         raise TokenRefused("the request has no token", kind="no_token")
-    scheme, _, token = values[0].partition(" ")
+    (value,) = values
+    scheme, _, token = value.partition(" ")
     if scheme.lower() not in {"bearer", "dpop"} or not token.strip():
         raise TokenRefused("the request has no token", kind="no_token")
     return scheme.lower(), token.strip()

@@ -6,6 +6,7 @@ Other modules decide about requests; this one gives every answer the same strict
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -28,6 +29,7 @@ from server.oauth.rules import OAuthError
 from vault.refusals import VaultError
 
 FORM_LIMIT: Final = 32 * 1024  # bytes
+_LENGTH: Final = re.compile("[0-9]{1,12}")
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _log = logging.getLogger("token_vault.oauth")
@@ -61,7 +63,7 @@ def told_error(told: AgentRefusal) -> OAuthError:
 async def _read_body(request: Request, *, limit: int) -> bytes:
     """The body; refused once it is known to be longer than `limit`."""
     announced = request.headers.get("content-length", "0")
-    if not announced.isdigit() or len(announced) > 12 or int(announced) > limit:
+    if _LENGTH.fullmatch(announced) is None or int(announced) > limit:
         raise _too_large()
     try:
         return await read_body(request.receive, limit=limit)
@@ -74,10 +76,11 @@ def _too_large() -> OAuthError:
 
 
 def _content_type(request: Request) -> str:
-    found = [value for name, value in request.scope["headers"] if name == b"content-type"]
-    if len(found) != 1:  # with two, it would be unclear which one applies
-        return ""
-    return found[0].decode("latin-1").split(";", 1)[0].strip().lower()
+    match [value for name, value in request.scope["headers"] if name == b"content-type"]:
+        case [found]:
+            return found.decode("latin-1").partition(";")[0].strip().lower()
+        case _:  # with two, it would be unclear which one applies
+            return ""
 
 
 async def read_form(request: Request) -> Parameters:

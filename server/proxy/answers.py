@@ -158,4 +158,4 @@ def _location(call: ProxiedCall, location: str, *, status: int) -> tuple[bytes |
 
 def _stays(below: str) -> bool:
     """Whether a redirect leads to exactly this path: dot segments lead elsewhere, even out of the vault."""
-    return path_problem(re.split("[?#]", below, maxsplit=1)[0]) is None and below.isprintable()
+    return path_problem(re.split("[?#]", below)[0]) is None and below.isprintable()

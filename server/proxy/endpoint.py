@@ -244,7 +244,7 @@ class Proxy:
         found = tuple(rule for rule in found if not rule.tells_secrets)
         if not found:
             raise refusals.no_rule(provider, target.path)
-        incoming.rule = found[0]
+        incoming.rule = next(iter(found))
         if rules.first_rule(provider, found, handle.scopes) is None:
             raise refusals.not_covered(provider, found)
         judged = {name for rule in found for name in rule.where}
@@ -308,7 +308,7 @@ class Proxy:
         kind = headers.get("content-type", "")
         if kind.lower().startswith("multipart/form-data"):
             raise ProxyRefused("unsupported_body", "Multipart forms aren't supported.")
-        if is_judged or is_form(kind) or (is_json(kind) and int(length or 0) <= self._read_limit):
+        if is_judged or is_form(kind) or (is_json(kind) and (not length or int(length) <= self._read_limit)):
             body = await self._whole(incoming, limit=self._read_limit)
             return body, read_body(kind, body, provider, is_judged=is_judged)
         if not length or int(length) > SMALL:

@@ -238,9 +238,10 @@ class ProgramAccess:
         if not missing:
             return None
         known = sorted({one.nickname or one.label for one in usable})
-        close = difflib.get_close_matches(missing[0], known, n=1)
-        advice = f'Did you mean "{close[0]}"?' if close else f"Use one of: {', '.join(known)}."
-        return f'no connected account is called "{missing[0]}". {advice if known else "Connect it first."}'
+        wrong = next(iter(missing))
+        close = next(iter(difflib.get_close_matches(wrong, known)), None)
+        advice = f"Use one of: {', '.join(known)}." if close is None else f'Did you mean "{close}"?'
+        return f'no connected account is called "{wrong}". {advice if known else "Connect it first."}'
 
     async def close(self) -> None:
         """Revoke all handles; if the database can't be reached, they expire by themselves."""
@@ -268,17 +269,24 @@ class ProgramAccess:
             may &= expand(connection.scopes, provider.covers) | provider.own_scopes
             if scopes := _scopes_within(provider, self.rules_for(provider, address, call), may):
                 chosen.append((AccountChoice(address, connection.id, scopes), connection))
-        if len(chosen) > 1:
-            there = [one for one in chosen if await self._is_there(one[0])]
-            chosen = there or chosen[:1]  # which `check_place` refuses
-        if len(chosen) > 1:
-            names = ", ".join(sorted(one.label for _, one in chosen))
-            raise ProxyRefused(
-                "account_required",
-                f"{self._agent} may use several accounts for this call: {names}. {self._several}",
-                kind="forbidden",
-            )
-        return chosen[0][0] if chosen else None
+        match chosen:
+            case [] | [_]:
+                pass
+            case _:
+                there = [one for one in chosen if await self._is_there(one[0])]
+                chosen = there or chosen[:1]  # which `check_place` refuses
+        match chosen:
+            case []:
+                return None
+            case [(only, _)]:
+                return only
+            case _:
+                names = ", ".join(sorted(one.label for _, one in chosen))
+                raise ProxyRefused(
+                    "account_required",
+                    f"{self._agent} may use several accounts for this call: {names}. {self._several}",
+                    kind="forbidden",
+                )
 
     async def _is_there(self, chosen: AccountChoice) -> bool:
         """Whether the account's API is at the called host, as far as the vault can tell."""
@@ -324,7 +332,7 @@ class ProgramAccess:
         """Raises ProxyRefused if no permission would help."""
         usable = await self._usable(self._deployment.now())
         held = {one.provider: one for _, one in self._pairs(found, usable)}
-        address = next((one for one in found if one.provider in held), found[0])
+        address = next(iter([one for one in found if one.provider in held] or found))
         provider = self._deployment.catalog.provider(address.provider)
         fitting = self.rules_for(provider, address, call)
         if not fitting:
@@ -427,9 +435,9 @@ def _scopes_within(provider: Provider, fitting: Iterable[Rule], may: frozenset[s
     """The scopes of each rule that `may` satisfies; which one matches may depend on the body."""
     wanted: set[str] = set()
     for rule in fitting:
-        options = [one for one in sorted(rule.scopes, key=lambda one: _reach(provider, one)) if one in may]
+        options = rule.scopes & may
         if options and rule.needs <= may:
-            wanted |= {options[0], *rule.needs}
+            wanted |= {min(options, key=lambda one: _reach(provider, one)), *rule.needs}
     return frozenset(wanted)
 
 

@@ -231,7 +231,7 @@ class RemotePrograms:
         if key not in self._opened:
             own = [one for one in self._opened if one[:2] == key[:2]]
             if len(own) >= _MOST_OF_AGENT:
-                del self._opened[own[0]]
+                del self._opened[next(iter(own))]
             elif len(self._opened) >= _MOST:
                 self._opened.popitem(last=False)  # its handles end by themselves
             self._opened[key] = self._new_access(agent, run)

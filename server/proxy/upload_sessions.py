@@ -52,15 +52,14 @@ class UploadSessions:
         parts, at = self._find(query)
         if not at:
             return OpenedQuery(query)
-        name, _, value = parts[at[0]].partition("=")
         try:
-            sealed = urlsafe_b64decode(unquote_plus(value) + "=" * (-len(value) % 4))
+            (place,) = at
+            name, _, value = parts[place].partition("=")
+            sealed = urlsafe_b64decode(unquote_plus(value) + "===")
             found = open_sealed(sealed, key=self.key, context=self._context(target)).decode()
         except (ValueError, CiphertextRejected) as error:
             raise _strange() from error
-        if len(at) > 1:
-            raise _strange()
-        parts[at[0]] = f"{name}={quote(found, safe='')}"
+        parts[place] = f"{name}={quote(found, safe='')}"
         return OpenedQuery("&".join(parts), found)
 
     def close(self, target: Target, query: str) -> OpenedQuery | None:
@@ -68,10 +67,11 @@ class UploadSessions:
         parts, at = self._find(query)
         if len(at) != 1:
             return None
-        name, _, value = parts[at[0]].partition("=")
+        (place,) = at
+        name, _, value = parts[place].partition("=")
         found = unquote_plus(value)
         sealed = seal(found.encode(), key=self.key, key_id=_PURPOSE, context=self._context(target))
-        parts[at[0]] = f"{name}={urlsafe_b64encode(sealed).decode().rstrip('=')}"
+        parts[place] = f"{name}={urlsafe_b64encode(sealed).decode().rstrip('=')}"
         return OpenedQuery("&".join(parts), found)
 
     def _context(self, target: Target) -> Context:

@@ -28,7 +28,6 @@ _MOST_NESTED: Final = 50_000  # objects and arrays
 _MOST_VALUES: Final = 200_000
 _MOST_NAMES: Final = 1000  # parameters, as in a form
 _DEPTH: Final = 100
-_PREFIX: Final = "/proxy/"
 _UPLOAD: Final = "/upload/"  # where Google's SDKs send files: below the origin of the given address
 _TARGET_LIMIT: Final = 8192
 _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
@@ -114,10 +113,11 @@ def read_target(raw_path: bytes) -> Target:
     if path.startswith(_UPLOAD):
         connection, api, below = "", "", path
     else:
-        _, _, connection, api, *rest = (*path.split("/", 4), "", "", "")[:5] if path.count("/") > 2 else ("",) * 5
-        below = "/" + (rest[0] if rest else "")
-        if not path.startswith(_PREFIX) or not connection or not api:
-            raise _no_target()
+        match path.split("/", 4):
+            case ["", "proxy", connection, api, *rest] if connection and api:
+                below = "/" + "".join(rest)
+            case _:
+                raise _no_target()
     if below == "/":  # `aim` judges that
         return Target(connection, api, below)
     if (problem := path_problem(below.removesuffix("/") or below)) is not None:  # `aim` judges a slash at the end

@@ -85,11 +85,14 @@ async def find_client(
 
 def _read_basic(request: Request) -> tuple[str, str | None] | None:
     """Id and secret of the Authorization header (RFC 6749 §2.3.1); an empty secret counts as none."""
-    values = request.headers.getlist("authorization")
-    if not values:
-        return None
-    scheme, _, encoded = values[0].partition(" ")
-    if len(values) > 1 or scheme.lower() != "basic":
+    match request.headers.getlist("authorization"):
+        case []:
+            return None
+        case [value]:
+            scheme, _, encoded = value.partition(" ")
+        case _:
+            scheme, encoded = "", ""
+    if scheme.lower() != "basic":
         raise invalid_client("the Authorization header isn't one Basic header", with_challenge=True)
     try:
         client_id, colon, secret = b64decode(encoded.strip(), validate=True).decode("utf-8").partition(":")

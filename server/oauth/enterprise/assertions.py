@@ -103,7 +103,7 @@ def trusted_company(deployment: Deployment, token: str) -> tuple[str, Enterprise
     if not at_issuer:
         raise AssertionRefused("issuer")
     of_tenant = [(name, one) for name, one in at_issuer if one.tenant == claims.get("tenant")]
-    return (of_tenant or at_issuer)[0]
+    return next(iter(of_tenant or at_issuer))
 
 
 def _check_client_kind(asked: TokenRequest) -> None:
@@ -137,11 +137,8 @@ async def _verified_claims(
 
 def _check_audience(presented: _PresentedAssertion) -> None:
     """§4.4.1: exactly our issuer, as text or in a list of one."""
-    audience = presented.claims.get("aud")
-    if isinstance(audience, list):
-        audience = audience[0] if len(audience) == 1 else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- parsed JSON
-    ours = presented.deployment.public_url
-    if audience not in {ours, f"{ours}/"}:
+    named, ours = presented.claims.get("aud"), presented.deployment.public_url
+    if named not in (ours, f"{ours}/", [ours], [f"{ours}/"]):
         raise AssertionRefused("audience")
 
 
@@ -238,7 +235,7 @@ def _resource(presented: _PresentedAssertion) -> str:
     asked = presented.asked.resource
     if asked is not None and asked not in ours:
         raise AssertionRefused("resource", "requested")
-    return asked or (found[0] if found else default_resource(public_url))
+    return asked or next(iter(found), default_resource(public_url))
 
 
 def _scopes(presented: _PresentedAssertion) -> frozenset[str] | None:

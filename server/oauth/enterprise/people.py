@@ -76,18 +76,22 @@ def _check_has_agents(person: User) -> User:
 
 
 async def _check_unlinked(reader: Reader, assertion: IdentityAssertion, person: User) -> None:
-    """Find the person with this directory ID, which may have been entered twice."""
+    """Refuse a person who has another identity of this issuer. Raises AssertionRefused."""
     issuer = assertion.identity_issuer
     if any(one.issuer == issuer for one in await users.list_identities(reader, person.id)):
         raise AssertionRefused("linked")
 
 
 async def _provisioned_person(reader: Reader, assertion: IdentityAssertion) -> User | None:
+    """Find the person with this directory ID; None if it was entered twice."""
     external_id = assertion.claims.get(assertion.trusted.directory_claim or "")
     if not isinstance(external_id, str) or not external_id:
         return None
-    known = await directory.with_external_id(reader, external_id)
-    person = await users.get_user(reader, known[0].user_id) if len(known) == 1 else None
+    match await directory.with_external_id(reader, external_id):
+        case [known]:
+            person = await users.get_user(reader, known.user_id)
+        case _:
+            return None
     if person is not None:
         await _check_unlinked(reader, assertion, person)
     return person

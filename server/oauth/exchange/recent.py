@@ -33,7 +33,6 @@ from vault.records import Client, Event
 from vault.storage.database import Row
 
 _TOKEN: Final = b"subject_token="
-_AND: Final = ord("&")
 _DECIDING: Final = frozenset({b"authorization", b"content-type"})  # headers that are part of the request
 _FOREIGN: Final = frozenset({b"dpop", b"origin"})  # headers that make an answer specific to this one request
 
@@ -73,13 +72,11 @@ def question_of(request: Request, body: bytes) -> RepeatableRequest | None:
             state.append(name + b":" + value)
         elif name in _FOREIGN:
             return None
-    at = body.find(_TOKEN)
-    if at < 0 or (at > 0 and body[at - 1] != _AND):
+    before, name, rest = body.partition(_TOKEN)
+    if not name or (before and not before.endswith(b"&")):
         return None
-    start = at + len(_TOKEN)
-    end = body.find(b"&", start)
-    token = body[start:] if end < 0 else body[start:end]
-    state += (b"", body[:start], b"\0", body[start + len(token) :])  # no LF in a header, no NUL in an answered form
+    token, *after = rest.split(b"&", 1)
+    state += (b"", before, b"\0", *after)  # no LF in a header, no NUL in an answered form
     return RepeatableRequest(hashlib.sha256(b"\n".join(state)).digest(), token.decode("latin-1"))
 
 

@@ -96,13 +96,14 @@ async def _by_address(deployment: Deployment, address: str) -> Target:
     if registered is not None:
         return OwnTarget(registered.resource, registered.scopes)
     matching = provider_at(deployment.catalog, resource)
-    if not matching:
-        raise _unknown("resource")
-    if len(matching) > 1:
-        names = ", ".join(provider.name for provider, _ in matching)
-        raise OAuthError("invalid_target", f"several providers have this API: name one as audience ({names})")
-    provider, api = matching[0]
-    return UpstreamTarget(provider, api, item=_item_at(provider, resource))
+    match matching:
+        case []:
+            raise _unknown("resource")
+        case [(provider, api)]:
+            return UpstreamTarget(provider, api, item=_item_at(provider, resource))
+        case _:
+            names = ", ".join(provider.name for provider, _ in matching)
+            raise OAuthError("invalid_target", f"several providers have this API: name one as audience ({names})")
 
 
 def provider_at(catalog: Catalog, address: str) -> list[tuple[Provider, str]]:
@@ -131,7 +132,5 @@ def _api_at(provider: Provider, address: str) -> str | None:
     if _WINDING.search(address) is not None:
         return None
     wanted = address.rstrip("/") + "/"
-    matching = [
-        (len(base), key) for key, url in provider.apis.items() if wanted.startswith(base := url.rstrip("/") + "/")
-    ]
-    return max(matching, key=lambda one: one[0])[1] if matching else None
+    matching = {key: base for key, url in provider.apis.items() if wanted.startswith(base := url.rstrip("/") + "/")}
+    return max(matching, key=lambda key: len(matching[key]), default=None)
