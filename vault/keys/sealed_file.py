@@ -81,18 +81,19 @@ def read_content(file: BinaryIO, *, key: bytes, header: bytes) -> Iterator[bytes
     number, head = 0, file.read(_LENGTH)
     while True:
         length = int.from_bytes(head, "big")
+        damaged = BackupRefused(
+            "the backup is damaged: use another one", detail=f"chunk {number} doesn't open or is missing"
+        )
         if len(head) != _LENGTH or not TAG <= length <= CHUNK + TAG:
-            raise BackupRefused(
-                "the backup is damaged: use another one", detail=f"chunk {number} doesn't open or is missing"
-            )
+            raise damaged
         sealed = file.read(length)
+        if len(sealed) != length:
+            raise damaged
         head = file.read(_LENGTH)
         try:
             content = cipher.decrypt(_nonce(number, is_last=not head), sealed, header)
         except InvalidTag as error:
-            raise BackupRefused(
-                "the backup is damaged: use another one", detail=f"chunk {number} doesn't open or is missing"
-            ) from error
+            raise damaged from error
         yield content
         if not head:
             return

@@ -1,0 +1,142 @@
+"""What a backup's bytes and lines may contain: every damage is refused with a word for it, and its twin opens."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from vault.backup.backups import Backup, Header
+from vault.keys.sealed_file import CHUNK, MAGIC, BackupRefused, SealedWriter, read_content, read_header
+from vault.storage.database import schema_files
+from vault.storage.snapshots import tables
+
+KEY = bytes(32)
+TAG = 16
+HEAD = b"header"
+START = len(MAGIC) + 4 + len(HEAD)
+
+
+def sealed(content: bytes, *, header: bytes = HEAD) -> bytes:
+    file = io.BytesIO()
+    writer = SealedWriter(file, key=KEY, header=header)
+    for at in range(0, len(content), 100_000):
+        writer.write(content[at : at + 100_000])
+    writer.finish()
+    return file.getvalue()
+
+
+def opened(whole: bytes) -> list[bytes]:
+    file = io.BytesIO(whole)
+    return list(read_content(file, key=KEY, header=read_header(file)))
+
+
+@pytest.mark.parametrize(
+    ("size", "chunks"),
+    [(0, [0]), (1, [1]), (CHUNK, [CHUNK]), (CHUNK + 1, [CHUNK, 1]), (3 * CHUNK, [CHUNK] * 3)],
+)
+def test_content_is_cut_into_full_chunks_and_comes_back_whole(size: int, chunks: list[int]) -> None:
+    content = bytes(one % 251 for one in range(size))
+    whole = sealed(content)
+    found = opened(whole)
+    assert [len(one) for one in found] == chunks
+    assert b"".join(found) == content
+    assert len(whole) == START + sum(4 + one + TAG for one in chunks)
+
+
+@pytest.mark.parametrize("size", [1, 64 * 1024])
+def test_a_header_has_up_to_64_kibibytes(size: int) -> None:
+    assert read_header(io.BytesIO(sealed(b"", header=b"h" * size))) == b"h" * size
+
+
+@pytest.mark.parametrize("size", [0, 64 * 1024 + 1])
+def test_a_header_of_another_length_is_refused(size: int) -> None:
+    with pytest.raises(BackupRefused) as refused:
+        read_header(io.BytesIO(sealed(b"", header=b"h" * size)))
+    assert refused.value.detail == "the length of the header is wrong"
+
+
+def test_a_header_that_is_cut_off_is_refused() -> None:
+    with pytest.raises(BackupRefused) as refused:
+        read_header(io.BytesIO(sealed(b"content")[: START - 1]))
+    assert refused.value.detail == "the header is cut off"
+
+
+def resized(whole: bytes, by: int) -> bytes:
+    """With another length before the first chunk."""
+    length = int.from_bytes(whole[START : START + 4], "big") + by
+    return whole[:START] + length.to_bytes(4, "big") + whole[START + 4 :]
+
+
+TWO = sealed(b"c" * (CHUNK + 1))
+DAMAGED = {
+    "without content": (TWO[:START], 0),
+    "with half a length": (TWO[: START + 3], 0),
+    "with a chunk that is shorter than its tag": (sealed(b"")[:START] + (TAG - 1).to_bytes(4, "big") + b"t" * 15, 0),
+    "with a longer length": (resized(sealed(b"content"), 1), 0),
+    "without the last chunk": (TWO[: START + 4 + CHUNK + TAG], 0),
+    "with half of the last length": (TWO[: START + 4 + CHUNK + TAG + 2], 1),
+    "with the last chunk cut off": (TWO[:-1], 1),
+    "with a changed last chunk": (TWO[:-1] + bytes([TWO[-1] ^ 1]), 1),
+    "with more after the end": (TWO + b"\x00\x00\x00\x10" + b"t" * TAG, 1),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_damaged_content_is_refused_and_the_chunk_is_named(how: str) -> None:
+    assert b"".join(opened(TWO)) == b"c" * (CHUNK + 1)
+    whole, chunk = DAMAGED[how]
+    with pytest.raises(BackupRefused) as refused:
+        opened(whole)
+    assert refused.value.detail == f"chunk {chunk} doesn't open or is missing"
+
+
+def test_a_chunk_that_claims_to_be_longer_than_any_is_refused_before_it_is_read() -> None:
+    file = io.BytesIO(resized(sealed(b"c" * CHUNK), 1) + b"x")
+    with pytest.raises(BackupRefused, match="damaged"):
+        list(read_content(file, key=KEY, header=read_header(file)))
+    assert file.tell() == START + 4
+
+
+def backup(path: Path, lines: list[object], *, end: bytes = b"\n") -> Backup:
+    header = Header(1, "v", len(schema_files()), with_keys=False, kek_id="k", is_passphrase=False, wrapped=b"w")
+    path.write_bytes(sealed(b"\n".join(json.dumps(one).encode() for one in lines) + end, header=header.encode()))
+    return Backup(path, header, KEY)
+
+
+ROW = ["users", {"id": "u", "picture": {"$": "AAE="}, "n": 1, "none": None}]
+COUNT = {"rows": {"users": 1, "clients": 0}}
+
+
+def test_rows_are_read_with_their_bytes(tmp_path: Path) -> None:
+    assert "users" in tables()
+    row = {"id": "u", "picture": b"\x00\x01", "n": 1, "none": None}
+    assert list(backup(tmp_path / "b", [ROW, COUNT]).rows()) == [("users", row)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ([ROW], "rows are missing"),
+        ([COUNT], "rows are missing"),
+        ([ROW, ROW, COUNT], "rows are missing"),
+        ([ROW, {"rows": {"users": 1, "clients": 1}}], "rows are missing"),
+        ([["strangers", {}], COUNT], "a line can't be read"),
+        ([["users", []], COUNT], "a line can't be read"),
+        ([ROW, {"rows": 1}], "a line can't be read"),
+        ([["users", {"id": [1]}], COUNT], "a value has the wrong type"),
+        ([["users", {"id": 1.5}], COUNT], "a value has the wrong type"),
+    ],
+)
+def test_other_lines_are_refused(tmp_path: Path, lines: list[object], why: str) -> None:
+    with pytest.raises(BackupRefused) as refused:
+        list(backup(tmp_path / "b", lines).rows())
+    assert refused.value.detail == why
+
+
+def test_a_last_line_without_its_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackupRefused) as refused:
+        list(backup(tmp_path / "b", [ROW, COUNT], end=b"").rows())
+    assert refused.value.detail == "the last line is cut off"
