@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 
 import pytest
 from pydantic import SecretStr
@@ -143,6 +144,46 @@ async def test_an_event_that_cannot_be_written_fails_its_caller_and_the_next_one
         await database.close()
 
 
+async def test_all_who_waited_for_a_failed_commit_are_refused_with_it(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = await store.open()
+    activity = Activity(database)
+    try:
+        async with database.transaction() as transaction:  # others' commits wait for its end
+            await transaction.execute("alter table event_heads rename to heads_away")
+            callers = [asyncio.create_task(activity.record(Event("tool.called")))]
+            await asyncio.sleep(0.1)
+            callers += [asyncio.create_task(activity.record(Event("tool.called"))) for _ in range(3)]
+            await asyncio.sleep(0.1)
+        refused = await asyncio.gather(*callers, return_exceptions=True)
+        assert [type(one) for one in refused] == [StorageUnavailable] * 4
+        assert [one.message for one in caplog.records].count("events couldn't be written") == 1
+        await change(database, "alter table heads_away rename to event_heads")
+        await activity.record(Event("tool.called", client_id="next"))
+        assert [one.client_id for one in await list_events(database)] == ["next"]
+    finally:
+        await activity.close()
+        await database.close()
+
+
+async def test_callers_are_refused_if_the_writer_is_cancelled(database: Database) -> None:
+    activity = Activity(database)
+    activity.note(Event("tool.called"))
+    await asyncio.sleep(0)
+    (writer,) = (one for one in asyncio.all_tasks() if one.get_name() == "activity-writer")
+    caller = asyncio.create_task(activity.record(Event("tool.called")))
+    given_up = asyncio.create_task(activity.record(Event("tool.called")))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    writer.cancel()
+    with pytest.raises(StorageUnavailable):
+        async with asyncio.timeout(5):
+            await caller
+    async with asyncio.timeout(5):
+        await activity.settle()
+
+
 async def test_events_are_listed_by_user_range_and_order(database: Database) -> None:
     for number in range(6):
         await add(database, Event("tool.called", user_id="alice" if number % 2 else "bob"))
@@ -216,6 +257,10 @@ async def test_a_chain_longer_than_a_page_is_verified_whole(sqlite_store: Store)
         await database.close()
 
 
+class NamedDetail(StrEnum):
+    COUNT = "count"
+
+
 @dataclass
 class TokenHolder:
     token: str
@@ -266,6 +311,8 @@ def test_details_are_compact_short_and_finite() -> None:
         format_details({"number": float("nan")})
     with pytest.raises(TypeError):
         format_details({1: "x"})
+    assert format_details({NamedDetail.COUNT: 1}) == '{"count":1}'
+    assert format_details({"share": 0.5, "names": frozenset({"b", "a"})}) == '{"share":0.5,"names":["a","b"]}'
 
 
 def test_a_list_is_shortened_only_if_the_details_are_too_long_and_to_exactly_its_limit() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import Store
 from vault.audit import segments
-from vault.audit.audit import Activity, ChainBroken, append, head, verify
+from vault.audit.audit import Activity, ChainBroken, append, head, restart_keyed_head, verify
 from vault.audit.proof import EVENT_PAGE, load_start, prove
 from vault.keys.key_ring import KeyRing
 from vault.records import Event
@@ -280,7 +280,10 @@ async def test_the_key_takes_over_a_chain_that_began_without_it(store: Store) ->
         (noted,) = await database.fetch("select details from events where kind = :kind", {"kind": "activity.keyed"})
         assert noted["details"] == '{"after":3}'
         await store.open_keys(database)  # a second start changes nothing
+        async with database.transaction() as transaction:  # of two that started at once, the second changes nothing
+            await restart_keyed_head(transaction, bytes(32), now=database.now())
         assert (await head(database)).sequence == 6
+        assert (await prove(database)).last == 6
     finally:
         await database.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 import vault.audit.repeats
@@ -30,6 +32,20 @@ async def test_a_thousand_repeats_are_two_events(database: Database, activity: A
     assert last.details["repeats"] == 1000
     assert first.at <= int(str(last.details["first_at"])) <= int(str(last.details["last_at"])) <= last.at
     assert await verify(database) == 2
+
+
+async def test_repeats_are_written_by_themselves_while_they_go_on(
+    database: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.audit.repeats, "WINDOW", 0.05)
+    for rows in (2, 3):
+        async with asyncio.timeout(20):
+            while len(await list_events(database)) < rows:
+                activity.note_refusal(REFUSED)
+                await asyncio.sleep(0.01)
+    first, *counted = await list_events(database)
+    assert "repeats" not in first.details
+    assert all(isinstance(one.details["repeats"], int) and one.details["repeats"] >= 1 for one in counted)
 
 
 async def test_closing_writes_the_number_of_repeats(database: Database) -> None:

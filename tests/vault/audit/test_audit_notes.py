@@ -1,0 +1,63 @@
+"""The texts of the transparency log: what each parser takes, and the nearest text that it refuses."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import pytest
+
+from vault.audit.notes import COSIGNATURE, LONGEST, Note, NoteRefused, Signature, TreeHead, Verifier
+
+ROOT = b64encode(bytes(range(32))).decode()
+
+
+@pytest.mark.parametrize("size", ["0", "7", "9" * 18])
+def test_a_checkpoint_names_its_log_its_size_and_its_root(size: str) -> None:
+    text = f"log.example/one\n{size}\n{ROOT}\n"
+    found = TreeHead.parse(text)
+    assert (found.origin, found.size, found.root) == ("log.example/one", int(size), bytes(range(32)))
+    assert str(found) == text
+    assert TreeHead.parse(f"{text}an extension\n") == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"log.example/one\n7\n{ROOT}",
+        f"\n7\n{ROOT}\n",
+        f"log.example/one\n\n{ROOT}\n",
+        f"log.example/one\n-7\n{ROOT}\n",
+        f"log.example/one\n٧\n{ROOT}\n",
+        f"log.example/one\n07\n{ROOT}\n",
+        f"log.example/one\n{'9' * 19}\n{ROOT}\n",
+        f"log.example/one\n7\n{b64encode(bytes(31)).decode()}\n",
+        f"log.example/one\n7\n{b64encode(bytes(33)).decode()}\n",
+        "log.example/one\n7\nnot base64\n",
+    ],
+)
+def test_what_isnt_a_checkpoint_is_refused(text: str) -> None:
+    with pytest.raises(NoteRefused):
+        TreeHead.parse(text)
+
+
+def test_a_signature_has_at_least_a_byte_after_the_id_of_its_key() -> None:
+    assert Signature.parse(f"— name {b64encode(b'1234s').decode()}") == Signature("name", b"1234", b"s")
+    for line in (f"— name {b64encode(b'1234').decode()}", f"— na+me {b64encode(b'1234s').decode()}"):
+        with pytest.raises(NoteRefused):
+            Signature.parse(line)
+
+
+def test_a_note_is_readable_text_up_to_a_limit() -> None:
+    end = "\n\n— name AAAAAAAA\n"
+    longest = "two words".ljust(LONGEST - len(end), "x")
+    assert Note.parse(longest + end).text == f"{longest}\n"
+    with pytest.raises(NoteRefused):
+        Note.parse(f"x{longest}{end}")
+
+
+@pytest.mark.parametrize(("key", "kind"), [(bytes(31), 1), (bytes(33), 1), (bytes(32), 2), (b"", 1)])
+def test_a_verifier_has_an_ed25519_key(key: bytes, kind: int) -> None:
+    with pytest.raises(NoteRefused):
+        Verifier.parse(str(Verifier("witness", key, kind)))
+    witness = Verifier("witness", bytes(32), COSIGNATURE)
+    assert Verifier.parse(str(witness)) == witness
