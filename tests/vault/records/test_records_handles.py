@@ -225,3 +225,10 @@ async def test_a_known_standing_ends_on_time_and_opens_nothing_for_another_value
     room.pass_time(100)
     with pytest.raises(HandleRefused):
         await handles.look(room.database, value, known=standing, now=room.now)
+
+
+def test_only_a_value_with_the_form_of_a_handle_is_looked_up() -> None:
+    value = f"{handles.PREFIX}{'x' * 43}"
+    assert handles.is_handle(value)
+    for other in (value[:-1], f"{value}x", "x" * len(value), handles.PREFIX, ""):
+        assert not handles.is_handle(other)
