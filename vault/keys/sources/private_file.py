@@ -54,13 +54,14 @@ def create_private(path: Path, text: str) -> bool:
                 file.write(text)
                 file.flush()
                 sync(file.fileno())
-            os.link(temporary, path)  # fails if the name is taken, so that two first starts can't overwrite each other
+            try:
+                os.link(temporary, path)  # so that two first starts can't overwrite each other
+            except FileExistsError:
+                return False
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
         sync_folder(path.parent)
-    except FileExistsError:
-        return False
     except OSError as error:
         raise KeyUnavailable(f"can't write {path}: {error.strerror}") from error
     return True
