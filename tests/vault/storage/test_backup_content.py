@@ -19,7 +19,7 @@ HEAD = b"header"
 START = len(MAGIC) + 4 + len(HEAD)
 
 
-def sealed(content: bytes, *, header: bytes = HEAD) -> bytes:
+def sealed_file(content: bytes, *, header: bytes = HEAD) -> bytes:
     file = io.BytesIO()
     writer = SealedWriter(file, key=KEY, header=header)
     for at in range(0, len(content), 100_000):
@@ -28,7 +28,7 @@ def sealed(content: bytes, *, header: bytes = HEAD) -> bytes:
     return file.getvalue()
 
 
-def opened(whole: bytes) -> list[bytes]:
+def read_chunks(whole: bytes) -> list[bytes]:
     file = io.BytesIO(whole)
     return list(read_content(file, key=KEY, header=read_header(file)))
 
@@ -39,8 +39,8 @@ def opened(whole: bytes) -> list[bytes]:
 )
 def test_content_is_cut_into_full_chunks_and_comes_back_whole(size: int, chunks: list[int]) -> None:
     content = bytes(one % 251 for one in range(size))
-    whole = sealed(content)
-    found = opened(whole)
+    whole = sealed_file(content)
+    found = read_chunks(whole)
     assert [len(one) for one in found] == chunks
     assert b"".join(found) == content
     assert len(whole) == START + sum(4 + one + TAG for one in chunks)
@@ -48,34 +48,37 @@ def test_content_is_cut_into_full_chunks_and_comes_back_whole(size: int, chunks:
 
 @pytest.mark.parametrize("size", [1, 64 * 1024])
 def test_a_header_has_up_to_64_kibibytes(size: int) -> None:
-    assert read_header(io.BytesIO(sealed(b"", header=b"h" * size))) == b"h" * size
+    assert read_header(io.BytesIO(sealed_file(b"", header=b"h" * size))) == b"h" * size
 
 
 @pytest.mark.parametrize("size", [0, 64 * 1024 + 1])
 def test_a_header_of_another_length_is_refused(size: int) -> None:
     with pytest.raises(BackupRefused) as refused:
-        read_header(io.BytesIO(sealed(b"", header=b"h" * size)))
+        read_header(io.BytesIO(sealed_file(b"", header=b"h" * size)))
     assert refused.value.detail == "the length of the header is wrong"
 
 
 def test_a_header_that_is_cut_off_is_refused() -> None:
     with pytest.raises(BackupRefused) as refused:
-        read_header(io.BytesIO(sealed(b"content")[: START - 1]))
+        read_header(io.BytesIO(sealed_file(b"content")[: START - 1]))
     assert refused.value.detail == "the header is cut off"
 
 
-def resized(whole: bytes, by: int) -> bytes:
+def with_length(whole: bytes, by: int) -> bytes:
     """With another length before the first chunk."""
     length = int.from_bytes(whole[START : START + 4], "big") + by
     return whole[:START] + length.to_bytes(4, "big") + whole[START + 4 :]
 
 
-TWO = sealed(b"c" * (CHUNK + 1))
+TWO = sealed_file(b"c" * (CHUNK + 1))
 DAMAGED = {
     "without content": (TWO[:START], 0),
     "with half a length": (TWO[: START + 3], 0),
-    "with a chunk that is shorter than its tag": (sealed(b"")[:START] + (TAG - 1).to_bytes(4, "big") + b"t" * 15, 0),
-    "with a longer length": (resized(sealed(b"content"), 1), 0),
+    "with a chunk that is shorter than its tag": (
+        sealed_file(b"")[:START] + (TAG - 1).to_bytes(4, "big") + b"t" * 15,
+        0,
+    ),
+    "with a longer length": (with_length(sealed_file(b"content"), 1), 0),
     "without the last chunk": (TWO[: START + 4 + CHUNK + TAG], 0),
     "with half of the last length": (TWO[: START + 4 + CHUNK + TAG + 2], 1),
     "with the last chunk cut off": (TWO[:-1], 1),
@@ -86,15 +89,15 @@ DAMAGED = {
 
 @pytest.mark.parametrize("how", DAMAGED)
 def test_damaged_content_is_refused_and_the_chunk_is_named(how: str) -> None:
-    assert b"".join(opened(TWO)) == b"c" * (CHUNK + 1)
+    assert b"".join(read_chunks(TWO)) == b"c" * (CHUNK + 1)
     whole, chunk = DAMAGED[how]
     with pytest.raises(BackupRefused) as refused:
-        opened(whole)
+        read_chunks(whole)
     assert refused.value.detail == f"chunk {chunk} doesn't open or is missing"
 
 
 def test_a_chunk_that_claims_to_be_longer_than_any_is_refused_before_it_is_read() -> None:
-    file = io.BytesIO(resized(sealed(b"c" * CHUNK), 1) + b"x")
+    file = io.BytesIO(with_length(sealed_file(b"c" * CHUNK), 1) + b"x")
     with pytest.raises(BackupRefused, match="damaged"):
         list(read_content(file, key=KEY, header=read_header(file)))
     assert file.tell() == START + 4
@@ -102,7 +105,7 @@ def test_a_chunk_that_claims_to_be_longer_than_any_is_refused_before_it_is_read(
 
 def backup(path: Path, lines: list[object], *, end: bytes = b"\n") -> Backup:
     header = Header(1, "v", len(schema_files()), with_keys=False, kek_id="k", is_passphrase=False, wrapped=b"w")
-    path.write_bytes(sealed(b"\n".join(json.dumps(one).encode() for one in lines) + end, header=header.encode()))
+    path.write_bytes(sealed_file(b"\n".join(json.dumps(one).encode() for one in lines) + end, header=header.encode()))
     return Backup(path, header, KEY)
 
 
