@@ -223,7 +223,7 @@ async def has_unfinished_states(reader: Reader, user_id: str, *, now: int) -> bo
         {
             "tenant": TENANT,
             "purpose": TicketPurpose.UPSTREAM_STATE.value,
-            "since": now - _KEPT,
+            "since": now - _UNSETTLED_KEPT,
             "user_id": user_id,
         },
     )

@@ -380,7 +380,10 @@ async def test_tokens_of_an_unknown_account_are_held_while_they_may_be_of_one_in
     await end_everything(local, trip)
 
 
-async def test_a_person_who_was_deleted_meanwhile_gets_no_connection_and_leaves_no_grant(local: Place) -> None:
+@pytest.mark.parametrize("hours", [0, 25, 160])
+async def test_a_person_who_was_deleted_meanwhile_gets_no_connection_and_leaves_no_grant(
+    local: Place, hours: int
+) -> None:
     trip = await local.trip()
     local.fail_at("answered")
     assert (await trip.come_back()).status_code == 503
@@ -389,10 +392,13 @@ async def test_a_person_who_was_deleted_meanwhile_gets_no_connection_and_leaves_
     deployment = local.room.deployment
     async with deployment.transaction() as transaction:
         await users.delete_user(transaction, trip.user.id, now=deployment.now())
+    deployment.database.clock_offset += hours * 3600  # the host was down
+    assert await revocations.finish_deletions(deployment.vault) == 0
     assert await consents.adopt_all(deployment.vault) == 1
     assert await revocations.run_due(deployment.vault) == 1
     assert local.live_grants() == 0
     assert not await trip.list_connections()
+    assert await users.list_deletions(deployment.database) == ()
 
 
 async def test_two_tabs_connect_one_account_and_both_grants_are_known(place: Place) -> None:
