@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from providers.definitions.catalog import Provider, is_shipped
-from providers.definitions.inputs import value_problem
+from providers.definitions.inputs import input_values, value_problem
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from server.doctor.findings import Finding
@@ -20,10 +20,12 @@ from server.doctor.providers import check_provider
 from server.live_providers import REFUSALS
 from server.runtime.catalog import is_set_here
 from server.setup.provider_consoles import Guide, guide_for, id_problem, secret_problem, service_of
-from vault import registrations
+from vault import registrations, tickets
 from vault.audit import audit
+from vault.refresh import consents
 from vault.refusals import CiphertextRejected
 from vault.registrations import EnteredRegistration, StoredRegistration
+from vault.storage.database import Transaction
 from vault.upkeep import census, revocations
 from vault.upkeep.census import SEEN_AT_PROVIDER
 
@@ -113,6 +115,56 @@ async def own_registration(actor: Actor, provider: Provider, *, revision: str | 
     return stored
 
 
+async def check_nothing_left(deployment: Deployment, transaction: Transaction, name: str) -> None:
+    """Check that no token of this provider is left to be sent, since its address may change. Raises ChangeRefused."""
+    seen = await census.count_at_provider(transaction, name)
+    if seen.count:
+        raise ChangeRefused(
+            "still_connected",
+            f"{seen.count} accounts are still connected to {name}. End their grants first: "
+            f"token-vault panic --provider {name}",
+            kind="conflict",
+        )
+    if await revocations.has_unfinished(transaction, name):
+        raise ChangeRefused(
+            "still_ending",
+            f"Grants at {name} are still being ended. Follow them with token-vault receipts list, and try again when "
+            "they are done, after about three days at the latest.",
+            kind="conflict",
+        )
+    pending = await tickets.unfinished_states(transaction, deployment.keys, now=deployment.now())
+    if any(consents.consent_of(one).provider == name for one in pending):
+        raise ChangeRefused(
+            "still_ending",
+            f"An account is being connected to {name}. Try again in a minute. If a host of the vault stopped "
+            "meanwhile, start it again: it may hold the answer.",
+            kind="conflict",
+        )
+
+
+async def _check_addresses(
+    deployment: Deployment,
+    transaction: Transaction,
+    provider: Provider,
+    stored: StoredRegistration | None,
+    inputs: Mapping[str, str],
+) -> None:
+    """Check that tokens aren't sent to another host than the one that issued them. Raises ChangeRefused.
+
+    Without a stored registration, the earlier host is unknown.
+    """
+    if stored is None or input_values(provider, stored.inputs) != input_values(provider, inputs):
+        try:
+            await check_nothing_left(deployment, transaction, provider.name)
+        except ChangeRefused as left:
+            raise ChangeRefused(
+                "inputs_in_use",
+                f"With other inputs, tokens of {provider.title} would be sent to another address. {left} Or set them "
+                f"in the settings file, at providers.{provider.name}.inputs.",
+                kind="conflict",
+            ) from left
+
+
 async def save(
     actor: Actor, provider: Provider, wanted: RegistrationInput, *, stored: StoredRegistration | None
 ) -> StoredRegistration:
@@ -124,6 +176,8 @@ async def save(
     except REFUSALS as refusal:
         raise _wrong("", str(refusal)) from refusal
     async with actor.change() as transaction:
+        if provider.inputs:
+            await _check_addresses(deployment, transaction, provider, stored, entered.inputs)
         kept = await registrations.save_registration(
             transaction,
             deployment.keys,
@@ -142,9 +196,11 @@ async def save(
 
 
 async def remove(actor: Actor, provider: Provider, *, stored: StoredRegistration | None) -> None:
-    """Delete our registration and destroy its secret's key."""
+    """Delete our registration and destroy its secret's key. Raises ChangeRefused."""
     deployment = actor.deployment
     async with actor.change() as transaction:
+        if provider.inputs:  # the next registration may have other ones
+            await check_nothing_left(deployment, transaction, provider.name)
         if stored is None or not await registrations.remove_registration(transaction, deployment.keys, stored):
             raise _out_of_date()
         event = actor.event("provider.removed", provider=provider.name, client=stored.client_id)

@@ -144,7 +144,7 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
             transaction,
             deployment.keys,
             purpose=TicketPurpose.UPSTREAM_STATE,
-            payload={**trip.payload(), "verifier": verifier},
+            payload={**trip.payload(), "verifier": verifier, "token_url": provider.hosts.token_url},
             lifetime=LIFETIME,
             now=deployment.now(),
             user_id=user.id,
@@ -306,9 +306,15 @@ async def _stored_late(
 
 
 def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session) -> bool:
-    """Whether this `state` was made for this person, provider, and browser session."""
+    """Whether this `state` was made for this person, provider, and browser session.
+
+    The code must not go to another server: in the meantime, an admin may have added one with the same name.
+    """
     is_same_browser = hmac.compare_digest(ticket.binding or b"", session.token_hash)
-    return is_same_browser and ticket.user_id == user.id and ticket.payload.get("provider") == provider.name
+    token_url = provider.hosts.token_url
+    is_same_server = ticket.payload.get("token_url", token_url) == token_url  # an earlier release stored none
+    is_same_provider = ticket.payload.get("provider") == provider.name and is_same_server
+    return is_same_browser and ticket.user_id == user.id and is_same_provider
 
 
 async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> ConnectResult:

@@ -13,6 +13,7 @@ from providers.tools.imported_api import ImportChoice, tables_of, with_choices
 from providers.tools.openapi_import import InseparableTool, Table
 from providers.tools.sets import matching_names
 from server.administration.actor import Actor, ChangeRefused
+from server.administration.registrations import check_nothing_left
 from server.deployment import Deployment
 from server.live_providers import REFUSALS
 from server.remote.servers import is_same
@@ -24,7 +25,6 @@ from vault.mcp import imported_apis
 from vault.mcp.imported_apis import ImportedApi
 from vault.registrations import EnteredRegistration
 from vault.storage.database import Transaction
-from vault.upkeep import census
 
 _PLACE: Final = ("address", "audience")  # the same for all tools, so not shown again for new ones
 _PARTS: Final = {
@@ -256,13 +256,7 @@ async def remove(actor: Actor, name: str) -> None:
         raise ChangeRefused("named_by_setting", description, kind="conflict")
     _check_not_named(deployment, gone.keys())
     async with actor.change() as transaction:
-        seen = await census.count_at_provider(transaction, name)
-        if seen.count:
-            raise ChangeRefused(
-                "still_connected",
-                f"{seen.count} accounts are still connected to {name}. Run token-vault panic --provider {name}",
-                kind="conflict",
-            )
+        await check_nothing_left(deployment, transaction, name)
         await imported_apis.remove(transaction, name)
         await _withdraw_approvals(transaction, gone, now=now)
         await audit.append(transaction, actor.event("api.import_removed", provider=name), now=now)

@@ -29,6 +29,7 @@ from providers.remote.authorization import (
 from providers.remote.tool_descriptions import problem_of
 from providers.tools.sets import matching_names
 from server.administration.actor import Actor, ChangeRefused
+from server.administration.registrations import check_nothing_left
 from server.connecting.provider_authorization import callback_url
 from server.deployment import Deployment
 from server.live_providers import REFUSALS
@@ -41,7 +42,7 @@ from vault.audit import audit
 from vault.mcp import servers
 from vault.mcp.servers import Acceptance, McpServer, McpTool
 from vault.scopes import NOTHING
-from vault.upkeep import census, panics, revocations
+from vault.upkeep import panics, revocations
 
 _LONGEST_TITLE: Final = 60
 PROGRAM: Final = "program:"
@@ -278,14 +279,7 @@ async def remove(actor: Actor, name: str) -> None:
     client = None if stored is None else await registration_there(deployment, server, stored)
     async with actor.change() as transaction:
         await servers.hold(transaction, name)
-        seen = await census.count_at_provider(transaction, name)
-        if seen.count:
-            raise ChangeRefused(
-                "still_connected",
-                f"{seen.count} accounts are still connected to {name}. End their grants first: "
-                f"token-vault panic --provider {name}",
-                kind="conflict",
-            )
+        await check_nothing_left(deployment, transaction, name)
         await servers.remove_server(transaction, name)
         if stored is not None:
             await registrations.remove_registration(transaction, deployment.keys, stored)

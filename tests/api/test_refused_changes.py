@@ -26,6 +26,7 @@ from vault import groups as stored
 from vault.groups import LOCAL, Group
 from vault.notices import endpoints
 from vault.records import Role, User
+from vault.registrations import StoredRegistration
 from vault.shared_connections import SharingRule
 from vault.upstream import Account, TokenAnswer
 
@@ -273,3 +274,37 @@ async def test_a_registration_that_was_removed_is_not_removed_again(room: AdminR
     ).reason == "registration_changed"
     await registrations.remove(room.operator, provider, stored=again)
     assert (await refusal(registrations.remove(room.operator, provider, stored=None))).reason == "registration_changed"
+
+
+async def test_a_registration_that_would_send_tokens_to_another_host_is_refused_while_there_are_any(
+    room: AdminRoom,
+) -> None:
+    provider = registrations.provider_named(room.deployment, "gitlab")
+    wanted = RegistrationInput("a" * 64, "gloas-" + "b" * 64, {"host": "git.example"})
+    other = replace(wanted, inputs={"host": "other.example"})
+
+    async def read_stored() -> StoredRegistration | None:
+        return await registrations.own_registration(room.operator, provider, revision=None)
+
+    await registrations.save(room.operator, provider, wanted, stored=None)
+    user = await room.room.user()
+    account = await room.room.account(user, "gitlab", label="Team", scopes=frozenset({"read_user"}))
+    renewed = replace(wanted, client_secret="gloas-" + "c" * 64)
+    await registrations.save(room.operator, provider, renewed, stored=await read_stored())
+    change = registrations.save(room.operator, provider, other, stored=await read_stored())
+    assert (await refusal(change)).reason == "inputs_in_use"
+    change = registrations.remove(room.operator, provider, stored=await read_stored())
+    assert (await refusal(change)).reason == "still_connected"
+    change = registrations.save(room.operator, provider, wanted, stored=None)
+    assert (await refusal(change)).reason == "inputs_in_use", "which host it was before is unknown"
+    async with room.deployment.transaction() as transaction:
+        await connections.disconnect(transaction, room.deployment.keys, account, now=room.deployment.now())
+    change = registrations.save(room.operator, provider, other, stored=await read_stored())
+    assert (await refusal(change)).reason == "inputs_in_use"
+    change = registrations.remove(room.operator, provider, stored=await read_stored())
+    assert (await refusal(change)).reason == "still_ending"
+    async with room.deployment.transaction() as transaction:
+        sql = "update upstream_revocations set done_at = :now, next_at = null where connection_id = :id"
+        await transaction.execute(sql, {"now": room.deployment.now(), "id": account.id})
+    await registrations.save(room.operator, provider, other, stored=await read_stored())
+    await registrations.remove(room.operator, provider, stored=await read_stored())

@@ -244,6 +244,16 @@ async def count_overdue(reader: Reader, *, now: int) -> tuple[int, int]:
     return count, first
 
 
+async def has_unfinished(reader: Reader, provider: str) -> bool:
+    """Whether tokens of this provider are still kept in order to end their grants."""
+    row = await reader.fetch_one(
+        "select connection_id from upstream_revocations"
+        " where tenant = :tenant and provider = :provider and done_at is null limit 1",
+        {"tenant": TENANT, "provider": provider},
+    )
+    return row is not None
+
+
 async def finish_deletions(vault: Vault) -> int:
     """Destroy the keys of deleted people who have no grant left to end; returns how many."""
     finished = 0

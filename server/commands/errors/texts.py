@@ -131,6 +131,8 @@ ADMIN: Final[dict[str, str]] = {
     ),
     "last_admin, last_owner": "Give someone else the role first.",
     "still_connected": "Accounts are connected. End them with `token-vault panic --provider NAME`.",
+    "inputs_in_use": "Other inputs would send tokens to another address. End the grants first, or use the settings.",
+    "still_ending": "Grants are still being ended there, or an account is being connected. Wait, then try again.",
     "grant_held, nothing_to_retry, nothing_to_settle": (
         "This grant can't be ended that way: it is in use, over, or the provider's to end."
     ),
