@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -154,9 +155,13 @@ def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
     cause = f"{error}".partition("\n")[0] if known else ""
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         cause = "none of its hosts that answer accepts writes"
-    return StorageUnavailable(
-        f"can't use PostgreSQL at {place_of(url)}: {cause or type(error).__name__}. Start it, or correct database.url"
-    )
+    fix = "Start it, or correct database.url"
+    if isinstance(error, socket.gaierror):  # with the code alone, nobody sees that a name is mistyped
+        cause, fix = (
+            f"its host's name isn't known here ({error.strerror})",
+            "Correct the name in database.url, or start it",
+        )
+    return StorageUnavailable(f"can't use PostgreSQL at {place_of(url)}: {cause or type(error).__name__}. {fix}")
 
 
 def _given_up(connection: _Connection, error: Exception) -> VaultError:

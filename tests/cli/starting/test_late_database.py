@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import uuid
 from collections.abc import AsyncGenerator
@@ -115,3 +116,27 @@ async def test_a_vault_with_a_wrong_password_fails_at_once(
             assert "can't use PostgreSQL" in said
             assert "password authentication failed" in said
             assert await asyncio.wait_for(process.wait(), 20) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("databse.invalid", "its host's name isn't known here"),  # RFC 6761 §6.4: never a host
+        ("127.0.0.1", "Start it, or correct database.url"),
+    ],
+)
+async def test_the_first_line_says_what_is_waited_for_and_how_long(tmp_path: Path, host: str, said: str) -> None:
+    place = Place(tmp_path / "data", free_port())
+    place.data.mkdir(mode=0o700)
+    url = f"postgresql://vault:hidden@{host}:{free_port()}/vault"
+    settings = f'[server]\nport = {place.port}\n[database]\nurl = "{url}"\n'
+    (place.data / "config.toml").write_text(settings, encoding="utf-8")
+    async with run_server(place) as process:
+        assert process.stderr is not None
+        async with asyncio.timeout(90):
+            told = json.loads(await process.stderr.readline())
+        assert (told["message"], told["seconds"]) == ("waiting for the database", 60)
+        assert said in told["detail"]
+        assert ("Correct the name in database.url" in told["detail"]) == (host != "127.0.0.1")
+        assert "hidden" not in str(told)
+        assert process.returncode is None, "it may be a service that starts later"
