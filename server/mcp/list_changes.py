@@ -140,6 +140,7 @@ class ListChanges:
                 self._of.pop(owner, None)
             if not self._of:
                 self._looking.cancel()
+                self._looking = None  # a listener may begin before the task has ended
 
     async def _look(self) -> None:
         while True:

@@ -207,3 +207,20 @@ async def test_a_client_over_stdio_hears_it_while_it_runs_and_at_its_next_start(
                 async with asyncio.timeout(20):
                     assert isinstance(await anext(aiter(subscription)), ToolsListChanged)
             assert "slack_post" not in await names(client)
+
+
+@pytest.mark.parametrize("turns", [0, 3])
+async def test_a_listener_that_begins_as_the_last_one_ends_hears_changes(place: Room, turns: int) -> None:
+    agent, deployment, heard = await place.agent(), place.vault.deployment, asyncio.Event()
+    changes = list_changes.ListChanges(deployment, whose=lambda: agent.principal)
+    first, second = await changes._watch(lambda: None), await changes._watch(heard.set)
+    assert first is not None
+    assert second is not None
+    with first:
+        await asyncio.sleep(0.1)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    with second:
+        await choose(deployment.database, agent, "read-only")
+        async with asyncio.timeout(10):
+            await heard.wait()
