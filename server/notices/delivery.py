@@ -15,12 +15,12 @@ from server.notices.http_post import NotAccepted, Uncertain
 from server.notices.schedule import due_at
 from server.notices.senders import send
 from server.notices.texts import AnswerForm, message_of
-from vault import registrations, shared_connections
+from vault import registrations, shared_connections, users
 from vault.approvals import access_requests, approvals
 from vault.notices import outbox
 from vault.notices.channels import ENDPOINT, PUSH, NoticeChannel, get_channel, get_settings, record_result
-from vault.notices.outbox import ASKED, CLIENT_ENDING, Approvers, Notice, nobody
-from vault.records import DOUBTED, ApprovalState
+from vault.notices.outbox import ASKED, CLIENT_ENDING, TO_OTHERS, Approvers, Notice, nobody
+from vault.records import DOUBTED, ApprovalState, Event
 
 AT_ONCE: Final = 5  # number of channels that a round starts with
 PATIENCE: Final = 5.0  # seconds of a round; slower channels continue during the next rounds
@@ -46,7 +46,7 @@ async def deliver(deployment: Deployment, *, approvers: Approvers = nobody, answ
 
     async def one(channel_id: str) -> None:
         async with places:
-            if await _deliver_by(deployment, channel_id, answering):
+            if await _deliver_by(deployment, channel_id, approvers, answering):
                 accepted.append(channel_id)
 
     due = await outbox.list_due(deployment.database, now=deployment.now())
@@ -58,7 +58,7 @@ async def deliver(deployment: Deployment, *, approvers: Approvers = nobody, answ
     return len(accepted)
 
 
-async def _deliver_by(deployment: Deployment, channel_id: str, answering: Answering) -> bool:
+async def _deliver_by(deployment: Deployment, channel_id: str, approvers: Approvers, answering: Answering) -> bool:
     """One message with everything that is due by a channel; whether it was accepted."""
     now = deployment.now()
     channel = await get_channel(deployment.database, deployment.keys, channel_id)
@@ -69,7 +69,7 @@ async def _deliver_by(deployment: Deployment, channel_id: str, answering: Answer
         taken = await outbox.take(transaction, channel_id, now=now, again_at=now + outbox.HELD if is_endpoint else None)
     if channel is not None and is_endpoint:
         return await webhooks.deliver_to(deployment, channel, taken)
-    wanted = [] if channel is None else [one for one in taken if await _is_worth_saying(deployment, one, now=now)]
+    wanted = [] if channel is None else await _wanted(deployment, channel, taken, approvers=approvers, now=now)
     over = [one for one in taken if one not in wanted]
     failure, state, goes_on = "", "sent", False
     if channel is not None and wanted:
@@ -106,6 +106,22 @@ async def _attempt(
         logger.warning("notice uncertain", extra={"channel": channel.id})
         return "uncertain", "unknown", False
     return "", "sent", False
+
+
+async def _wanted(
+    deployment: Deployment, channel: NoticeChannel, taken: Sequence[Notice], *, approvers: Approvers, now: int
+) -> list[Notice]:
+    """The notices that are still worth sending, and still for this person, whose roles and groups may have changed."""
+    person = await users.get_user(deployment.database, channel.user_id)
+    if person is None or person.disabled_at is not None:
+        return []
+
+    async def is_for(event: Event) -> bool:
+        if event.kind in TO_OTHERS:
+            return person.id in await approvers(event)
+        return person.id in await outbox.recipients(deployment.database, str(event.user_id))
+
+    return [one for one in taken if await _is_worth_saying(deployment, one, now=now) and await is_for(one.event)]
 
 
 async def _is_worth_saying(deployment: Deployment, notice: Notice, *, now: int) -> bool:

@@ -34,7 +34,7 @@ _TOLD: Final = """
 """
 ASKED: Final = "permission.requested"  # for people who can answer, not for the person who asked
 CLIENT_ENDING: Final = "mcp_server.client_ending"  # for admins
-_TO_OTHERS: Final = frozenset({ASKED, CLIENT_ENDING})
+TO_OTHERS: Final = frozenset({ASKED, CLIENT_ENDING})
 KIND_OF_EVENT: Final[Mapping[str, str]] = {
     "approval.requested": "approval",
     ASKED: "access",
@@ -174,10 +174,10 @@ async def _rows(
 ) -> list[Mapping[str, Value]]:
     now, found = reader.now(), list[Mapping[str, Value]]()
     people: dict[str, tuple[NoticeSettings, list[NoticeChannel]]] = {}
-    own = [one for one in events if one.user_id is not None and one.kind in KIND_OF_EVENT.keys() - _TO_OTHERS]
-    whom = {owner: await _whom(reader, owner) for owner in {str(one.user_id) for one in own}}
+    own = [one for one in events if one.user_id is not None and one.kind in KIND_OF_EVENT.keys() - TO_OTHERS]
+    whom = {owner: await recipients(reader, owner) for owner in {str(one.user_id) for one in own}}
     told = [(one, whom[str(one.user_id)]) for one in own]
-    told += [(one, await approvers(one)) for one in events if one.kind in _TO_OTHERS]
+    told += [(one, await approvers(one)) for one in events if one.kind in TO_OTHERS]
     for event, user_id in [(one, person) for one, people_told in told for person in people_told[:MOST_TOLD]]:
         if user_id not in people:
             channels = [one for one in await list_channels(reader, ring, user_id) if one.gets_notices]
@@ -206,7 +206,7 @@ async def _rows(
     return found
 
 
-async def _whom(reader: Database, owner: str) -> Sequence[str]:
+async def recipients(reader: Database, owner: str) -> Sequence[str]:
     """The person or, for a group's account, the members of the group, at most MOST_TOLD."""
     rows = await reader.fetch(_TOLD, {"tenant": TENANT, "group_id": owner, "now": reader.now(), "limit": MOST_TOLD})
     return [text(row, "user_id") for row in rows] or [owner]

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -23,7 +23,7 @@ from tests.support.doubles.mailbox import Mailbox, Receiver, running_mailbox, ru
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_token
 from tests.support.rooms.portal_room import Room, running_room
-from vault import users
+from vault import groups, users
 from vault.approvals import approvals, requests
 from vault.approvals.approvals import ToolCall
 from vault.approvals.requests import BackchannelRequest
@@ -307,6 +307,34 @@ async def test_a_channel_of_somebody_else_cannot_be_tested_or_removed(place: Pla
     page = await person.submit(page, form=f"/notifications/{channel.id}", button=("action", "remove"))
     assert "Removed." in page.text
     assert len(await channels.list_channels(deployment.database, deployment.keys, other.id)) == 1
+
+
+@pytest.mark.parametrize("change", ["disabled", "left the group", ""])
+async def test_who_may_no_longer_know_of_a_groups_account_gets_no_notice(place: Place, change: str) -> None:
+    user, _, _ = await reach_person(place)
+    deployment, now = place.room.deployment, place.room.deployment.now()
+    async with deployment.transaction() as transaction:
+        group = await groups.create_group(transaction, f"ops-{user.name}", now=now)
+        await groups.add_member(transaction, group.id, user.id, source=groups.LOCAL, now=now)
+    account = await place.room.account(
+        replace(user, id=group.id), "slack", label="board", scopes=frozenset({"chat:write"})
+    )
+    async with deployment.transaction() as transaction:
+        sql = "update connections set state = 'needs_reauth' where id = :id"
+        await transaction.execute(sql, {"id": account.id})
+    details: dict[str, object] = {"provider": "slack", "account": "board"}
+    await record(
+        place.room, Event("connection.needs_reauth", user_id=group.id, connection_id=account.id, details=details)
+    )
+    await outbox.enter(deployment.database, deployment.keys, due_at=lambda _settings, _how, at: at)
+    async with deployment.transaction() as transaction:
+        if change == "disabled":
+            await users.disable_user(transaction, user.id, now=now)
+        elif change:
+            await groups.remove_member(transaction, group.id, user.id, source=groups.LOCAL)
+    await make_due(place.room)
+    await deliver(deployment)
+    assert len(messages_to(place, user)) == (0 if change else 1)
 
 
 async def test_a_deleted_person_leaves_no_channel(place: Place) -> None:
