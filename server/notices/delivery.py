@@ -69,7 +69,7 @@ async def _deliver_by(deployment: Deployment, channel_id: str, approvers: Approv
         taken = await outbox.take(transaction, channel_id, now=now, again_at=now + outbox.HELD if is_endpoint else None)
     if channel is not None and is_endpoint:
         return await webhooks.deliver_to(deployment, channel, taken)
-    wanted = [] if channel is None else await _wanted(deployment, channel, taken, approvers=approvers, now=now)
+    wanted = [] if channel is None else await _notices_for(deployment, channel, taken, approvers=approvers, now=now)
     over = [one for one in taken if one not in wanted]
     failure, state, goes_on = "", "sent", False
     if channel is not None and wanted:
@@ -108,7 +108,7 @@ async def _attempt(
     return "", "sent", False
 
 
-async def _wanted(
+async def _notices_for(
     deployment: Deployment, channel: NoticeChannel, taken: Sequence[Notice], *, approvers: Approvers, now: int
 ) -> list[Notice]:
     """The notices that are still worth sending, and still for this person, whose roles and groups may have changed."""
