@@ -7,7 +7,7 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
-from server.oauth.clients.rules import DEVICE_GRANT, REDIRECTS_LIMIT
+from server.oauth.clients.rules import DEVICE_GRANT
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.rooms.oauth_world import WEB, World, error_of, pkce
 
@@ -41,7 +41,7 @@ async def test_long_redirect_lists_are_taken_up_to_a_limit_and_then_refused_clea
     if status == 400:
         assert error_of(answer) == "invalid_redirect_uri"
         if count <= 30 and length <= 2048:
-            assert str(REDIRECTS_LIMIT) in answer.json()["error_description"]
+            assert "8192" in answer.json()["error_description"]
         return
     found = answer.json()
     managed = {"Authorization": f"Bearer {found['registration_access_token']}"}
@@ -68,6 +68,22 @@ async def test_the_longest_authorization_request_leads_to_a_code(world: World) -
     client_id, (_, challenge) = await world.public_client(redirect_uris=[host], client_name=TEXT), pkce()
     long = {"redirect_uri": host, "state": "s" * 4096, "nonce": "n" * 512}
     assert (await world.allow_request(client_id, challenge, **long))["state"] == "s" * 4096
+    for longer in ({"state": "s" * 4097}, {"nonce": "n" * 513}):
+        refused = await world.ask(client_id, **(long | longer))
+        assert "error=invalid_request" in refused.headers["location"]
+
+
+async def test_a_form_has_60_parameters_and_32_kib_at_most(world: World) -> None:
+    for count, words in ((60, "client authentication failed"), (61, "can't be read")):
+        form = {f"p{number}": "x" for number in range(count)}
+        assert words in (await world.http.post("/revoke", data=form)).json()["error_description"]
+    for length, status in ((32_768, 401), (32_769, 413)):
+        sent = await world.http.post(
+            "/revoke",
+            content=b"p=".ljust(length, b"x"),
+            headers={"content-type": "application/x-www-form-urlencoded"},
+        )
+        assert sent.status_code == status, sent.text
 
 
 @pytest.mark.parametrize("path", ["/authorize", "/par", "/token", "/revoke", "/introspect", "/device_authorization"])

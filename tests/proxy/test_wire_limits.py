@@ -82,6 +82,15 @@ def test_a_body_has_a_most_of_names_and_values() -> None:
             read_body(kind, beyond, GITHUB, is_judged=True)
 
 
+def test_a_body_is_nested_100_levels_deep_at_most() -> None:
+    def levels(depth: int) -> bytes:
+        return b'{"a":' * depth + b"0" + b"}" * depth
+
+    assert read_body("application/json", levels(100), GITHUB, is_judged=True) is not None
+    with refusal("invalid_body"):
+        read_body("application/json", levels(101), GITHUB, is_judged=True)
+
+
 @pytest.mark.parametrize("charset", ["utf-8", '"UTF-8"', "us-ascii", "utf-8; charset=us-ascii"])
 def test_a_body_is_utf_8_by_whatever_name(charset: str) -> None:
     found = read_body(f"application/json; charset={charset}", b'{"a":1}', GITHUB, is_judged=True)

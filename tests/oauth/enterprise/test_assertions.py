@@ -132,7 +132,7 @@ LIES: dict[str, Lie] = {
     "backwards": Lie("lifetime", at(iat=20, exp=10), honest=at(iat=20, exp=30)),
     "expired": Lie("expired", at(iat=-60, exp=0), honest=at(iat=-60, exp=60)),
     "old": Lie("expired", at(iat=-4000, exp=-3700)),
-    "of the future": Lie("future", at(iat=60, exp=200), honest=at(iat=10, exp=200)),
+    "of the future": Lie("future", at(iat=31, exp=200), honest=at(iat=30, exp=200)),
     "not before": Lie("future", at(nbf=60), honest=at(nbf=0)),
     "unreadable nbf": Lie("future", with_claims(nbf="soon")),
     "no jti": Lie("jti", with_claims(jti=None)),
@@ -164,8 +164,8 @@ LIES: dict[str, Lie] = {
     "unknown person": Lie("person", with_claims(sub="employee-2")),
     "old sign-in": Lie(
         "age",
-        lambda one: {"iss": issuer_of("stepped"), "acr": "phr", "auth_time": one.now() - 700},
-        honest=lambda one: {"iss": issuer_of("stepped"), "acr": "phr", "auth_time": one.now() - 500},
+        lambda one: {"iss": issuer_of("stepped"), "acr": "phr", "auth_time": one.now() - 631},
+        honest=lambda one: {"iss": issuer_of("stepped"), "acr": "phr", "auth_time": one.now() - 630},
     ),
     "no auth_time": Lie("age", of("stepped", acr="phr"), honest=lambda one: STEPPED(one) | {"acr": "phr"}),
     "weak sign-in": Lie(

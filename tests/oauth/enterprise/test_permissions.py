@@ -149,6 +149,13 @@ async def test_groups_give_more_and_take_it_back(company: Company) -> None:
     assert taken.details["scopes"] == sorted(reads)
 
 
+@pytest.mark.parametrize(("others", "is_read"), [(999, True), (1000, False)])
+async def test_of_the_groups_in_an_assertion_1000_are_read(company: Company, others: int, *, is_read: bool) -> None:
+    connection = await connect(company)
+    await admit(company, groups=[*(f"{number:x}" for number in range(others)), "writers"])
+    assert ("chat:write" in await live_scopes(company, connection)) is is_read
+
+
 async def test_a_rule_can_have_changes_approved(company: Company) -> None:
     connection = await connect(company)
     await admit(company, groups=["writers"])

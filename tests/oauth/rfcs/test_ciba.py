@@ -175,6 +175,8 @@ async def test_hints_that_name_nobody_or_two_are_refused(asker: Asker) -> None:
     at = {"format": "iss_sub", "iss": asker.world.url, "sub": asker.person.id}
     for changes, error in (
         ({"login_hint": "nobody"}, "unknown_user_id"),
+        ({"login_hint": "x" * 1024}, "unknown_user_id"),
+        ({"login_hint": "x" * 1025}, "invalid_request"),
         ({"login_hint": json.dumps(at | {"iss": "https://other.example/"})}, "unknown_user_id"),
         ({"login_hint": json.dumps(at | {"format": "email"})}, "invalid_request"),
         ({"login_hint": json.dumps(at | {"sub": 7})}, "invalid_request"),
@@ -218,6 +220,8 @@ async def test_each_fault_is_refused_and_the_same_request_without_it_is_not(aske
         ("authorization_details", '[{"type": "payment", "n": 1e999}]', "invalid_authorization_details"),
         ("authorization_details", '[{"type": "payment", "n": "1", "n": "2"}]', "invalid_authorization_details"),
         ("authorization_details", nested_details(29), "invalid_authorization_details"),
+        ("authorization_details", json.dumps([PAYMENT] * 11), "invalid_authorization_details"),
+        ("authorization_details", json.dumps([PAYMENT]).ljust(8193), "invalid_authorization_details"),
     ):
         assert error_of(await asker.post({name: value})) == error, (name, value)
     unsayable = '[{"type": "payment", "n": 123456789012345678901}]'
@@ -226,6 +230,9 @@ async def test_each_fault_is_refused_and_the_same_request_without_it_is_not(aske
     honest |= {"resource": f"{asker.world.url}/mcp", "authorization_details": '[{"type": "payment", "n": 7}]'}
     assert (await asker.post(honest)).status_code == 200
     assert (await asker.post({"authorization_details": nested_details(28)})).status_code == 200
+    with asker.world.clock_ahead(120):
+        for details in ([PAYMENT] * 10, [PAYMENT]):
+            assert (await asker.post({"authorization_details": json.dumps(details).ljust(8192)})).status_code == 200
     assert (await asker.world.alice.open("/approvals")).status_code == 200
 
 

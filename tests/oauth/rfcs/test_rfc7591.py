@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from server.oauth.clients.rules import shown_redirects
 from tests.support.doubles.canary import running_canary
 from tests.support.rooms.oauth_world import GENEROUS, REDIRECT, World, b64, error_of, vault_with
+from tests.support.seeded_grant import agent
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
@@ -112,6 +115,16 @@ async def test_members_that_would_give_power_are_dropped(world: World) -> None:
     assert not answer.keys() & (wanted.keys() - {"client_id", "registration_access_token", "client_id_issued_at"})
     page = await world.alice.open(world.authorize_url(answer["client_id"], "A" * 43))
     assert page.status_code == 200  # the consent page is shown, not skipped
+
+
+def test_of_a_clients_redirects_the_first_five_are_told_and_200_characters_of_each() -> None:
+    client = replace(agent(), redirect_uris=("x" * 200, "y" * 201, "a", "b", "c", "d"))
+    assert shown_redirects(client) == ["x" * 200, "y" * 200 + "…", "a", "b", "c", "1 more"]
+
+
+@pytest.mark.parametrize(("count", "status"), [(30, 201), (31, 400)])
+async def test_a_list_of_metadata_has_30_members_at_most(world: World, count: int, status: int) -> None:
+    assert (await post(world, contacts=["a@agent.example"] * count)).status_code == status
 
 
 @pytest.mark.requirement("S-024")

@@ -11,7 +11,6 @@ import httpx2
 import pytest
 
 from server.oauth.clients.rules import DEVICE_GRANT
-from server.oauth.device import INTERVAL
 from tests.support.harness import PASSWORD, RunningVault
 from tests.support.person import Person, session_token
 from tests.support.rooms.oauth_world import GENEROUS, World, claims_of, error_of, vault_with
@@ -80,7 +79,7 @@ async def answer(person: Person, page: httpx2.Response, decision: str = "allow")
 
 async def test_the_person_types_the_code_elsewhere_and_the_device_gets_tokens(world: World) -> None:
     agent = await device(world, resource=f"{world.url}/mcp")
-    assert agent.interval == INTERVAL
+    assert agent.interval == 5
     assert (error_of(waiting := await agent.poll()), waiting.status_code) == ("authorization_pending", 400)
     page = await enter(world.alice, agent.user_code.lower().replace("-", " "))
     assert page.url.path == "/consent"
@@ -121,7 +120,9 @@ async def test_polling_too_fast_is_told_to_slow_down(world: World) -> None:
     agent = await device(world)
     assert error_of(await agent.poll()) == "authorization_pending"
     assert error_of(await agent.poll()) == "slow_down"
-    with world.clock_ahead(INTERVAL):
+    with world.clock_ahead(4):
+        assert error_of(await agent.poll()) == "slow_down"
+    with world.clock_ahead(5):
         assert error_of(await agent.poll()) == "authorization_pending"
         await answer(world.alice, await enter(world.alice, agent.user_code))
         assert (await agent.poll()).status_code == 200  # if the answer exists, polling doesn't wait
@@ -230,7 +231,7 @@ async def test_a_forwarded_consent_link_shows_nothing_and_leads_to_the_page_for_
         assert secret not in page.text
     assert error_of(await agent.poll()) == "authorization_pending"
     await answer(stranger, typed)  # the twin: the browser that entered the code answers
-    with world.clock_ahead(INTERVAL):
+    with world.clock_ahead(5):
         assert (await agent.poll()).status_code == 200
 
 

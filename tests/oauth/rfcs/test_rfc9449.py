@@ -158,8 +158,8 @@ async def test_a_proof_of_another_request_key_or_time_is_refused(world: World) -
         make(htu=None),
         make(ath=token_hash("another")),
         make(ath=None),
-        make(iat=now - 400),
-        make(iat=now + 400),
+        make(iat=now - 301),
+        make(iat=now + 31),
         make(iat=None),
         make(iat="now"),
         make(jti=None),
@@ -185,7 +185,8 @@ async def test_a_proof_of_another_request_key_or_time_is_refused(world: World) -
         assert (await call(world, token, sent)).status_code == 401
     twice = [("Authorization", f"DPoP {token}"), ("DPoP", make()), ("DPoP", make())]
     assert (await world.http.get("/userinfo", headers=twice)).status_code == 401
-    assert (await call(world, token, make())).status_code == 200
+    for good in (make(), make(iat=now - 300), make(iat=now + 30)):
+        assert (await call(world, token, good)).status_code == 200
 
 
 @pytest.mark.requirement("S-100")

@@ -84,7 +84,7 @@ async def test_pages_follow_one_another_and_the_last_one_knows_it(database_with_
 
 async def test_a_rare_tool_is_looked_for_in_bounded_steps(database: Database) -> None:
     await record(database, call("rare"), at=START)
-    for _ in range(search.EXAMINED // 500):
+    for _ in range(20):
         await record(database, *(call() for _ in range(500)), at=START + 1)
     first = await search.search(database, USER, EventFilter(tool="rare"), limit=50)
     assert first.events == ()

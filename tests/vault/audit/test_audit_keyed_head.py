@@ -176,6 +176,16 @@ async def test_neighbors_without_the_key_are_named_as_one_span(database: Databas
     assert (report.unkeyed, report.unkeyed_count) == (((6, 7), (9, 9)), 3)
 
 
+async def test_20_spans_without_the_key_are_named_and_all_are_counted(database: Database, key_ring: KeyRing) -> None:
+    key = database.event_key
+    for number in range(42):
+        database.event_key = key if number % 2 == 0 else None
+        await add(database, Event("grant.created", user_id="mallory"))
+    database.event_key = key
+    report = await prove(database)
+    assert (len(report.unkeyed), report.unkeyed_count) == (20, 21)
+
+
 @pytest.mark.requirement("V-09")
 async def test_a_batch_that_claims_to_begin_pages_later_is_named(database: Database) -> None:
     await fill(database)

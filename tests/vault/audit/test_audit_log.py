@@ -113,6 +113,32 @@ async def test_levels_above_are_kept(database: Database, key_ring: KeyRing, monk
     assert [(row["level"], row["tiles"]) for row in rows] == [(0, 26), (1, 7), (2, 2), (3, 1)]
 
 
+async def test_a_tile_has_256_hashes(database: Database, key_ring: KeyRing) -> None:
+    log = await start_log(database)
+    await many(database, 300)
+    tree = await extend(database, log)
+    assert await tree.root_at(300) == simple_root(await leaves(database))
+    rows = await database.fetch("select level, length(hashes) as n from event_tiles order by level, number")
+    assert [(row["level"], row["n"]) for row in rows] == [(0, 256 * 32), (0, 44 * 32), (1, 32)]
+
+
+async def test_the_last_event_of_the_largest_batch_is_named(database: Database, key_ring: KeyRing) -> None:
+    log = await start_log(database)
+    await many(database, 500)
+    await extend(database, log)
+    await change(database, "update events set outcome = kind where sequence = 500")
+    with pytest.raises(ChainBroken) as broken:
+        await verify_chain(database, log)
+    named = await narrow(database, database.event_key, broken.value, base=log.base)
+    assert named.sequence == 500
+
+
+def test_a_note_has_64_kib_at_most() -> None:
+    assert Note.parse("x" * 65_534 + "\n\n").signatures == ()
+    with pytest.raises(NoteRefused):
+        Note.parse("x" * 65_535 + "\n\n")
+
+
 async def test_a_backlog_grows_from_sealed_checkpoint_to_sealed_checkpoint(
     database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,15 +180,21 @@ async def test_a_checkpoint_is_signed_once_for_each_size(database: Database, key
     assert check_note(Note.parse(str(second.note)), log) == second.head
 
 
-async def test_old_checkpoints_are_forgotten(
-    database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logs, "NOTES_KEPT", 2)
+async def test_the_newest_1000_checkpoints_are_kept(database: Database, key_ring: KeyRing) -> None:
     log = await start_log(database)
-    for _ in range(4):
+    for count in range(3):
         await fill(database, 1)
         await issue(database, log, now=database.now())
-    assert [row["size"] for row in await database.fetch("select size from event_notes order by size")] == [3, 4]
+        row = await database.fetch_one("select * from event_notes")
+        if count == 0 and row is not None:
+            names = ", ".join(row)
+            async with database.transaction() as transaction:
+                await transaction.execute_many(
+                    f"insert into event_notes ({names}) values ({', '.join(f':{name}' for name in row)})",
+                    [{**row, "size": -number} for number in range(999)],
+                )
+    sizes = [row["size"] for row in await database.fetch("select size from event_notes order by size")]
+    assert (len(sizes), sizes[0], sizes[-3:]) == (1000, -996, [1, 2, 3])
 
 
 TAMPERINGS = {
@@ -379,10 +411,11 @@ async def test_a_new_key_signs_beside_the_old_one_for_a_while(database: Database
     assert both is not None
     assert both.note.signed_by(log.verifiers) == log.verifiers
     assert check_note(both.note, log).size == 3  # along with the event that names both keys
-    await fill(database, 1)
-    late = await issue(database, log, now=now + logs.OVERLAP + 60)
-    assert late is not None
-    assert late.note.signed_by(log.verifiers) == (made,)
+    for passed, names in ((30 * 86400 - 1, log.verifiers), (30 * 86400, (made,))):
+        await fill(database, 1)
+        late = await issue(database, log, now=now + passed)
+        assert late is not None
+        assert late.note.signed_by(log.verifiers) == names
     await change(
         database, "update keys.ring set sealed = :sealed where purpose = :purpose", sealed=b"x", purpose="activity-log"
     )

@@ -11,7 +11,7 @@ from tests.conftest import Store
 from tests.support.inspection import note_repeats
 from tests.support.rooms.vault_room import open_room
 from vault.audit.audit import Activity, list_events, verify
-from vault.audit.repeats import WINDOW, RepeatedRefusals
+from vault.audit.repeats import RepeatedRefusals
 from vault.records import Event
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.database import Database
@@ -73,19 +73,18 @@ def test_repeats_are_written_once_a_minute_while_they_go_on() -> None:
         if not repeats.is_repeat(REFUSED, at=second, now=float(second)):
             written += 1
         written += len(repeats.due(float(second)))
-    assert written == 600 // WINDOW
-    assert repeats.due(600.0 + WINDOW)
-    assert repeats.due(600.0 + 2 * WINDOW) == []
+    assert written == 10
+    assert repeats.due(600.0 + 60)
+    assert repeats.due(600.0 + 120) == []
     assert repeats.next_due() is None  # it is forgotten
 
 
-def test_what_is_told_apart_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vault.audit.repeats, "KEPT", 10)
+def test_1000_refusals_are_told_apart() -> None:
     repeats = RepeatedRefusals()
-    made = [Event("session.refused", outcome="refused", details={"reason": f"{number}"}) for number in range(500)]
-    assert sum(not repeats.is_repeat(event, at=1, now=1.0) for event in made) == 11
+    made = [Event("session.refused", outcome="refused", details={"reason": f"{number}"}) for number in range(1500)]
+    assert sum(not repeats.is_repeat(event, at=1, now=1.0) for event in made) == 1001
     (many,) = repeats.due(None)
-    assert (many.details["of"], many.details["repeats"]) == ("many", 489)
+    assert (many.details["of"], many.details["repeats"]) == ("many", 499)
 
 
 async def test_a_refusal_that_could_not_be_written_is_the_first_again(store: Store) -> None:

@@ -12,7 +12,7 @@ from tests.conftest import Store
 from tests.vault.audit.test_audit_keyed_head import add, change, fill, forge
 from vault.audit.audit import ChainBroken, list_events, verify
 from vault.audit.proof import last_checkpoint, prove
-from vault.audit.segments import SEAL_AFTER, prune, seal
+from vault.audit.segments import prune, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import DAY, Event
 from vault.storage.database import Database
@@ -42,9 +42,11 @@ async def test_segments_are_sealed_once_they_are_full_or_old(database: Database,
     assert await seal(database, now=database.now()) == 7
     ends = "select sequence from event_checkpoints order by first_height"
     assert await rows(database, ends) == [3, 6]  # the seventh starts a segment that is still open
-    await seal(database, now=database.now() + SEAL_AFTER)
+    await seal(database, now=database.now() + 3599)
+    assert await rows(database, ends) == [3, 6]
+    await seal(database, now=database.now() + 3600)
     assert await rows(database, ends) == [3, 6, 7]
-    assert await seal(database, now=database.now() + SEAL_AFTER) == 0
+    assert await seal(database, now=database.now() + 3600) == 0
     assert await verify(database) == 7
 
 

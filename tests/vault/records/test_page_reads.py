@@ -68,6 +68,17 @@ async def test_the_last_use_of_each_account_is_found_and_refusals_are_no_use(roo
     assert await audit.last_uses_of_accounts(room.database, alice.user.id) == {connection.id: room.now + 200}
 
 
+async def test_last_uses_are_looked_for_among_2000_events_of_the_person(room: Room) -> None:
+    alice = room.alice
+    async with room.database.transaction() as transaction:
+        await audit.append(transaction, Event("tool.called", user_id=alice.user.id, client_id="rare"), now=room.now)
+    for count, expected in ((1999, {"rare", "often"}), (1, {"often"})):
+        used = Event("tool.called", user_id=alice.user.id, client_id="often")
+        async with room.database.transaction() as transaction:
+            await audit.append(transaction, *[used] * count, now=room.now)
+        assert {*await audit.last_uses_of_agents(room.database, alice.user.id)} == expected
+
+
 async def test_the_uses_of_each_day_are_counted_as_far_back_as_is_known(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:

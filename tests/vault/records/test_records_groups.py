@@ -186,3 +186,11 @@ async def until_waiting(transaction: Transaction, task: asyncio.Task[None], *, i
                 return
             await asyncio.sleep(0.01)
     await asyncio.sleep(0)
+
+
+async def test_a_sign_in_puts_a_person_into_500_groups_at_most(database: Database) -> None:
+    names = [f"group {number:03}" for number in range(502)]
+    async with database.transaction() as transaction:
+        user = await users.create_user(transaction, "alice", now=NOW)
+        joined, left = await groups.set_groups(transaction, user.id, names, source="openid:x", now=NOW, expires_at=None)
+    assert (sorted(joined), left) == (names[:500], ())

@@ -18,7 +18,7 @@ import vault.storage.postgres_owners
 from tests.conftest import Store
 from vault.storage.database import Database
 from vault.storage.database_url import open_database
-from vault.storage.liveness import KEEP, OwnerLocks
+from vault.storage.liveness import OwnerLocks
 from vault.storage.postgres_hosts import Servers, split_hosts
 from vault.storage.postgres_owners import OwnerSessions, owner_key
 
@@ -198,7 +198,7 @@ async def test_without_locks_nobody_is_ever_taken_for_dead(store: Store) -> None
         await database.close()
 
 
-def test_files_of_the_dead_are_swept_an_hour_after_their_death_was_noticed(tmp_path: Path) -> None:
+def test_files_of_the_dead_are_swept_a_month_after_their_death_was_noticed(tmp_path: Path) -> None:
     living, dying = OwnerLocks(tmp_path), OwnerLocks(tmp_path)
     living.hold("living")
     living.hold("living")
@@ -206,10 +206,10 @@ def test_files_of_the_dead_are_swept_an_hour_after_their_death_was_noticed(tmp_p
     dying.close()
     assert (living.is_gone("living"), living.is_gone("dead"), living.is_gone("unknown")) == (False, True, None)
 
-    def an_hour_passes() -> None:
+    def a_month_passes(*, but: int = 0) -> None:
         for path in (tmp_path / "owners").iterdir():
             assert path.stat().st_mode & 0o777 == 0o600
-            long_ago = path.stat().st_mtime - KEEP - 1
+            long_ago = path.stat().st_mtime - 30 * 86400 - 60 + but
             os.utime(path, (long_ago, long_ago))
 
     def start(name: str) -> None:
@@ -217,12 +217,15 @@ def test_files_of_the_dead_are_swept_an_hour_after_their_death_was_noticed(tmp_p
         starting.hold(name)
         starting.close()
 
-    an_hour_passes()  # the dead process had been running that long, so its death is news
+    a_month_passes()  # the dead process had been running that long, so its death is news
     start("first")
     assert (living.is_gone("living"), living.is_gone("dead")) == (False, True)
-    an_hour_passes()
+    a_month_passes(but=120)
+    start("almost")
+    assert living.is_gone("dead")
+    a_month_passes()
     start("second")
-    assert (living.is_gone("living"), living.is_gone("dead"), living.is_gone("first")) == (False, None, True)
+    assert (living.is_gone("living"), living.is_gone("dead"), living.is_gone("almost")) == (False, None, True)
     living.close()
 
 

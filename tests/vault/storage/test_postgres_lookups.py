@@ -12,7 +12,7 @@ from vault.refresh import accounts
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Row, Value
 from vault.storage.postgres import PostgresDatabase, translate
-from vault.storage.postgres_lookups import TOGETHER, LookUps, mark_caller
+from vault.storage.postgres_lookups import LookUps, mark_caller
 
 BOUND = 10.0  # seconds
 NAMED = "select resource, created_at, cast(:seen as bigint) as seen from apis where resource = :resource"
@@ -58,10 +58,10 @@ class CallerCounts:
 
 async def test_those_that_come_at_once_share_messages_and_get_their_own_rows(database: PostgresDatabase) -> None:
     watched = CallerCounts(database)
-    found = await asyncio.gather(*(watched.find(f"api-{number}") for number in range(TOGETHER + 9)))
+    found = await asyncio.gather(*(watched.find(f"api-{number}") for number in range(25)))
     expected = [[{"resource": f"api-{n}", "created_at": n, "seen": None}] if n < 20 else [] for n in range(25)]
     assert found == expected
-    assert watched.messages == [TOGETHER, 9]
+    assert watched.messages == [16, 9]
 
 
 async def test_one_that_comes_alone_is_sent_alone_with_the_same_rows(database: PostgresDatabase) -> None:
