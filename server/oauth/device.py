@@ -76,7 +76,7 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
 
 async def _keep(deployment: Deployment, wanted: AuthorizationRequest, *, address: str) -> tuple[str, str]:
     """The device code and the user code of a new request."""
-    now, code, user_code = deployment.now(), secrets.token_urlsafe(32), tickets.new_user_code()
+    now, code, user_code = deployment.now(), secrets.token_urlsafe(), tickets.new_user_code()
     facts = DeviceFacts(user_code=user_code, address=address, asked_at=now, code=code)
     kept = payload_of(replace(wanted, device=facts))
     async with deployment.database.transaction() as transaction:

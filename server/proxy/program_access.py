@@ -217,8 +217,8 @@ class ProgramAccess:
         if "{" not in provider.apis[api]:
             return (chosen.address.host,)
         now = self._deployment.now()
-        places, read_at = self._places.get((chosen.connection_id, api), ((), 0))
-        if not places or read_at + _EARLY < now:
+        places, read_at = self._places.get((chosen.connection_id, api), (None, now))
+        if places is None or read_at + _EARLY < now:
             request = ExchangeRequest(
                 self._principal,
                 provider.name,
@@ -343,8 +343,8 @@ class ProgramAccess:
         """Ask the person, and wait. Raises ProxyRefused with the next step."""
         if self._asking is None:
             return await self._exchange(question)
-        until, refused = self._unanswered.get(question.key, (0.0, None))
         loop = asyncio.get_running_loop()
+        until, refused = self._unanswered.get(question.key, (loop.time(), None))
         if refused is not None and loop.time() < until:
             raise refused
         if (trouble := await self._deployment.pages.trouble()) is not None:

@@ -161,7 +161,7 @@ def addresses_of(provider: Provider, *, published: Mapping[str, str] | None = No
             continue
         if "{" in host:
             found = ApiAddress(provider.name, api, scheme, host, _PORTS[scheme], f"{slash}{path}".rstrip("/"))
-            if ":" not in host and found.domain.count(".") >= 1:
+            if ":" not in host and "." in found.domain:
                 yield found
             continue
         parts = urlsplit(url)

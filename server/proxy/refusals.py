@@ -24,7 +24,7 @@ from server.errors import as_sentence, status_of
 from server.http.answers import SANDBOXED, raw, send_whole
 from server.http.request_ids import request_member
 from server.oauth.rules import OAuthError
-from server.proxy.wire import ProxyRefused
+from server.proxy.wire import ProxyRefused, shown_name
 from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault import clients
 from vault.handles import Handle
@@ -225,7 +225,7 @@ def unknown_parameter(provider: Provider, rule: Rule, names: Iterable[str], *, l
 
     `limit`: bytes of a body that would have been read.
     """
-    told = ", ".join(sorted(name[:40] for name in names if name != UNREAD))
+    told = ", ".join(sorted(shown_name(name) for name in names if name != UNREAD))
     what = f"{told} in the query or body of this call" if told else "the content of this call's body"
     advice = "Omit it, or add it to `query` or `body` of the rule in the provider file."
     if not told:

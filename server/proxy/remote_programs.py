@@ -167,7 +167,7 @@ class RemotePrograms:
                     kind="forbidden",
                 )
             principal = await tokens.authenticate(
-                self._deployment, headers, method=scope["method"], path=sent_path(scope), grant_later=False
+                self._deployment, headers, method=scope["method"], path=sent_path(scope)
             )
             claims = await tokens.read_claims(self._deployment, token, now=self._deployment.now())
         except tokens.TokenRefused as error:

@@ -28,6 +28,7 @@ _MOST_NESTED: Final = 50_000  # objects and arrays
 _MOST_VALUES: Final = 200_000
 _MOST_NAMES: Final = 1000  # parameters, as in a form
 _DEPTH: Final = 100
+_SHOWN: Final = 40  # characters of a name
 _UPLOAD: Final = "/upload/"  # where Google's SDKs send files: below the origin of the given address
 _TARGET_LIMIT: Final = 8192
 _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
@@ -62,6 +63,11 @@ _KEPT_BACK: Final = frozenset(
 )
 _KEPT_BACK_PREFIXES: Final = ("access-control-", "x-forwarded-", "token-vault-", "sec-", "x-accel-")
 DECODED: Final = frozenset({"identity", "gzip", "deflate", "br", "zstd"})  # by the outbound client
+
+
+def shown_name(name: str) -> str:
+    """As much of a sent name as a refusal repeats."""
+    return name[:_SHOWN]
 
 
 class ProxyRefused(Exception):
@@ -283,7 +289,7 @@ def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Call
         if is_credential(provider, name):
             raise _credential(name)
         if changes_method(provider, name):
-            raise ProxyRefused("method_override", f"Omit the parameter {name[:40]}: it would change the method.")
+            raise ProxyRefused("method_override", f"Omit the parameter {shown_name(name)}: it would change the method.")
         if name in values:
             repeated.add(name)
         values[name] = value
@@ -292,7 +298,7 @@ def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Call
 
 def _credential(name: str) -> ProxyRefused:
     return ProxyRefused(
-        "credential_refused", f"Omit the parameter {name[:40]}: it's a credential, and the vault adds its own."
+        "credential_refused", f"Omit the parameter {shown_name(name)}: it's a credential, and the vault adds its own."
     )
 
 
@@ -321,7 +327,8 @@ def query_names(query: CallParameters) -> frozenset[str]:
 
 def _two_ways(name: str) -> ProxyRefused:
     return ProxyRefused(
-        "ambiguous_parameter", f"Two servers could read the parameter {name[:40]!r} differently. Nothing was sent."
+        "ambiguous_parameter",
+        f"Two servers could read the parameter {shown_name(name)!r} differently. Nothing was sent.",
     )
 
 
@@ -357,7 +364,9 @@ def _passes(name: str, provider: Provider) -> bool:
         return name in _PASSED or name in provider.proxied.headers
     passes = header_passes(name, _PASSED | provider.proxied.headers)
     if passes is None:
-        raise ProxyRefused("header_refused", f"Omit the header {name[:80]}: the vault doesn't pass it on to AWS.")
+        raise ProxyRefused(
+            "header_refused", f"Omit the header {shown_name(name)}: the vault doesn't pass it on to AWS."
+        )
     return passes
 
 

@@ -58,10 +58,11 @@ async def _check_claims(deployment: Deployment, claims: Mapping[str, object], *,
     if "sub" in claims:  # RFC 9101 §10.8: it could pass for an assertion of the client
         raise _refusal("sub isn't allowed in a signed request")
     token_id = jose.token_id(claims)
-    times = [jose.integer_claim(claims, name) for name in ("exp", "nbf", "iat")]
-    if None in times or token_id is None:
-        raise _refusal("exp, nbf, iat, or jti is missing or has the wrong type")
-    expires_at, not_before, issued_at = (one or 0 for one in times)
+    match [jose.integer_claim(claims, name) for name in ("exp", "nbf", "iat")]:
+        case [int(expires_at), int(not_before), int(issued_at)] if token_id is not None:
+            pass
+        case _:
+            raise _refusal("exp, nbf, iat, or jti is missing or has the wrong type")
     if not now - jose.CLOCK_SKEW < expires_at <= not_before + LONGEST:
         raise _refusal(f"the request has expired, or exp is more than {LONGEST} s after nbf")
     if max(not_before, issued_at) > now + jose.CLOCK_SKEW:

@@ -30,7 +30,7 @@ from vault.records import HOUR, Client
 
 ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _ASSERTION_LIFETIME: Final = HOUR
-_NOBODY: Final = hashlib.sha256(b"no client has this secret").digest()
+NOBODY: Final = hashlib.sha256(b"no client has this secret").digest()
 
 
 def secret_hash(secret: str) -> bytes:
@@ -52,10 +52,11 @@ async def authenticate(
     `expected`: IDs of clients with a metadata document that are accepted although they never used /authorize.
     """
     basic = _read_basic(request)
+    named, basic_secret = ("", None) if basic is None else basic
     secret, assertion = form.get("client_secret"), form.get("client_assertion")
-    if sum((basic is not None and basic[1] is not None, secret is not None, assertion is not None)) > 1:
+    if sum(one is not None for one in (basic_secret, secret, assertion)) > 1:
         raise OAuthError("invalid_request", "use one method of client authentication")
-    client_id = _one_client_id(form, basic, assertion)
+    client_id = _one_client_id(form, named, assertion, with_challenge=basic is not None)
     may_be_new = client_id in expected
     client = await find_client(deployment, client_id, address=address_of(request), may_be_new=may_be_new)
     if assertion is not None:
@@ -63,8 +64,7 @@ async def authenticate(
             raise OAuthError("invalid_request", "client_assertion_type isn't supported")
         await check_assertion(deployment, client, assertion, address=address_of(request))
     else:
-        given = basic[1] if basic is not None and basic[1] is not None else secret
-        _check_secret(client, given, with_challenge=basic is not None)
+        _check_secret(client, basic_secret or secret, with_challenge=basic is not None)
     if client is None:
         raise invalid_client("the client is unknown", with_challenge=basic is not None)
     return client
@@ -103,8 +103,8 @@ def _read_basic(request: Request) -> tuple[str, str | None] | None:
     return unquote_plus(client_id), unquote_plus(secret) or None
 
 
-def _one_client_id(form: Parameters, basic: tuple[str, str | None] | None, assertion: str | None) -> str:
-    named = {value for value in (form.get("client_id"), basic[0] if basic else None) if value}
+def _one_client_id(form: Parameters, basic_id: str, assertion: str | None, *, with_challenge: bool) -> str:
+    named = {value for value in (form.get("client_id"), basic_id) if value}
     if assertion is not None:
         try:
             subject = jose.unverified_claims(assertion).get("sub")
@@ -116,13 +116,13 @@ def _one_client_id(form: Parameters, basic: tuple[str, str | None] | None, asser
     if len(named) > 1:
         raise OAuthError("invalid_request", "the request names two clients")
     if not named:
-        raise invalid_client("the request names no client", with_challenge=basic is not None)
+        raise invalid_client("the request names no client", with_challenge=with_challenge)
     return named.pop()
 
 
 def _check_secret(client: Client | None, secret: str | None, *, with_challenge: bool) -> None:
     """Check a secret; takes the same time for an unknown client as for a wrong secret."""
-    expected = _NOBODY if client is None or client.secret_hash is None else client.secret_hash
+    expected = NOBODY if client is None or client.secret_hash is None else client.secret_hash
     is_right = hmac.compare_digest(secret_hash(secret or ""), expected)
     if client is None:
         raise invalid_client("the client is unknown", with_challenge=with_challenge)

@@ -91,7 +91,7 @@ async def resolve(
         found = _read(client_id, answer, known=known, deployment=deployment, now=now)
     except (HttpError, OAuthError, ValueError, RecursionError) as error:
         _log.info("client metadata document refused", extra={"cause": type(error).__name__, "detail": str(error)})
-        await asyncio.sleep(max(0.0, started + FETCH_TIME - loop.time()))
+        await asyncio.sleep(started + FETCH_TIME - loop.time())
         return usable
     return await _store(deployment, found, known=known, now=now)
 
@@ -107,9 +107,9 @@ async def _may_fetch(deployment: Deployment, address: str, *, now: int) -> bool:
             transaction,
             f"document:{counting_key(address)}",
             limit=registration.per_address_hourly,
-            window=3600,
+            window=HOUR,
             now=now,
-        ) and await limits.spend(transaction, "document", limit=registration.total_hourly, window=3600, now=now)
+        ) and await limits.spend(transaction, "document", limit=registration.total_hourly, window=HOUR, now=now)
 
 
 def _read(

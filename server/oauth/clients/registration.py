@@ -18,7 +18,7 @@ from starlette.responses import Response
 from server.deployment import Deployment
 from server.http.addresses import address_of, counting_key
 from server.http.answers import SECRET, WholeAnswer, json_answer
-from server.oauth.clients.authentication import secret_hash
+from server.oauth.clients.authentication import NOBODY, secret_hash
 from server.oauth.clients.rules import AcceptedMetadata, accept, public_members, shown_redirects, with_change_noted
 from server.oauth.rules import OAuthError
 from server.oauth.tokens import TokenRefused, read_authorization
@@ -41,7 +41,7 @@ async def register(deployment: Deployment, request: Request) -> Response:
     accepted = accept(content, settings=deployment.settings, default_auth_method="client_secret_basic")
     now = deployment.now()
     client, secret = _with_secret(_new_client(accepted, now=now))
-    management_token = secrets.token_urlsafe(32)
+    management_token = secrets.token_urlsafe()
     client = replace(client, registration_hash=secret_hash(management_token))
     async with deployment.database.transaction() as transaction:
         await _throttle(deployment, transaction, address_of(request), now=now)
@@ -69,7 +69,7 @@ def _with_secret(client: Client) -> tuple[Client, str | None]:
     """Methods with a secret get one created here; a secret sent by the client is never used."""
     if not client.auth_method.startswith("client_secret"):
         return replace(client, secret_hash=None), None
-    secret = secrets.token_urlsafe(32)
+    secret = secrets.token_urlsafe()
     return replace(client, secret_hash=secret_hash(secret)), secret
 
 
@@ -164,7 +164,7 @@ async def _managed_client(deployment: Deployment, request: Request) -> tuple[Cli
 
 
 def _is_secret(stored: bytes | None, given: str) -> bool:
-    return hmac.compare_digest(stored or bytes(32), secret_hash(given)) and stored is not None
+    return hmac.compare_digest(stored or NOBODY, secret_hash(given)) and stored is not None
 
 
 def _registration_answer(

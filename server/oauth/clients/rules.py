@@ -95,7 +95,7 @@ def accept(content: Mapping[str, object], *, settings: Settings, default_auth_me
     try:
         metadata = ClientMetadata.model_validate(content)
     except ValidationError as error:
-        first = next(iter(error.errors(include_url=False, include_input=False)))
+        first = next(iter(error.errors()))
         member = str(next(iter(first["loc"])))
         code = "invalid_redirect_uri" if member == "redirect_uris" else "invalid_client_metadata"
         raise OAuthError(code, f"{member} is missing or has the wrong form") from None

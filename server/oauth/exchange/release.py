@@ -72,7 +72,4 @@ def released_narrowing(policy: ReleasePolicy, narrowing: Narrowing, *, expires: 
 
 def seconds_left(end: int, *others: int | None, now: int) -> int:
     """Seconds to the first of these ends."""
-    for other in others:
-        if other is not None and other < end:
-            end = other
-    return max(0, end - now)
+    return max(0, min(one for one in (end, *others) if one is not None) - now)

@@ -144,7 +144,7 @@ async def _claims(deployment: Deployment, asked: TokenRequest, token: str) -> di
 def _reason(claims: dict[str, object]) -> str:
     """The reason, as text for the person; `audit_context` is Auth0's name for it."""
     given = claims.get("reason", claims.get("audit_context"))
-    reason = clean_name(given, limit=MAX_REASON + 1) if isinstance(given, str) else ""
+    reason = clean_name(given, limit=len(given)) if isinstance(given, str) else ""
     if not 1 <= len(reason) <= MAX_REASON:
         raise refusal("reason", f"reason is required for workers, 1 to {MAX_REASON} characters")
     return reason
