@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -20,12 +20,17 @@ from server.administration.client_checks import check_client_tokens
 from server.doctor.findings import Verdict
 from server.oauth.clients.authentication import ASSERTION_TYPE
 from server.oauth.rules import TOKEN_EXCHANGE
+from server.oauth.token_answers import answer_content
+from server.oauth.token_request import TokenGrant
+from server.oauth.tokens import NO_GRANT
+from server.settings import Settings
 from tests.conftest import Store
 from tests.support.commands import content, run
 from tests.support.rooms.exchange_room import ExchangeRoom
 from tests.support.rooms.mcp_room import modern, modern_headers, room
 from tests.support.rooms.oauth_world import claims_of, error_of, sign_jwt
 from vault import clients
+from vault.records import Grant
 
 API = "https://reports.example/v1"
 OTHER = "https://other.example/"
@@ -102,6 +107,18 @@ async def running_office(folder: Path, *, database_url: str | None = None) -> As
 async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Office]:
     async with running_office(tmp_path_factory.mktemp("office") / "data") as opened:
         yield opened
+
+
+@pytest.mark.parametrize(("asks_anew", "expected"), [(True, 60), (False, 120)])
+async def test_a_token_that_can_be_had_anew_lives_as_briefly_as_those_that_are_refreshed(
+    office: Office, *, asks_anew: bool, expected: int
+) -> None:
+    lifetimes = {"tokens": {"access_lifetime": 60, "access_lifetime_alone": 120}}
+    deployment = replace(office.deployment, settings=Settings.model_validate(lifetimes))
+    grant = Grant(NO_GRANT, "c", "c", frozenset(), API, "", office.now())
+    issue = TokenGrant(grant, frozenset(), API, asks_anew=asks_anew, expires_at=office.now() + 300)
+    content = await answer_content(deployment, issue, now=office.now(), key_thumbprint=None)
+    assert content["expires_in"] == expected
 
 
 async def test_a_token_for_nobody_lives_is_seen_and_ends(store: Store) -> None:

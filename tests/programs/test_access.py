@@ -14,10 +14,11 @@ import pytest_asyncio
 
 from providers.definitions.catalog import load_catalog
 from server.programs.program_run import ProgramOptions, problem_of
-from server.proxy.program_access import PermissionWait, ProgramAccess, WantedCall
+from server.proxy.program_access import AccountChoice, PermissionWait, ProgramAccess, WantedCall
 from server.proxy.program_hosts import ApiAddress, HostMap, addresses_of, hosts_of
 from server.proxy.wire import ProxyRefused
 from server.settings import Settings
+from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.program_room import AGENT, READ, ProgramRoom, program_room
 from vault import connections
 from vault.records import Connection
@@ -160,6 +161,40 @@ async def test_an_account_that_moves_is_found_at_its_new_host(room: ProgramRoom)
             await access.check_place(chosen)
         finally:
             database.clock_offset -= 31
+
+
+async def test_the_hosts_of_an_account_are_remembered_for_thirty_seconds(room: ProgramRoom) -> None:
+    database = room.vault.deployment.database
+    async with connect_another(room, "ireland", "aws", key_in("eu-west-1")) as moving, room.access() as access:
+        await room.allow(S3_READ, connection=moving)
+        with stopped_clock(database) as now:
+            await access.check_place(await access.choose(bucket("eu-west-1"), OBJECT))
+            await room.connect("ireland", token=key_in("us-east-2"), provider="aws")
+            chosen = await access.choose(bucket("us-east-2"), OBJECT)
+        for seconds, is_there in ((30, False), (31, True)):
+            with stopped_clock(database, at=now + seconds):
+                assert await access.has_account_at(bucket("us-east-2")) is is_there
+        await access.check_place(chosen)
+
+
+@pytest.mark.parametrize(("lifetime", "renewed_after"), [(300, 270), (62, 32), (60, 30), (20, 10)])
+async def test_a_handle_is_renewed_before_it_ends(room: ProgramRoom, lifetime: int, renewed_after: int) -> None:
+    issued: list[str] = []
+
+    async def issue(chosen: AccountChoice, now: int) -> tuple[str, int]:
+        issued.append(f"{now} {lifetime}")
+        return issued[-1], lifetime
+
+    database = room.vault.deployment.database
+    async with room.access() as access:
+        with stopped_clock(database) as now:
+            chosen = await access.choose(*calls("/user"))
+            first = await access.handle(chosen, issue)
+        with stopped_clock(database, at=now + renewed_after - 1):
+            assert await access.handle(chosen, issue) == first
+        with stopped_clock(database, at=now + renewed_after):
+            assert await access.handle(chosen, issue) != first
+    assert len(issued) == 2
 
 
 async def test_an_account_whose_key_cannot_be_read_is_at_no_host(room: ProgramRoom) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from providers.definitions.catalog import load_catalog
-from server.proxy.wire import CallParameters, ProxyRefused, read_body
+from server.proxy.wire import CallParameters, ProxyRefused, read_body, read_query
 from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom
 
@@ -53,3 +53,11 @@ def test_a_body_is_an_object_or_nothing_where_rules_look_at_it(
     else:
         found = read_body(kind, body, SLACK, is_judged=is_judged)
         assert found == (None if expected is None else CallParameters(expected))
+
+
+@pytest.mark.parametrize("length", [39, 40, 41])
+def test_a_refusal_repeats_forty_characters_of_a_name(length: int) -> None:
+    name = "token[" + "x" * (length - 6)
+    with pytest.raises(ProxyRefused) as refused:
+        read_query(f"{name}=1".encode(), SLACK)
+    assert f" {name[:40]}: it's a credential" in refused.value.description

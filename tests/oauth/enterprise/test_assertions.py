@@ -71,6 +71,7 @@ async def test_an_assertion_becomes_a_token_for_the_linked_person(company: Compa
     assert issued["scope"] == "connections tools"
     assert issued["token_type"] == "Bearer"
     assert "refresh_token" not in issued, "the client comes with another assertion"
+    assert issued["expires_in"] == company.place.deployment.settings.tokens.access_lifetime, "soon"
     async with company.place.room.http() as http:
         http.headers["authorization"] = f"Bearer {issued['access_token']}"
         assert (await http.get("/userinfo")).status_code == 403, "it has no scope openid"

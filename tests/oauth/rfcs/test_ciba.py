@@ -44,6 +44,7 @@ async def test_the_person_says_yes_on_another_device_and_the_client_gets_one_tok
     tokens = issued.json()
     assert tokens["authorization_details"] == [PAYMENT]
     assert "refresh_token" not in tokens
+    assert tokens["expires_in"] == asker.world.vault.deployment.settings.tokens.access_lifetime, "it can ask again"
     claims = claims_of(tokens["access_token"])
     assert (claims["sub"], claims["client_id"]) == (asker.person.id, asker.client.id)
     assert (claims["scope"], claims["authorization_details"]) == ("openid tools", [PAYMENT])
@@ -65,6 +66,7 @@ async def test_what_the_vault_offers_is_advertised(asker: Asker) -> None:
     found = (await asker.world.http.get("/.well-known/openid-configuration")).json()
     assert found["backchannel_authentication_endpoint"] == f"{asker.world.url}/bc-authorize"
     assert found["backchannel_token_delivery_modes_supported"] == ["poll", "ping", "push"]
+    assert found["backchannel_user_code_parameter_supported"] is True
     assert BACKCHANNEL_GRANT in found["grant_types_supported"]
 
 

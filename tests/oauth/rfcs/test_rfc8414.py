@@ -135,7 +135,7 @@ async def test_metadata_names_what_clients_look_for(world: World) -> None:
     assert "none" in str(found["token_endpoint_auth_methods_supported"])
     assert found["client_id_metadata_document_supported"] is True
     assert found["registration_endpoint"] == f"{world.url}/register"
-    assert found["request_uri_parameter_supported"] is False
+    assert found["request_uri_parameter_supported"] is found["request_parameter_supported"] is False
     assert "none" not in str(found["introspection_endpoint_auth_methods_supported"])
 
 

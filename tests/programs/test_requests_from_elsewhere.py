@@ -1,0 +1,50 @@
+"""What a program on another machine can ask for: the form and the length of each part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.proxy.program_hosts import note_host
+from server.proxy.remote_programs import RemoteCall, RemoteRun
+from tests.support.rooms.program_room import program_room
+
+CALL: dict[str, object] = {"method": "GET", "host": "api.example", "port": 443, "path": "/a"}
+FITTING_AND_NOT: list[tuple[str, object, object]] = [
+    ("method", "A" * 20, "A" * 21),
+    ("method", "A", ""),
+    ("method", "GET", "get"),
+    ("host", "h" * 253, "h" * 254),
+    ("port", 1, 0),
+    ("port", 65_535, 65_536),
+    ("path", "/" + "a" * 16_383, "/" + "a" * 16_384),
+    ("path", "/\xff", "/\u0100"),
+    ("query", "a=b", "a=\n"),
+    ("operation", "o" * 200, "o" * 201),
+    ("operation", "", "a b"),
+    ("accounts", ["a"] * 20, ["a"] * 21),
+    ("accounts", ["a" * 200], ["a" * 201]),
+]
+
+
+@pytest.mark.parametrize(("name", "fitting", "wrong"), FITTING_AND_NOT)
+def test_each_part_of_a_call_has_a_form_and_a_length(name: str, fitting: object, wrong: object) -> None:
+    RemoteCall.model_validate(CALL | {name: fitting})
+    with pytest.raises(ValidationError):
+        RemoteCall.model_validate(CALL | {name: wrong})
+
+
+def test_a_member_of_a_later_release_is_refused() -> None:
+    assert RemoteRun.model_validate({}).accounts == ()
+    with pytest.raises(ValidationError):
+        RemoteRun.model_validate({"later": 1})
+
+
+async def test_a_host_is_recorded_up_to_its_longest_form(tmp_path: Path) -> None:
+    async with program_room(tmp_path) as room:
+        for length in (252, 253, 254):
+            note_host(room.vault.deployment, room.principal, "h" * length, 443)
+        found = [one.details["host"] for one in reversed(await room.events("program.called"))]
+    assert found == ["h" * 252, "h" * 253, "h" * 253]
