@@ -20,6 +20,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote, urlencode
 
+from providers.api.masked_members import MemberMask, UnreadableAnswer, masked_names
 from providers.api.masking import mask, mask_text
 from providers.api.retries import UNANSWERED, Repeat, Wait, asks_to_wait, wait_of
 from providers.api.rules import NOTHING, Call, Payload, allows, target_of
@@ -327,7 +328,7 @@ class UpstreamAPI:
             used, chosen = self._token, self._choose(choice or {})
             try:
                 sent = self._with_token(request, chosen.value)
-                return await self._deliver(sent, is_write=is_write, form=form)
+                return await self._deliver(sent, call, is_write=is_write, form=form)
             except TokenRejected as error:
                 if not chosen.is_usual:  # a region that the account hasn't enabled doesn't know the key
                     raise UpstreamRefused("unauthorized_there", f"{self.title} doesn't know the key there.") from error
@@ -335,7 +336,7 @@ class UpstreamAPI:
                     raise
             request = self._request(call, params, body, headers or {}, form=form)
             sent = self._with_token(request, self._choose(choice or {}).value)
-            return await self._deliver(sent, is_write=is_write, form=form)
+            return await self._deliver(sent, call, is_write=is_write, form=form)
 
     @contextmanager
     def _step(self, *, is_write: bool) -> Generator[None]:
@@ -416,7 +417,9 @@ class UpstreamAPI:
     def _again(self, request: OutboundRequest) -> OutboundRequest:
         return replace(request, timeout=self._timeout())
 
-    async def _deliver(self, request: OutboundRequest, *, is_write: bool, form: Form) -> Mapping[str, object]:
+    async def _deliver(
+        self, request: OutboundRequest, call: Call, *, is_write: bool, form: Form
+    ) -> Mapping[str, object]:
         """Send until there is an answer, or until repeating is no longer safe or in time."""
         for attempt in count(1):
             try:
@@ -424,7 +427,7 @@ class UpstreamAPI:
                     answer = await self._outbound.send(request if attempt == 1 else self._again(request))
                 except HttpError as error:
                     raise self._failure(error, is_write=is_write) from error
-                return self._content(answer, is_write=is_write, form=form)
+                return self._content(self._without_members(answer, call), is_write=is_write, form=form)
             except (RateLimited, UpstreamUnavailable) as refused:
                 spread = random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
                 pause = None if refused.repeat is None else refused.repeat.pause(attempt=attempt, spread=spread)
@@ -432,6 +435,15 @@ class UpstreamAPI:
                     raise
             await asyncio.sleep(pause)
         raise AssertionError("counting has no end")  # pragma: no cover
+
+    def _without_members(self, answer: OutboundResponse, call: Call) -> OutboundResponse:
+        where = {"api": call.api, "method": call.method, "path": call.path}
+        kind = answer.headers.get("content-type", "")
+        try:
+            masked = masked_names(self._provider, self._scopes, **where, content_type=kind)
+        except UnreadableAnswer as error:
+            raise UpstreamRefused("unreadable", f"{self.title} answered in a form that can't be searched.") from error
+        return answer if masked is None else replace(answer, body=MemberMask(masked.names).whole(answer.body))
 
     def _content(self, answer: OutboundResponse, *, is_write: bool, form: Form) -> Mapping[str, object]:
         if (body := mask(answer.body, self._secrets)) != answer.body:

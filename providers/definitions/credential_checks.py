@@ -37,6 +37,7 @@ _SHARED: Final = frozenset(
         "sources",
         "live_tested",
         "proxied",
+        "masked",
     }
 )
 # How the token endpoint of these differs, as with OAuth.

@@ -150,6 +150,13 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
             "What changes a call's method, and is refused: `parameters`, `headers`, `sources`. Required "
             "with rules. `_method` and its like are always refused."
         ),
+        "[[masked]]": (
+            "Members of answers that carry a credential, such as a signed URL: tools and proxy replace their texts "
+            "with `*`.\n"
+            "`members`: their names, wherever they occur, with everything below them.\n"
+            "`paths`: only in answers of these calls; without it, of all.\n"
+            "`shown_to`: scopes whose holders see them."
+        ),
         "[proxied]": (
             "For the [proxy](../guides/api-proxy.md).\n"
             "`headers`, and `preferences` in `Prefer`: passed on to the provider.\n"

@@ -24,6 +24,7 @@ from providers.definitions.grant_facts import (
     RotationFacts,
     Title,
 )
+from providers.definitions.member_masks import RULE_PATH, MaskedMembers
 from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName, ScopeName
 from providers.definitions.paths import fold, pattern_of
 from providers.definitions.sureness import Fact, Source, read_on, tally
@@ -230,7 +231,7 @@ class Rule(FilePart):
 
     api: Key
     method: Annotated[tuple[Method, ...], BeforeValidator(_as_list)] = Field(min_length=1)  # one, or a list
-    path: str = Field(pattern=r"^(/|(/([A-Za-z0-9._~:@-]|\{\+?\})+)+)$")  # `/` is the API's address itself
+    path: str = Field(pattern=RULE_PATH)
     scopes: frozenset[ScopeName] = Field(min_length=1)
     where: Mapping[str, str] = Field(default_factory=dict[str, str])
     inseparable: frozenset[ScopeName] = frozenset()
@@ -313,6 +314,7 @@ class Provider(FilePart):
     scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
     query: frozenset[QueryName] = frozenset()  # parameters that widen no call's answer; see `Rule`
     overrides: Overrides | None = None  # required if there are rules
+    masked: tuple[MaskedMembers, ...] = ()  # members of answers that carry a credential
     rules: tuple[Rule, ...] = ()
     rules_from: tuple[Name, ...] = ()  # more rules: rules/NAME.json next to the file
     unruled: UnruledLimits = UnruledLimits()

@@ -22,7 +22,20 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FIELD_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 §5.6.2
 _OF_OWN_API = frozenset(
-    {"name", "title", "audience", "headers", "apis", "errors", "scopes", "scope", "rules", "query", "overrides"}
+    {
+        "name",
+        "title",
+        "audience",
+        "headers",
+        "apis",
+        "errors",
+        "scopes",
+        "scope",
+        "rules",
+        "query",
+        "overrides",
+        "masked",
+    }
 )
 _NO_CREDENTIAL = frozenset(
     {"host", "cookie", "content-type", "content-length", "transfer-encoding", "connection", "accept"}
@@ -242,6 +255,7 @@ def _scope_problems(provider: Provider) -> Iterator[str]:
     for index, rule in enumerate(provider.rules):
         named += [(f"rules.{index}.scopes", rule.scopes), (f"rules.{index}.inseparable", rule.inseparable)]
         named.append((f"rules.{index}.needs", rule.needs))
+    named += [(f"masked.{index}.shown_to", one.shown_to) for index, one in enumerate(provider.masked)]
     if (facts := provider.enterprise.id_jag) is not None:
         named.append(("enterprise.id_jag.scopes", facts.scopes))
         if not facts.scopes and not provider.scope.default:

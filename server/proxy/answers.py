@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from providers.api.masked_members import MemberMask, UnreadableAnswer, masked_names
 from providers.api.masking import Replacer, needles
 from providers.credentials.aws import error_code, is_clock_error
 from providers.definitions.model import Provider
@@ -90,6 +91,7 @@ async def hand_on(
             replacer = linker
     if place is not None:
         headers.append((b"location", masker.whole(place)))
+    members = _member_mask(incoming, call, fields.get("content-type", ""), headers)
     headers += [*SANDBOXED, *incoming.cors]
     incoming.status = answer.status
     incoming.is_answering = True
@@ -100,22 +102,46 @@ async def hand_on(
         return
     if body is not None:
         incoming.received = len(body)
-        await send_whole(incoming.send, answer.status, headers, replacer.whole(body))
+        content = replacer.whole(body)
+        await send_whole(incoming.send, answer.status, headers, members.whole(content) if members else content)
         return
     if encodings in ([], ["identity"]) and "content-length" in fields and replacer is masker:
         headers.append((b"content-length", fields["content-length"].encode("latin-1")))
-    await _stream(incoming, answer, headers, replacer)
+    await _stream(incoming, answer, headers, [replacer, *([members] if members else [])])
+
+
+def _member_mask(
+    incoming: ProxyRequest, call: ProxiedCall, content_type: str, headers: list[tuple[bytes, bytes]]
+) -> MemberMask | None:
+    """What masks members of this answer, which a header tells. Raises ProxyRefused if they can't be found in it."""
+    scopes = frozenset[str]() if incoming.token is None else incoming.token.scopes
+    api, path = call.target.api, call.target.path
+    try:
+        masked = masked_names(
+            call.provider, scopes, api=api, method=incoming.method, path=path, content_type=content_type
+        )
+    except UnreadableAnswer as error:
+        raise refusals.answer_unreadable(call.provider) from error
+    if masked is not None:
+        headers.append((b"token-vault-masked", str(masked).encode()))
+        incoming.members = MemberMask(masked.names)
+    return incoming.members
 
 
 async def _stream(
-    incoming: ProxyRequest, answer: StreamedAnswer, headers: Sequence[tuple[bytes, bytes]], replacer: Replacer
+    incoming: ProxyRequest,
+    answer: StreamedAnswer,
+    headers: Sequence[tuple[bytes, bytes]],
+    masks: Sequence[Replacer | MemberMask],
 ) -> None:
     await answers.start(incoming.send, answer.status, headers)
     gone: asyncio.Future[None] | None = None
     try:
         async for chunk in answer.chunks():
             incoming.received += len(chunk)
-            piece = replacer.feed(chunk)
+            piece = chunk
+            for mask in masks:
+                piece = mask.feed(piece)
             if piece:
                 await answers.piece(incoming.send, piece)
             if gone is None and incoming.received > _WATCH_AFTER:
@@ -125,7 +151,10 @@ async def _stream(
     finally:
         if gone is not None:
             gone.cancel()
-    await answers.piece(incoming.send, replacer.finish(), is_last=True)
+    rest = b""
+    for mask in masks:
+        rest = mask.feed(rest) + mask.finish()
+    await answers.piece(incoming.send, rest, is_last=True)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from providers.api.masked_members import MemberMask
 from providers.api.rules import Payload, judged_method
 from providers.credentials.placement import CredentialMismatch, provider_of_account
 from providers.definitions.model import Provider, Rule
@@ -38,6 +39,7 @@ class ProxyRequest:
     status: int = 0
     sent: int = 0  # bytes of the request's body
     received: int = 0  # of the answer's
+    members: MemberMask | None = None  # what masks members of the answer
     broken: Exception | None = None  # why the request's body ended early
     large_of: tuple[str, str] | None = None  # who occupies a slot of `large_bodies` for the body
     ending: ExitStack = field(default_factory=ExitStack)  # what ends with the call

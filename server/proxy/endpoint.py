@@ -480,6 +480,8 @@ class Proxy:
         }
         if code is not None:
             details["code"] = code
+        if incoming.members is not None and incoming.members.found:
+            details["masked"] = sorted(incoming.members.found)
         if token is not None:
             details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
         outcome = "ok" if code is None else "failed" if code in refusals.FAILURES else "refused"

@@ -80,6 +80,9 @@ FORM: list[tuple[str, str, str, object]] = [
     ("overrides.headers", "microsoft", "overrides.headers", ["Not A Header"]),
     ("overrides.sources", "github", "overrides.sources", ["nobody"]),
     ("rules.*.tells_secrets", "github", "rules.0.tells_secrets", "perhaps"),
+    ("masked.*.members", "microsoft", "masked.0.members", []),
+    ("masked.*.paths", "microsoft", "masked.0.paths", ["me/drive"]),
+    ("masked.*.shown_to", "stripe", "masked.0.shown_to", ["no-such-scope"]),
     ("rules_from", "google", "rules_from", ["no-such-file"]),
     ("console.url", "asana", "console.url", "asana"),
     ("console.steps", "asana", "console.steps", [""]),
@@ -207,12 +210,12 @@ def content_of(name: str) -> Content:
 
 def _with(content: Content, place: str, wrong: object) -> Content:
     """Like `change_value`, but also within a list."""
-    if not place.startswith("rules."):
+    if not place.startswith(("rules.", "masked.")):
         return change_value(content, place, wrong)
-    _, at, name = place.split(".")
-    rules = [dict(rule) for rule in content["rules"]]
-    rules[int(at)][name] = wrong
-    return {**content, "rules": rules}
+    table, at, name = place.split(".")
+    entries = [dict(entry) for entry in content[table]]
+    entries[int(at)][name] = wrong
+    return {**content, table: entries}
 
 
 def problems(content: Content, folder: Path) -> list[str]:

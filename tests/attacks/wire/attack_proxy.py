@@ -238,6 +238,33 @@ async def test_a_credential_that_the_provider_repeats_does_not_get_out(target: T
     assert UPSTREAM.encode() not in answer.content
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        '"temp_clone_token"',
+        '"temp_clone_token" ',
+        '"temp\\u005fclone_token"',
+        '"\\u0074emp_clone_token"',
+        '"a":{},"temp_clone_token"',
+        '"temp_clone_token":"","temp_clone_token"',
+    ],
+)
+@pytest.mark.parametrize("before", [0, 70_000])
+async def test_a_credential_that_an_answer_contains_does_not_get_out(target: Target, name: str, before: int) -> None:
+    one = await github(target)
+    body = f'{{"full_name":"alice/notes",{name}:"canary-of-a-clone","private":true}}'
+    target.kept["reply"] = Reply(200, b" " * before + body.encode(), {"content-type": "application/json"})
+    answer = await one.call("GET", f"{REPO}/readme", headers={"accept-charset": "utf-16"})
+    assert answer.status_code == 200, answer.text
+    assert "canary" not in answer.text
+    assert answer.json() | {"a": 0} == {  # the twin: everything else is there
+        "full_name": "alice/notes",
+        "temp_clone_token": "*" * len("canary-of-a-clone"),
+        "private": True,
+        "a": 0,
+    }
+
+
 PLACES = {
     "another host": "https://evil.example/",
     "another host without a scheme": "//evil.example/",

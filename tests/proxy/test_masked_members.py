@@ -1,0 +1,345 @@
+"""Members of answers that carry a credential are masked, whole and in a stream; everything else stays as it is."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.api.api import UpstreamAPI, UpstreamRefused
+from providers.api.masked_members import MemberMask, UnreadableAnswer, masked_names, may_have_members
+from providers.definitions.catalog import load_catalog
+from providers.definitions.member_masks import MaskedMembers
+from providers.definitions.model import Provider
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
+from providers.outbound.json_values import is_array, is_object
+from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
+from tests.support.doubles.scripted_server import Reply, scripted_server
+from tests.support.rooms.proxy_room import ProxyHandle, ProxyRoom, proxy_room
+
+NAMES = frozenset({"client_secret", "@microsoft.graph.downloadUrl"})
+JSON = (b"content-type", b"application/json")
+URL = "https://files.example/download?tempauth=canary"
+READ = frozenset({"Files.Read"})
+
+
+def through(mask: MemberMask, body: bytes, cuts: Sequence[int]) -> bytes:
+    places = sorted({0, len(body), *(cut for cut in cuts if cut <= len(body))})
+    return b"".join([*(mask.feed(body[a:b]) for a, b in itertools.pairwise(places)), mask.finish()])
+
+
+TEXTS = st.text(alphabet='ab"\\/{}[]:,\n é\u2028', max_size=6) | st.sampled_from(sorted(NAMES))
+VALUES = st.recursive(
+    TEXTS | st.none() | st.booleans() | st.integers(-20, 20) | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(TEXTS | st.sampled_from(sorted(NAMES)), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def value_with_masks(value: object, *, is_masked: bool = False) -> object:
+    """The value as the client must get it, with texts below masked members as their lengths don't matter here."""
+    if is_object(value):
+        if is_masked:
+            return [value_with_masks(one, is_masked=True) for one in value.values()]
+        return {name: value_with_masks(one, is_masked=name in NAMES) for name, one in value.items()}
+    if is_array(value):
+        return [value_with_masks(one, is_masked=is_masked) for one in value]
+    return "*" if is_masked and isinstance(value, str) else value
+
+
+def value_with_short_masks(value: object, *, is_masked: bool = False) -> object:
+    """What arrived, with each mask as one letter."""
+    if is_object(value):
+        if is_masked:
+            assert all(set(name) <= {"*"} for name in value), "names below a masked member are masked, too"
+            return [value_with_short_masks(one, is_masked=True) for one in value.values()]
+        return {name: value_with_short_masks(one, is_masked=name in NAMES) for name, one in value.items()}
+    if is_array(value):
+        return [value_with_short_masks(one, is_masked=is_masked) for one in value]
+    if is_masked and isinstance(value, str):
+        assert set(value) <= {"*"}
+        return "*"
+    return value
+
+
+def has_distinct_names(value: object, *, is_masked: bool = False) -> bool:
+    """Whether no two names of an object below a masked member have the same length, which a parser would merge."""
+    if is_object(value):
+        sizes = [len(json.dumps(name, ensure_ascii=False).encode()) for name in value]
+        return (not is_masked or len(set(sizes)) == len(sizes)) and all(
+            has_distinct_names(one, is_masked=is_masked or name in NAMES) for name, one in value.items()
+        )
+    return all(has_distinct_names(one, is_masked=is_masked) for one in value) if is_array(value) else True
+
+
+@given(VALUES, st.booleans(), st.sampled_from([None, 2]), st.lists(st.integers(0, 400), max_size=6), st.integers(0, 2))
+def test_only_the_texts_below_masked_members_change(
+    value: object, is_ascii: bool, indent: int | None, cuts: list[int], inside: int
+) -> None:
+    if not has_distinct_names(value):
+        return
+    content = value
+    for _ in range(inside):  # JSON inside a text of JSON
+        content = {"body": json.dumps(content, ensure_ascii=is_ascii)}
+    body = json.dumps(content, ensure_ascii=False, indent=indent).encode()
+    masked = MemberMask(NAMES).whole(body)
+    assert len(masked) == len(body)
+    assert through(MemberMask(NAMES), body, cuts) == masked
+    if inside == 0:
+        assert value_with_short_masks(json.loads(masked)) == value_with_masks(value)
+        return
+    found = json.loads(masked)
+    for _ in range(inside):
+        found = json.loads(found["body"])
+    if is_ascii or body.isascii():
+        assert value_with_short_masks(found) == value_with_masks(value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "client_secret",
+        "client\\u005fsecret",
+        "\\u0063lient_secre\\u0074",
+        "".join(f"\\u{ord(one):04X}" for one in "client_secret"),
+    ],
+)
+@pytest.mark.parametrize("between", [":", " : ", "\n:\n\t", ":" + " " * 5000])
+def test_a_name_is_found_in_every_spelling(name: str, between: str) -> None:
+    body = f'{{"{name}"{between}"canary"}}'.encode()
+    for cut in range(len(body)):
+        mask = MemberMask(NAMES)
+        masked = through(mask, body, [cut])
+        assert masked == body.replace(b"canary", b"******"), cut
+        assert mask.found == {"client_secret"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"type":"client_secret","client":"secret"}',
+        '{"client_secret_id":"canary","Xclient_secret":"canary"}',
+        '{"client_secret":null,"a":"canary"}',
+        '{"client_secret":17,"a":"canary"}',
+        '{"a":["client_secret","canary"]}',
+        '{"a\\"client_secret":"canary"}',
+        '{"client_secret',
+        '{"client_secret"',
+    ],
+)
+def test_what_is_no_such_member_stays(body: str) -> None:
+    mask = MemberMask(NAMES)
+    assert through(mask, body.encode(), range(len(body))) == body.encode()
+    assert not mask.found
+
+
+@pytest.mark.parametrize("start", ["", "data: ", '{"a":1}\n'])
+def test_lines_of_json_and_events_are_searched_without_being_held_back(start: str) -> None:
+    mask = MemberMask(NAMES)
+    line = (start + '{"id":"evt","client_secret":"canary","x":"y"}\n\n').encode()
+    for _ in range(3):
+        assert mask.feed(line) == line.replace(b"canary", b"******")
+    assert mask.feed(b'"client_') == b""  # this may continue
+    assert mask.feed(b'id":"x"}') == b'"client_id":"x"}'
+    assert mask.feed(b'"client_secret":"cana') == b'"client_secret":"****'
+    assert mask.finish() == b""
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        *((kind, True) for kind in ("application/json; charset=utf-8", "application/vnd.api+json", "text/plain", "")),
+        *((kind, True) for kind in ("text/event-stream", "application/x-ndjson", "text/javascript;charset=ISO-8859-1")),
+        *((kind, False) for kind in ("image/png", "text/csv", "application/octet-stream", "application/pdf")),
+        *((kind, None) for kind in ("application/xml", "text/xml", "application/atom+xml", "application/x-yaml")),
+        *((kind, None) for kind in ("application/json; charset=utf-16", 'application/json; Charset="UTF-32"')),
+    ],
+)
+def test_the_type_of_an_answer_decides_whether_it_is_searched(kind: str, found: bool | None) -> None:
+    assert may_have_members(kind) is found
+
+
+def provider_with(*entries: Mapping[str, object]) -> Provider:
+    made = tuple(MaskedMembers.model_validate(one) for one in entries)
+    return load_catalog().provider("microsoft").model_copy(update={"masked": made})
+
+
+@pytest.mark.parametrize(
+    ("entry", "path", "scopes", "is_masked"),
+    [
+        ({}, "/me/drive/items/1", {"Files.Read"}, True),
+        ({"shown_to": ["Files.ReadWrite"]}, "/me/drive/items/1", {"Files.Read"}, True),
+        ({"shown_to": ["Files.Read"]}, "/me/drive/items/1", {"Files.Read"}, False),
+        ({"shown_to": ["Files.Read"]}, "/me/drive/items/1", {"Files.ReadWrite"}, False),  # which covers it
+        ({"paths": ["/me/drive/{+}"]}, "/me/drive/items/1", {"Files.Read"}, True),
+        ({"paths": ["/me/drive/{+}"]}, "/ME/Drive/items/1", {"Files.Read"}, True),  # as a lenient host reads it
+        ({"paths": ["/me/drive/{+}"]}, "/me/messages", {"Files.Read"}, False),
+    ],
+)
+def test_path_and_scopes_decide_whether_a_member_is_masked(
+    entry: Mapping[str, object], path: str, scopes: set[str], is_masked: bool
+) -> None:
+    provider = provider_with({"members": ["url"], **entry})
+    found = masked_names(provider, frozenset(scopes), api="graph", method="GET", path=path, content_type="")
+    assert (found is not None and found.names == {"url"}) is is_masked
+
+
+def test_an_answer_in_which_a_member_cannot_be_found_is_refused() -> None:
+    call = {"api": "graph", "method": "GET", "path": "/me/drive/items/1"}
+    with pytest.raises(UnreadableAnswer):
+        masked_names(provider_with({"members": ["url"]}), READ, **call, content_type="text/xml")
+    shown = provider_with({"members": ["url"], "shown_to": ["Files.Read"]})  # the twin
+    assert masked_names(shown, READ, **call, content_type="text/xml") is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name", "is_masked"),
+    [
+        ("GET", "/things", "signing_secret", True),
+        ("HEAD", "/things", "signing_secret", True),
+        ("GET", "/things", "signingSecret", True),
+        ("GET", "/things", "SigningSecret", True),
+        ("GET", "/things", "signing-secret", True),
+        ("GET", "/things", "secretary", False),
+        ("POST", "/things", "signing_secret", False),  # returns what it created
+    ],
+)
+def test_unread_answers_have_no_member_with_the_usual_name_of_a_credential(
+    method: str, path: str, name: str, is_masked: bool
+) -> None:
+    open_, closed = load_catalog().provider("pingdom"), load_catalog().provider("slack")
+    (api,) = open_.apis
+    found = masked_names(open_, open_.all_scopes, api=api, method=method, path=path, content_type="")
+    assert (found is not None and name in found.names) is is_masked
+    assert found is None or str(found) == "credentials"
+    xml = masked_names(open_, open_.all_scopes, api=api, method=method, path=path, content_type="text/xml")
+    assert xml is None, "nobody said that there must be one"
+    assert masked_names(closed, closed.all_scopes, api="web", method=method, path="/x", content_type="") is None
+
+
+# Through the proxy
+
+
+@pytest.fixture(scope="module")
+async def graph(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
+    others = {"microsoft": "graph", "stripe-apps": "main", "gumroad": "main"}
+    async with proxy_room(
+        tmp_path_factory.mktemp("masked"),
+        apis_at=upstream.url,
+        others=others,
+        settings={"gumroad": {"unruled_calls": "read"}},
+    ) as room:
+        yield room
+
+
+async def handle(room: ProxyRoom, provider: str, *scopes: str, granted: frozenset[str]) -> ProxyHandle:
+    agent = await room.agent()
+    connection = await room.account(
+        agent, provider=provider, name=f"{provider}-1", scopes=granted, delegated=frozenset(scopes)
+    )
+    return await room.handle(agent, connection, scopes=frozenset(scopes))
+
+
+ITEM = {"id": "1", "name": "a.txt", "@microsoft.graph.downloadUrl": URL, "webUrl": "https://files.example/a.txt"}
+
+
+@pytest.mark.parametrize("way", ["whole", "chunked", "in pieces", "gzip", "a list behind 70 KB", "an error"])
+async def test_the_address_of_a_files_content_does_not_get_out(upstream: Upstream, graph: ProxyRoom, way: str) -> None:
+    body = json.dumps([" " * 70_000, ITEM] if "70" in way else ITEM).encode()
+    headers = [JSON]
+    match way:
+        case "whole":
+            headers.append((b"content-length", str(len(body)).encode()))
+            pieces = [body]
+        case "gzip":
+            headers.append((b"content-encoding", b"gzip"))
+            pieces = [gzip.compress(body)]
+        case "in pieces":
+            pieces = [body[at : at + 1] for at in range(len(body))]
+        case _:
+            pieces = [body]
+    upstream.answer = reply_in_pieces(*pieces, status=404 if way == "an error" else 200, headers=headers)
+    one = await handle(graph, "microsoft", "Files.Read", granted=READ)
+    answer = await one.call("GET", "/me/drive/items/1", api="graph")
+    assert "canary" not in answer.text
+    assert answer.content == body.replace(URL.encode(), b"*" * len(URL))
+    assert answer.headers["token-vault-masked"] == "@content.downloadUrl, @microsoft.graph.downloadUrl"
+    assert answer.headers.get("content-length", str(len(body))) == str(len(body))
+    (event,) = await graph.events(one)
+    assert event.details["masked"] == ["@microsoft.graph.downloadUrl"]
+    assert "canary" not in json.dumps(event.details)
+
+
+async def test_an_answer_without_such_a_member_passes_unchanged(upstream: Upstream, graph: ProxyRoom) -> None:
+    body = json.dumps({"note": f"@microsoft.graph.downloadUrl is {URL}"}).encode()
+    upstream.answer = reply_in_pieces(body, headers=[JSON])
+    one = await handle(graph, "microsoft", "Files.Read", granted=READ)
+    assert (await one.call("GET", "/me/drive/items/1", api="graph")).content == body
+    (event,) = await graph.events(one)
+    assert "masked" not in event.details
+
+
+async def test_a_provider_cannot_say_that_something_was_masked(upstream: Upstream, graph: ProxyRoom) -> None:
+    upstream.answer = reply_in_pieces(b"{}", headers=[(b"token-vault-masked", b"lie")])
+    one = await handle(graph, "microsoft", "Files.Read", granted=READ)
+    answer = await one.call("GET", "/me/drive/items/1", api="graph")
+    assert answer.headers.get_list("token-vault-masked") == ["@content.downloadUrl, @microsoft.graph.downloadUrl"]
+
+
+@pytest.mark.parametrize("kind", ["application/atom+xml", "application/json; charset=utf-16"])
+async def test_a_form_in_which_it_cannot_be_found_is_refused(upstream: Upstream, graph: ProxyRoom, kind: str) -> None:
+    upstream.answer = reply_in_pieces(b"x", headers=[(b"content-type", kind.encode())])
+    one = await handle(graph, "microsoft", "Files.Read", granted=READ)
+    answer = await one.call("GET", "/me/drive/items/1", api="graph")
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "answer_unreadable")
+    upstream.answer = reply_in_pieces(b"x", headers=[(b"content-type", b"text/plain")])  # the twin
+    assert (await one.call("GET", "/me/drive/items/1", api="graph")).text == "x"
+
+
+async def test_an_agent_without_the_named_scope_does_not_see_it(upstream: Upstream, graph: ProxyRoom) -> None:
+    """The twin, an agent with the scope, is below: here, the person approves each of its calls."""
+    body = b'{"id":"cus_1","client_secret":"canary","amount":5}'
+    upstream.answer = reply_in_pieces(body, headers=[JSON])
+    one = await handle(graph, "stripe-apps", "read", granted=frozenset({"read", "write"}))
+    answer = await one.call("GET", "/customers/cus_1", api="main")
+    assert answer.content == body.replace(b"canary", b"******")
+    assert answer.headers["token-vault-masked"] == "client_secret"
+
+
+async def test_reads_that_nobody_reviewed_show_no_usual_credential(upstream: Upstream, graph: ProxyRoom) -> None:
+    upstream.answer = reply_in_pieces(b'{"webhook":{"secret":"canary","id":"w"}}', headers=[JSON])
+    one = await handle(graph, "gumroad", "any:read", granted=frozenset({"view_profile"}))
+    answer = await one.call("GET", "/webhooks/1", api="main")
+    assert answer.text == '{"webhook":{"secret":"******","id":"w"}}'
+    assert answer.headers["token-vault-masked"] == "credentials"
+
+
+# In tools
+
+
+@pytest.mark.parametrize("scope", ["read_only", "read_write"])
+async def test_tools_do_not_see_it_either(scope: str) -> None:
+    async with (
+        scripted_server(
+            lambda _: Reply(200, b'{"id":"1","client_secret":"canary"}', {"content-type": "application/json"})
+        ) as server,
+        Outbound(AddressPolicy(allow_loopback=True)) as outbound,
+    ):
+        provider = load_catalog().provider("stripe-connect").model_copy(update={"apis": {"main": server.url}})
+        api = UpstreamAPI(provider, outbound, token="upstream-token-canary", scopes=frozenset({scope}), now=0)
+        found = await api.get("main", "/charges/{}", segments=["ch_1"])
+        assert found == {"id": "1", "client_secret": "canary" if scope == "read_write" else "******"}
+        server.answer = lambda _: Reply(200, b"<a/>", {"content-type": "text/xml"})
+        if scope == "read_only":
+            with pytest.raises(UpstreamRefused):
+                await api.get("main", "/charges/{}", segments=["ch_1"])
+        else:
+            assert await api.get("main", "/charges/{}", segments=["ch_1"]) == {"a": ""}
