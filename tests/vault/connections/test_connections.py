@@ -11,6 +11,7 @@ from tests.support.doubles.upstream_double import Fault
 from tests.support.rooms.vault_room import SLACK_SCOPES, WAIT, Room
 from tests.support.seeded_grant import seed
 from vault import connections
+from vault.audit.audit import list_events
 from vault.connections import find, get_connection, list_connections
 from vault.records import Connection, ConnectionState
 from vault.refusals import (
@@ -138,6 +139,47 @@ async def test_an_account_is_found_by_its_id_its_label_and_the_connections_id(ro
         assert found.id == other.id
     assert await find(room.database, user_id, provider="slack", account="nobody") == ()
     assert await find(room.database, user_id, provider="google") == ()
+
+
+async def test_an_id_was_a_connections_also_after_its_end(room: Room) -> None:
+    connection = await room.connect()
+    assert await connections.exists(room.database, connection.id)
+    await room.disconnect(connection)
+    assert await connections.exists(room.database, connection.id)
+    assert not await connections.exists(room.database, f"{connection.id}x")
+
+
+async def test_a_fact_is_noted_beside_those_of_the_provider_until_the_account_is_connected_again(room: Room) -> None:
+    answer = replace(room.slack.consent("alice", SLACK_SCOPES), metadata={"team": "Sandbox"})
+    opened = await open_with(room, answer)
+
+    async def note(value: str) -> dict[str, str]:
+        async with room.database.transaction() as transaction:
+            await connections.note_fact(transaction, opened.id, "name", value)
+            await connections.note_fact(transaction, "unknown", "name", value)
+        found = await get_connection(room.database, opened.id, user_id=room.alice.user.id)
+        assert found is not None
+        return dict(found.metadata)
+
+    assert await note("One") == {"team": "Sandbox", "name": "One"}
+    assert await note("Two") == {"team": "Sandbox", "name": "Two"}
+    assert (await open_with(room, answer)).metadata == {"team": "Sandbox"}
+    ended = await get_connection(room.database, opened.id, user_id=room.alice.user.id)
+    assert ended is not None
+    await room.disconnect(ended)
+    assert "Three" not in (await note("Three")).values()
+
+
+@pytest.mark.parametrize("has_tokens", [True, False])
+async def test_without_tokens_there_is_nothing_to_end_at_the_provider(room: Room, *, has_tokens: bool) -> None:
+    connection = await room.connect()
+    if not has_tokens:
+        async with room.database.transaction() as transaction:
+            await transaction.execute("update connections set refresh_sealed = null, access_sealed = null")
+    pending = await room.disconnect(connection)
+    assert (pending.due_at is not None) is has_tokens
+    events = [one for one in await list_events(room.database) if "revocation_pending" in one.details]
+    assert [one.details["revocation_pending"] for one in events] == [has_tokens]
 
 
 async def test_an_account_whose_salt_was_lost_is_connected_anew(room: Room) -> None:

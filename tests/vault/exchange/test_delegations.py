@@ -63,6 +63,24 @@ async def test_extending_does_not_prolong_what_was_to_end(room: Room) -> None:
     assert (await extend(room, connection, WRITE, expires_at=soon - 30)).expires_at == soon - 30
 
 
+async def test_extending_asks_about_what_was_asked_before_and_what_is_to_be_asked_now(room: Room) -> None:
+    connection = await room.connect(delegated=READ)
+    await room.set_ask(connection, "channels:read")
+    async with room.database.transaction() as transaction:
+        extended = await delegations.extend(
+            transaction,
+            user_id=room.alice.user.id,
+            client_id=room.alice.client.id,
+            connection_id=connection.id,
+            scopes=WRITE,
+            now=room.now,
+            ask=WRITE,
+        )
+    assert extended == await get_delegation(room, connection)
+    assert (extended.scopes, extended.ask) == (READ | WRITE, READ | WRITE)
+    assert (await extend(room, connection, WRITE)).ask == READ | WRITE  # asking no more would be a separate decision
+
+
 async def test_extending_a_delegation_that_has_ended_brings_nothing_of_it_back(room: Room) -> None:
     connection = await room.connect(delegated=READ)
     assert await room.revoke(connection)

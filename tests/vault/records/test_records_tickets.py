@@ -12,10 +12,11 @@ from tests.support.inspection import get_grant
 from tests.support.seeded_grant import LIFETIMES, NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, seed
 from vault import clients, grants, tickets, users
 from vault.audit import audit
+from vault.envelope import seal
 from vault.keys.key_ring import KeyRing
 from vault.records import Grant, Ticket, TicketPurpose
-from vault.refusals import CiphertextRejected, TransitionRefused
-from vault.storage.database import Database, Transaction
+from vault.refusals import CiphertextRejected, StorageUnavailable, TransitionRefused
+from vault.storage.database import Database, Transaction, binary
 from vault.tokens import tokens
 
 CODE = TicketPurpose.CODE
@@ -98,6 +99,21 @@ async def test_neither_secret_nor_payload_can_be_read_in_the_table(database: Dat
         assert isinstance(value, bytes)
         assert secret.encode() not in value
         assert b"code_challenge" not in value
+
+
+@pytest.mark.parametrize("payload", [b"[]", b'"text"', b"1", b"{}"])
+async def test_a_payload_that_is_no_object_is_refused(database: Database, key_ring: KeyRing, payload: bytes) -> None:
+    secret = await _issue(database, key_ring)
+    (row,) = await database.fetch("select ticket_hash from tickets")
+    context = tickets._context(CODE, binary(row, "ticket_hash"))
+    sealed = seal(payload, key=key_ring.subkey(tickets._KEY), key_id=tickets._KEY, context=context)
+    async with database.transaction() as transaction:
+        await transaction.execute("update tickets set payload = :sealed", {"sealed": sealed})
+    if payload == b"{}":
+        assert (await _consume(database, key_ring, secret)).payload == {}
+    else:
+        with pytest.raises(StorageUnavailable, match="can't be read"):
+            await _consume(database, key_ring, secret)
 
 
 async def test_a_payload_moved_to_another_ticket_does_not_open(database: Database, key_ring: KeyRing) -> None:

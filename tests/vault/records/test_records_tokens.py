@@ -363,6 +363,20 @@ async def test_the_sealed_successor_is_erased_when_it_was_used_and_the_grace_has
     assert await sweep(NOW + 366 * DAY) == 4
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_repeat_whose_newest_token_is_lost_ends_the_grant(database: Database, lost: int) -> None:
+    seeded = await seed(database)
+    held = [await _issue(database, seeded)]
+    for _ in range(3):
+        held.append((await _rotate(database, held[-1])).refresh_token)
+    assert (await _rotate(database, held[0])).refresh_token == held[-1]
+    async with database.transaction() as transaction:
+        await transaction.execute("delete from refresh_tokens where generation = :lost", {"lost": lost + 1})
+    with pytest.raises(TokenReused):
+        await _rotate(database, held[0])
+    await _assert_dead(database, seeded, held[0])
+
+
 @pytest.mark.requirement("S-081")
 async def test_a_successor_moved_to_another_row_does_not_open(database: Database) -> None:
     seeded = await seed(database)

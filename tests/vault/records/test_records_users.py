@@ -64,6 +64,23 @@ async def test_a_name_is_given_once_even_to_many_at_once(database: Database) -> 
     assert [user.name.lower() for user in await users.list_users(database)] == ["alice", "bob"]
 
 
+async def test_a_person_is_renamed_unless_another_one_has_the_name(database: Database) -> None:
+    async with database.transaction() as transaction:
+        alice = await users.create_user(transaction, "alice", now=NOW)
+        await users.create_user(transaction, "Bob", now=NOW)
+        await users.rename_user(transaction, alice.id, "ALICE")  # their own name
+        with pytest.raises(users.NameTaken):
+            await users.rename_user(transaction, alice.id, "bob")
+        with pytest.raises(users.NameRefused):
+            await users.rename_user(transaction, alice.id, "")
+        await users.rename_user(transaction, alice.id, "carol")
+    assert [user.name for user in await users.list_users(database)] == ["Bob", "carol"]
+    assert await users.find_user(database, "alice") is None
+    found = await users.find_user(database, "Carol")
+    assert found is not None
+    assert found.id == alice.id
+
+
 async def test_users_are_walked_by_name_a_page_at_a_time_and_admins_are_few(database: Database) -> None:
     count = 503
     async with database.transaction() as transaction:
