@@ -230,7 +230,7 @@ def wipe_remains(descriptor: int, free: Collection[int], names: Collection[str])
 
     (Writing a newer answer elsewhere wipes only the first bytes of the old one.)
     """
-    tags, count, known = {_tag(name) for name in names}, 0, frozenset(free)
+    tags, known = {_tag(name) for name in names}, frozenset(free)
     for slot in free:
         start = os.pread(descriptor, _HEADER.size, slot * SLOT)
         if len(start) == _HEADER.size and start[8:24] in tags:
@@ -238,6 +238,4 @@ def wipe_remains(descriptor: int, free: Collection[int], names: Collection[str])
             for further in range(slot, slot + slots_for(min(length, LONGEST * SLOT))):
                 if further in known:
                     os.pwrite(descriptor, bytes(SLOT), further * SLOT)
-                    count += 1
-    if count:
-        sync(descriptor)
+    sync(descriptor)
