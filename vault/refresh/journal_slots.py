@@ -20,6 +20,7 @@ import struct
 from array import array
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import NamedTuple
 
 from vault.refusals import StorageUnavailable
@@ -87,9 +88,7 @@ def encode(entry: JournalEntry) -> bytes:
 
 def decode(record: bytes) -> JournalEntry | None:
     """The answer that begins with these bytes; None for an empty, torn or unknown one."""
-    if len(record) < _HEADER.size:
-        return None
-    magic, length, tag, checksum = _HEADER.unpack_from(record)
+    magic, length, tag, checksum = _HEADER.unpack_from(record.ljust(_HEADER.size, b"\0"))
     slots = slots_for(length)
     if magic != (_SHORT if slots == 1 else _LONG) or slots > LONGEST:
         return None
@@ -144,9 +143,13 @@ class Index:
     """The position of each connection's newest answer in one file; takes about 200 bytes of memory each."""
 
     def __init__(self) -> None:
-        self.count = 0  # slots of the file
         self._slots: dict[str, int] = {}
         self._facts = array("q")  # of each slot: slots of the answer that begins in it, generation, fence, instant
+
+    @property
+    def count(self) -> int:
+        """The file's number of slots."""
+        return len(self._facts) // 4
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -174,9 +177,7 @@ class Index:
 
     def resize(self, count: int) -> None:
         """Set the file's number of slots."""
-        self.count = count
-        if len(self._facts) < 4 * count:
-            self._facts.extend(array("q", bytes(8 * (4 * count - len(self._facts)))))
+        self._facts.extend(repeat(0, 4 * count - len(self._facts)))
         del self._facts[4 * count :]
 
     def free(self) -> list[int]:
@@ -209,7 +210,7 @@ class Index:
 def _glance(descriptor: int, slot: int) -> tuple[str, JournalPlace] | None:
     """The connection whose answer begins in a slot, by its first bytes."""
     start = os.pread(descriptor, _GLANCE, slot * SLOT)
-    if not start.startswith((_SHORT, _LONG)) or len(start) < _HEADER.size:
+    if not start.startswith((_SHORT, _LONG)):
         return None
     slots = slots_for(int.from_bytes(start[4:8], "big"))
     if slots > LONGEST or (slots == 1) is not start.startswith(_SHORT):
