@@ -219,8 +219,7 @@ def _glance(descriptor: int, slot: int) -> tuple[str, JournalPlace] | None:
     if facts is not None:
         name, generation, fence, at = facts.groups()
         return name.decode(), JournalPlace(slot, slots, int(generation), int(fence), int(at))
-    place = JournalPlace(slot, slots, 0, 0, 0)
-    entry = read(descriptor, place)  # a longer name than any of ours
+    entry = decode(os.pread(descriptor, slots * SLOT, slot * SLOT))  # a longer name than any of ours
     if entry is None:
         return None
     return entry.connection_id, JournalPlace(slot, slots, entry.generation, entry.fence, entry.at)

@@ -1,0 +1,1 @@
+"""Tests of refreshing, and of crashes during it."""

@@ -1,0 +1,128 @@
+"""Places in the answer journal: reserved before a refresh, kept for its answer, and free again afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vault.refresh.journal import FOLDER, GROWTH, KEEP, SLOT, Journal, JournalEntry, read_answer, write_answer
+from vault.refresh.journal_slots import slots_for_answer
+from vault.upstream import TokenAnswer
+
+NOW = 1_700_000_000
+
+
+def entry(name: str, generation: int = 1, *, fence: int = 1, at: int = NOW) -> JournalEntry:
+    return JournalEntry(name, generation, "owner", fence=fence, at=at, sealed=b"sealed")
+
+
+def files(data: Path) -> list[int]:
+    """The sizes of the journal's files, in slots."""
+    return [path.stat().st_size // SLOT for path in sorted((data / FOLDER).iterdir())]
+
+
+async def reserve(journal: Journal, names: range, *, now: int = NOW) -> None:
+    for name in names:
+        await journal.reserve(str(name), now=now)
+
+
+async def test_a_reserved_place_is_that_of_the_answer(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    await reserve(journal, range(GROWTH))
+    await reserve(journal, range(GROWTH))
+    for name in range(GROWTH):
+        await journal.append(entry(str(name)))
+        await journal.append(entry(str(name), 2))
+    await reserve(journal, range(GROWTH))
+    assert files(tmp_path) == [GROWTH]
+    assert {one.generation for one in await journal.entries()} == {2}
+    await journal.reserve("another", now=NOW)
+    assert files(tmp_path) == [2 * GROWTH]
+    journal.close()
+
+
+async def test_a_place_that_is_too_small_is_free_for_others(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    slots = slots_for_answer(30_000)
+    assert 1 < slots < GROWTH
+    await journal.reserve("large", now=NOW)
+    await journal.reserve("large", now=NOW, tokens=30_000)
+    await journal.reserve("large", now=NOW)  # a smaller answer may come too
+    await reserve(journal, range(GROWTH - slots))
+    assert files(tmp_path) == [GROWTH]
+    await journal.append(entry("large"))
+    await reserve(journal, range(GROWTH, GROWTH + slots - 1))  # what the small answer left
+    assert files(tmp_path) == [GROWTH]
+    await journal.reserve("another", now=NOW)
+    assert files(tmp_path) == [2 * GROWTH]
+    assert await journal.find("large") == (entry("large"),)
+    journal.close()
+
+
+@pytest.mark.parametrize(("passed", "is_free"), [(KEEP, False), (KEEP + 1, True)])
+async def test_a_place_without_an_answer_is_free_after_seven_days(
+    tmp_path: Path, passed: int, *, is_free: bool
+) -> None:
+    journal = Journal(tmp_path)
+    await reserve(journal, range(GROWTH))
+    await journal.sweep(now=NOW + passed)
+    await reserve(journal, range(GROWTH, 2 * GROWTH), now=NOW + passed)
+    assert files(tmp_path) == [GROWTH if is_free else 2 * GROWTH]
+    journal.close()
+
+
+async def test_a_place_reserved_again_is_kept_from_then_on(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    await journal.append(entry("answered"))
+    await journal.reserve("empty", now=NOW)
+    for name in ("answered", "empty"):
+        await journal.reserve(name, now=NOW + 10)
+    await journal.sweep(now=NOW + 10 + KEEP)
+    assert await journal.find("answered") == (entry("answered"),)
+    await journal.reserve("answered", now=NOW + 10)
+    await journal.sweep(now=NOW + 11 + KEEP)
+    assert await journal.find("answered") == ()
+    journal.close()
+
+
+@pytest.mark.parametrize("newer_first", [True, False])
+async def test_the_newest_answer_counts_whichever_file_it_is_in(tmp_path: Path, *, newer_first: bool) -> None:
+    first, second = Journal(tmp_path), Journal(tmp_path)
+    newer, older = (first, second) if newer_first else (second, first)
+    for journal in (first, second):
+        await journal.append(entry("of each", 1 if journal is older else 2))
+        await journal.append(entry("same generation", 1, fence=1 if journal is older else 2))
+    for journal in (newer, older, Journal(tmp_path)):
+        assert await journal.newest() == {"of each": (2, 1), "same generation": (1, 2)}
+        assert [one.age for one in await journal.find("same generation")] == [(1, 2), (1, 1)]
+        for generation, is_known in ((2, True), (3, False)):
+            assert await journal.is_ahead("of each", generation=generation, era=0) is is_known
+        assert not await journal.is_ahead("unknown", generation=0, era=0)
+        assert {(one.connection_id, one.age) for one in await journal.entries()} == {
+            ("of each", (2, 1)),
+            ("same generation", (1, 2)),
+        }
+    first.close()
+    second.close()
+
+
+async def test_a_file_that_cant_be_read_hides_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal(tmp_path)
+    await journal.append(entry("one"))
+    journal.close()
+    (tmp_path / FOLDER / "999.journal").symlink_to(tmp_path / FOLDER / "000.journal")
+    other = Journal(tmp_path)
+    assert [one.age for one in await other.find("one")] == [(1, 1)]
+    assert "journal not read" in [one.message for one in caplog.records]
+    await other.sweep(now=NOW + KEEP + 1)
+    assert await other.find("one") == ()
+
+
+@pytest.mark.parametrize("scopes", [None, frozenset[str](), frozenset({"a", "b"})])
+@pytest.mark.parametrize("leaves_earlier", [True, False])
+def test_an_answer_is_kept_whole(scopes: frozenset[str] | None, *, leaves_earlier: bool) -> None:
+    answer = TokenAnswer("access", None, scopes=scopes, expires_in=None, leaves_earlier=leaves_earlier)
+    assert read_answer(write_answer("spent", scopes, answer)) == ("spent", scopes, answer)
+    full = TokenAnswer("access", "refresh", scopes=scopes, expires_in=3600, leaves_earlier=leaves_earlier)
+    assert read_answer(write_answer("spent", None, full)) == ("spent", None, full)
