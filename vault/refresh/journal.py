@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import EBADF, EMFILE, ENOSPC
 from pathlib import Path
 
 from vault.keys.sources.private_file import sync_folder
@@ -94,7 +95,7 @@ def read_answer(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
 def _write(descriptor: int, slot: int, data: bytes) -> None:
     data = data.ljust(-(-len(data) // SLOT) * SLOT, b"\0")  # overwrites all of an earlier answer in this slot
     if os.pwrite(descriptor, data, slot * SLOT) != len(data):
-        raise OSError(0, "the disk is full")
+        raise OSError(ENOSPC, "the disk is full")
     sync(descriptor, is_new=False)
 
 
@@ -464,7 +465,7 @@ class Journal:
                 continue
             data = os.pread(descriptor, place.slots * SLOT, slot * SLOT)
             if os.pwrite(descriptor, data, target * SLOT) != len(data):
-                raise OSError(0, "the disk is full")
+                raise OSError(ENOSPC, "the disk is full")
             moved[name] = JournalPlace(target, *place[1:])
         if moved:
             sync(descriptor, is_new=False)
@@ -525,14 +526,14 @@ class Journal:
             self._free = index.free()
             self._index, self._path, self._descriptor = index, path, descriptor
             return
-        raise OSError(0, "all journal files are in use")
+        raise OSError(EMFILE, "all journal files are in use")
 
     def _grow(self) -> None:
         """Allocate by writing: space that is only promised may be missing when an answer arrives."""
         descriptor, count = self._own_descriptor(), self._index.count
         written = os.pwrite(descriptor, bytes(SLOT * GROWTH), count * SLOT)
         if written != SLOT * GROWTH:
-            raise OSError(0, "the disk is full")
+            raise OSError(ENOSPC, "the disk is full")
         sync(descriptor)
         sync_folder(self._folder)  # if the file is new, a power failure must not lose its name
         self._index.resize(count + GROWTH)
@@ -541,7 +542,7 @@ class Journal:
 
     def _own_descriptor(self) -> int:
         if self._descriptor is None:
-            raise OSError(0, "the journal is closed")
+            raise OSError(EBADF, "the journal is closed")
         return self._descriptor
 
 

@@ -182,10 +182,10 @@ class Index:
 
     def free(self) -> list[int]:
         """The slots without a known answer, in order."""
-        taken = bytearray(self.count)
+        taken = [False] * self.count
         for slot in self._slots.values():
             for further in range(slot, min(self.count, slot + self._facts[4 * slot])):
-                taken[further] = 1
+                taken[further] = True
         return [slot for slot, is_taken in enumerate(taken) if not is_taken]
 
     @classmethod

@@ -138,6 +138,7 @@ def test_a_private_file_never_replaces_another_and_leaves_nothing_behind(tmp_pat
     assert not create_private(path, "second\n")
     assert read_private(path) == "first\n"
     assert [one.name for one in path.parent.iterdir()] == ["key"]
+    assert [one.stat().st_mode & 0o777 for one in (path.parent, path)] == [0o700, 0o600]
     with pytest.raises(KeyUnavailable, match="can't write"):
         create_private(path / "below", "third\n")
 

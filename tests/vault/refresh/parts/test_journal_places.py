@@ -36,6 +36,7 @@ async def test_a_reserved_place_is_that_of_the_answer(tmp_path: Path) -> None:
         await journal.append(entry(str(name), 2))
     await reserve(journal, range(GROWTH))
     assert files(tmp_path) == [GROWTH]
+    assert (tmp_path / FOLDER).stat().st_mode & 0o777 == 0o700
     assert {one.generation for one in await journal.entries()} == {2}
     await journal.reserve("another", now=NOW)
     assert files(tmp_path) == [2 * GROWTH]
