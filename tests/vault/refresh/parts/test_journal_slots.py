@@ -117,6 +117,7 @@ def test_the_index_finds_each_answer_and_the_free_slots(file: int) -> None:
     os.pwrite(file, record_of(b"{}"), 6 * SLOT)
     os.pwrite(file, record_of(BODY, magic=b"TVJ2"), 0)  # of a length that this magic doesn't have
     os.pwrite(file, record_of(BODY, magic=b"TVJ2", length=LONGEST * SLOT), 2 * SLOT)
+    os.pwrite(file, record_of(BODY, length=2**24 + len(BODY)), 5 * SLOT)
     index = Index.of(file)
     assert set(index) == set(places)
     assert {name: index.get(name) for name in places} == places
