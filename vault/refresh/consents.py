@@ -20,7 +20,7 @@ from vault.audit.audit import append
 from vault.endings import Aside
 from vault.keys.key_ring import ConnectionKey
 from vault.records import TENANT, Connection, Event, Ticket, format_scope, parse_scope
-from vault.refresh import journal_recovery, leases
+from vault.refresh import grant_checks, journal_recovery, leases
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal import JournalEntry
 from vault.refusals import (
@@ -32,7 +32,7 @@ from vault.refusals import (
     VaultError,
 )
 from vault.scopes import meet
-from vault.storage.database import Conflict, Transaction
+from vault.storage.database import Conflict, Transaction, Value
 from vault.upstream import Account, RevokeOutcome, TokenAnswer, UpstreamPolicy
 
 log = logging.getLogger("token_vault.consents")
@@ -43,8 +43,18 @@ LATE = "late:"  # the same for an answer stored later, followed by the connectio
 REFUSED = "refused"  # the provider answered with no token
 GIVEN_UP = "given_up"  # stored as a grant to be ended, or lost with its host
 STORE_WAIT = (0.1, 5.0)  # seconds between attempts to store an answer
+CONSENT_TIME = 600  # seconds between agreeing at the provider and its answer here, at most
 UNKEPT_WAIT = 20.0  # seconds after which an answer that is on no disk is ended at the provider instead
 
+# A revocation of an earlier grant of the account that may have reached the provider after this consent did. It can end
+# the newer grant, too.
+_MAY_BE_ENDED = """
+    select 1 from upstream_revocations r
+    join connections k on k.tenant = r.tenant and k.id = r.connection_id
+    where r.tenant = :tenant and r.user_id = :user_id and r.provider = :provider
+        and (k.account = :account or k.account = :unknown) and r.attempts > 0
+        and (r.done_at is null or r.done_at >= :since) limit 1
+"""
 # Locks the person before the ticket, as disabling and deleting them do.
 _HOLD_PERSON = "update users set name = name where tenant = :tenant and id = :id"
 
@@ -244,6 +254,8 @@ async def _store(
     )
     if consent.replaces not in {None, connection.id}:
         raise TransitionRefused("This account has been disconnected in the meantime. Nothing was connected.")
+    if policy.revoke_ends_grant is not False:
+        await _doubt_if_ended(transaction, connection, since=at_ms // 1000 - CONSENT_TIME, now=now)
     if is_late and consent.ticket_hash is not None:
         await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE + connection.id, before=LATE)
     details: dict[str, object] = {
@@ -292,6 +304,21 @@ async def _store(
         )
     await append(transaction, *events, now=now)
     return StoredConsent(connection, delegated)
+
+
+async def _doubt_if_ended(transaction: Transaction, connection: Connection, *, since: int, now: int) -> None:
+    """Have the connection checked if an earlier grant of the account was being ended while the person agreed."""
+    which: dict[str, Value] = {
+        "tenant": TENANT,
+        "user_id": connection.user_id,
+        "provider": connection.provider,
+        "account": connection.account,
+        "unknown": "",
+        "since": since,
+    }
+    if await transaction.fetch_one(_MAY_BE_ENDED, which) is not None:
+        hinted = grant_checks.HintedConnection(connection.id, connection.user_id)
+        await grant_checks.note(transaction, [hinted], now=now)
 
 
 async def _vouches(transaction: Transaction, consent: Consent) -> bool:

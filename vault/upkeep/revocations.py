@@ -21,10 +21,11 @@ from vault import connections, tickets, users
 from vault.audit.audit import append
 from vault.endings import ACCESS_TOKEN, HELD, REFRESH_TOKEN, SUPERSEDED, open_revocation
 from vault.records import DAY, HOUR, TENANT, Event
+from vault.refresh import grant_checks
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal_recovery import hand_over
 from vault.refusals import CiphertextRejected, StorageUnavailable, TemporarilyUnavailable
-from vault.storage.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text
+from vault.storage.database import Reader, Row, Transaction, Value, binary_or_none, integer, integer_or_none, text
 from vault.upkeep import pauses, receipts
 from vault.upkeep.receipts import AttemptVerdict, EndedGrant, Evidence, Receipt, ReceiptResult, judge
 from vault.upstream import CredentialKind, NotSent, RevokeOutcome, Silent
@@ -88,6 +89,19 @@ _HOLD = """
         select 1 from connections k
         where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider and k.ended_at is null
     )))
+"""
+# The same ones: what was sent may have ended their grants, too, if they were stored since the claim.
+_NEWER = """
+    select k.id, k.user_id from connections k
+    where k.tenant = :tenant and k.provider = :provider and k.account = :account and k.ended_at is null
+        and (k.user_id = :user_id or cast(:whole as bigint) = 1 or exists (
+            select 1 from shared_connections s where s.tenant = k.tenant and s.connection_id = k.id
+        ))
+    union
+    select k.id, k.user_id from connections k
+    where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider and k.ended_at is null
+        and cast(:account as text) = cast(:unknown as text)
+    limit :limit
 """
 _DELETION = "select user_id from deletions where tenant = :tenant and user_id = :user_id"
 _RELEASE_ALL = """
@@ -415,22 +429,38 @@ async def _claim(vault: Vault, pending: Revocation, *, now: int) -> str | None:
     being connected again, if it might also end the newer consent.
     """
     which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts}
-    account: dict[str, Value] = {
-        "user_id": pending.user_id,
-        "provider": pending.provider,
-        "account": pending.account,
-    }
     wait = BACKOFF[min(pending.attempts, len(BACKOFF) - 1)]
-    policy = vault.policies.get(pending.provider)
-    is_whole = policy is not None and policy.revoke_ends_account
-    may_end_newer = policy is None or policy.revoke_ends_grant is not False or is_whole
+    account = _others_of(vault, pending)
     async with vault.database.transaction() as transaction:
-        if may_end_newer and await transaction.execute(
-            _HOLD, {**which, **account, "whole": int(is_whole), "held": HELD, "unknown": ""}
-        ):
+        if account is not None and await transaction.execute(_HOLD, {**which, **account, "held": HELD}):
             return HELD
         taken = await transaction.execute(_TAKE, {**which, "next_at": now + wait})
     return None if taken else pending.outcome
+
+
+def _others_of(vault: Vault, pending: Revocation) -> dict[str, Value] | None:
+    """What identifies the connections whose grants this revocation may also end; None if it can't end any."""
+    policy = vault.policies.get(pending.provider)
+    is_whole = policy is not None and policy.revoke_ends_account
+    if policy is not None and policy.revoke_ends_grant is False and not is_whole:
+        return None
+    return {
+        "user_id": pending.user_id,
+        "provider": pending.provider,
+        "account": pending.account,
+        "whole": int(is_whole),
+        "unknown": "",
+    }
+
+
+async def _doubt_newer(transaction: Transaction, vault: Vault, pending: Revocation, evidence: Evidence) -> None:
+    """Have the connections checked that were stored while this attempt was on its way: it may have ended them."""
+    account = _others_of(vault, pending)
+    if account is None or evidence.revoked is None or isinstance(evidence.revoked, NotSent):
+        return
+    rows = await transaction.fetch(_NEWER, {"tenant": TENANT, **account, "limit": grant_checks.MOST})
+    newer = [grant_checks.HintedConnection(text(row, "id"), text(row, "user_id")) for row in rows]
+    await grant_checks.note(transaction, newer, now=vault.database.now())
 
 
 async def _is_of_deleted(vault: Vault, pending: Revocation) -> bool:
@@ -492,6 +522,7 @@ async def _finish(vault: Vault, pending: Revocation, verdict: AttemptVerdict, ev
         if await transaction.execute(_DONE, {**which, "outcome": outcome, "now": now}) != 1:
             return "pending"
         await vault.keys.destroy_connection_key(transaction, pending.connection_id)
+        await _doubt_newer(transaction, vault, pending, evidence)
         await receipts.store(transaction, receipt, signing_key)
         await append(transaction, _event(pending, verdict, receipt), now=now)
     if outcome != "revoked":
@@ -507,6 +538,7 @@ async def _postpone(vault: Vault, pending: Revocation, verdict: AttemptVerdict, 
     async with vault.database.transaction() as transaction:
         if await transaction.execute(_FAILED, {**which, "outcome": verdict.outcome}) != 1:
             return "pending"
+        await _doubt_newer(transaction, vault, pending, evidence)
         await receipts.store(transaction, receipt, signing_key)
         await append(transaction, _event(pending, verdict, receipt), now=now)
     return verdict.outcome

@@ -11,10 +11,12 @@ from dataclasses import replace
 import pytest
 
 from tests.support.doubles.upstream_double import Fault
-from tests.support.rooms.vault_room import Room
+from tests.support.rooms.vault_room import GOOGLE_SCOPES, Room, connection_status
 from tests.support.seeded_grant import seed
 from vault.connections import list_connections
 from vault.records import ConnectionState
+from vault.refresh import consents, grant_checks
+from vault.refresh.consents import Consent
 from vault.refusals import (
     CiphertextRejected,
     ConnectionRequired,
@@ -288,3 +290,45 @@ async def test_only_an_access_token_with_half_a_minute_left_proves_that_it_was_r
         await transaction.execute("update connections set access_expires_at = :end", {"end": room.now + left})
     assert await revocations.run_due(room.vault) == 1
     assert [fresh for _, _, fresh in room.slack.probes] == [is_fresh]
+
+
+@pytest.mark.parametrize("account", ["alice", "alice@work"])
+async def test_an_account_connected_while_its_earlier_grant_ends_is_checked(room: Room, account: str) -> None:
+    upstream = room.google
+    upstream.ends_everything, upstream.revoke_gate = account == "alice", asyncio.Event()
+    first = await room.connect("google")
+    await room.disconnect(first)
+    ending = asyncio.create_task(revocations.revoke_upstream(room.vault, first.id))
+    await upstream.revoke_arrived.wait()
+    second = await room.connect("google", account=account)
+    upstream.revoke_gate.set()
+    assert await ending == "revoked"
+    assert await grant_checks.run_due(room.vault) == (1 if account == "alice" else 0)
+    assert await connection_status(room, second) == ("needs_reauth" if account == "alice" else "active")
+
+
+@pytest.mark.parametrize(
+    ("agreed", "outcome", "checks"),
+    [(-1, "revoked", 1), (601, "revoked", 0), (601, "failed", 1)],
+    ids=["before", "after", "while it is retried"],
+)
+async def test_a_consent_that_may_be_older_than_a_revocation_is_checked(
+    room: Room, agreed: int, outcome: str, checks: int
+) -> None:
+    """The person agreed `agreed` seconds after the revocation was sent; the answer is stored at once."""
+    upstream = room.google
+    upstream.ends_everything = True
+    if outcome == "failed":
+        upstream.revoke_outcomes.append(RevokeOutcome.FAILED)
+    first = await room.connect("google")
+    await room.disconnect(first)
+    answer = upstream.consent("alice", GOOGLE_SCOPES) if agreed < 0 else None
+    assert await revocations.revoke_upstream(room.vault, first.id) == outcome
+    if answer is None:
+        room.pass_time(agreed)
+        answer = upstream.consent("alice", GOOGLE_SCOPES)
+    consent = Consent(room.alice.user.id, "google", GOOGLE_SCOPES)
+    stored = await consents.store(room.vault, consent, answer, at_ms=room.now * 1000, is_late=False)
+    assert stored is not None
+    assert await grant_checks.run_due(room.vault) == checks
+    assert await connection_status(room, stored.connection) == ("needs_reauth" if agreed < 0 else "active")
