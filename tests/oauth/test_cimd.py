@@ -94,6 +94,15 @@ async def test_a_client_introduces_itself_by_its_document(room: World, site: Sit
     assert site.count(client_id) == 1
 
 
+async def test_a_document_has_5120_bytes_at_most(room: World, site: Site) -> None:
+    for length, is_read in ((5120, True), (5121, False)):
+        client_id = site.publish(f"{length}.json", padding="")
+        known = len(site.documents[f"{length}.json"].body)
+        site.publish(f"{length}.json", padding="x" * (length - known))
+        assert len(site.documents[f"{length}.json"].body) == length
+        assert is_asked(await room.ask(client_id)) is is_read
+
+
 @pytest.mark.requirement("S-052")
 async def test_the_page_shows_name_and_host_and_warns_of_a_local_agent(room: World, site: Site) -> None:
     local, web = site.publish(), site.publish(redirect_uris=["https://agent.example/cb"])

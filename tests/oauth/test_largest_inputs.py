@@ -63,6 +63,14 @@ async def test_the_longest_metadata_registers(world: World, member: str) -> None
         assert error_of(refused) == "invalid_client_metadata"
 
 
+async def test_of_a_client_32_kib_of_metadata_are_kept(world: World) -> None:
+    large: dict[str, object] = {"redirect_uris": uris(30, 273), "software_id": "é" * 2048}
+    assert (await world.http.post("/register", json=BASE | large)).status_code == 201
+    refused = await world.http.post("/register", json=BASE | large | {"software_version": "é" * 2048})
+    assert error_of(refused) == "invalid_client_metadata"
+    assert "longer than 32768 characters" in refused.json()["error_description"]
+
+
 async def test_the_longest_authorization_request_leads_to_a_code(world: World) -> None:
     host = "https://" + "a" * 2000 + ".example/"
     client_id, (_, challenge) = await world.public_client(redirect_uris=[host], client_name=TEXT), pkce()

@@ -231,7 +231,8 @@ async def test_each_fault_is_refused_and_the_same_request_without_it_is_not(aske
     honest = {"binding_message": "A b+c-d_e.f,g:h#i 9", "requested_expiry": "259200"}
     honest |= {"resource": f"{asker.world.url}/mcp", "authorization_details": '[{"type": "payment", "n": 7}]'}
     assert (await asker.post(honest)).status_code == 200
-    assert (await asker.post({"authorization_details": nested_details(28)})).status_code == 200
+    asked = await asker.post({"authorization_details": nested_details(28)})
+    assert (asked.status_code, asked.json()["expires_in"]) == (200, 300)
     with asker.world.clock_ahead(120):
         for details in ([PAYMENT] * 10, [PAYMENT]):
             assert (await asker.post({"authorization_details": json.dumps(details).ljust(8192)})).status_code == 200

@@ -144,6 +144,17 @@ async def test_a_rotated_token_of_a_directory_works_until_its_grace_is_over(data
     assert await directory.find_token(database, third, now=NOW + 200) is None
 
 
+async def test_the_use_of_a_directorys_token_is_recorded_to_the_minute(database: Database) -> None:
+    async with database.transaction() as transaction:
+        secret = await directory.make_token(transaction, "okta", expires_at=None, grace=0, now=NOW)
+    for passed, seen in ((0, 0), (60, 0), (61, 61)):
+        async with database.transaction() as transaction:
+            await directory.note_use(transaction, "okta", now=NOW + passed)
+        found = await directory.find_token(database, secret, now=NOW)
+        assert found is not None
+        assert found.used_at == NOW + seen
+
+
 async def test_a_group_that_is_deleted_as_empty_during_a_sign_in_is_made_again(database: Database) -> None:
     user, is_postgres = await make_user(database), type(database).__name__ == "PostgresDatabase"
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.conftest import Store
 from tests.support.inspection import get_grant
 from tests.support.seeded_grant import (
     LIFETIMES,
@@ -24,6 +25,7 @@ from vault.records import Role, TicketPurpose
 from vault.refusals import TransitionRefused
 from vault.sign_in import sessions
 from vault.storage.database import Database, Transaction
+from vault.storage.names import Whose, read_names
 from vault.tokens import tokens
 
 
@@ -255,3 +257,15 @@ async def test_only_a_later_sign_in_there_or_an_admin_clears_a_person(database: 
         await users.disable_user(transaction, alice.user.id, now=NOW)
         await users.enable_user(transaction, alice.user.id, now=NOW + 5)
         assert await was_cleared(by="https://other.example")
+
+
+async def test_200_names_are_completed(sqlite_store: Store) -> None:
+    database = await sqlite_store.open()
+    try:
+        async with database.transaction() as transaction:
+            for number in range(201):
+                await users.create_user(transaction, f"user-{number:05}", now=NOW)
+    finally:
+        await database.close()
+    found = read_names("users", "", sqlite=sqlite_store.data / "vault.sqlite", whose=Whose(""))
+    assert len(found) == 200

@@ -170,3 +170,13 @@ async def test_a_failed_refresh_ahead_disturbs_nobody(room: Room) -> None:
     assert (await room.exchange()).value == before.value
     await room.settle()
     assert (await room.exchange()).value == before.value
+
+
+async def test_a_lease_lasts_for_a_minute(room: Room) -> None:
+    connection, now = await room.connect(), room.now
+    for passed, is_free in ((0, True), (59, False), (60, True)):
+        facts = await leases.read(room.database, connection.id)
+        assert facts is not None
+        async with room.database.transaction() as transaction:
+            claimed = await leases.claim(transaction, facts, owner=f"process {passed}", now=now + passed)
+        assert (claimed is not None) is is_free
