@@ -14,14 +14,13 @@ from typing import Final, Literal
 
 from vault import clients, connections, users
 from vault.audit.audit import append
-from vault.records import TENANT, Event, Tell, new_id, tell_nobody
+from vault.records import LAST, TENANT, Event, Tell, new_id, tell_nobody
 from vault.refresh.concurrency import Vault
 from vault.refusals import TransitionRefused
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
 from vault.upkeep.receipts import NO_PROBE, ReceiptResult
 
 BATCH: Final = 100
-_NEVER: Final = 2**62
 Kind = Literal["user", "client", "provider", "all"]
 _KINDS: Final[Mapping[str, Kind]] = {"user": "user", "client": "client", "provider": "provider", "all": "all"}
 # Conditions on rows `t` with the columns tenant, connection_id, user_id and provider. An agent's are those that it
@@ -193,7 +192,7 @@ async def is_access_left(reader: Reader, panic: Panic) -> bool:
         case "client":
             return await clients.get_client(reader, panic.subject) is not None
         case "all":
-            return bool(await _people_with_access(reader, before=_NEVER, after=""))
+            return bool(await _people_with_access(reader, before=LAST, after=""))
         case "user" | "provider":
             return False
 

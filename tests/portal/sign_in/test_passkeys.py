@@ -297,6 +297,7 @@ async def test_a_person_renames_their_own_passkeys_only(room: Room) -> None:
     (mine,) = await passkeys.list_passkeys(room.deployment.database, one.user.id)
     page = await one.person.open("/account")
     assert "Blue key" in (await one.person.submit(page, {"name": "Blue key"}, form=f"{ALL_OF_THEM}/{mine.id}")).text
+    assert "x" * 60 in (await one.person.submit(page, {"name": "x" * 60}, form=f"{ALL_OF_THEM}/{mine.id}")).text
     for name in ("x" * 61, "a\u202eb"):
         assert (await one.person.submit(page, {"name": name}, form=f"{ALL_OF_THEM}/{mine.id}")).status_code == 400
     await other.add()

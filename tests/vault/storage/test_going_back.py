@@ -20,8 +20,9 @@ from vault.refresh.consents import Consent
 from vault.refresh.journal import JournalEntry
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.sightings import Rollback
-from vault.refusals import VaultError
+from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.database_url import open_database
+from vault.storage.schema_shape import check_shape
 from vault.upkeep.revocations import run_due
 from vault.upstream import RotationMode
 
@@ -200,3 +201,9 @@ async def test_every_commit_of_the_vault_is_durable_whatever_the_server_prefers(
             assert row["value"] == "on"
     finally:
         await database.close()
+
+
+def test_of_what_a_schema_lacks_six_parts_are_named() -> None:
+    for count, words in ((6, "table t5. A build"), (8, "table t5 and 2 more")):
+        with pytest.raises(StorageUnavailable, match=words):
+            check_shape(frozenset(), frozenset(f"table t{number}" for number in range(count)))

@@ -66,6 +66,7 @@ async def test_transactions_have_the_same_settings_as_without_a_pooler(
     through = await pooled_store.open()
     try:
         wanted = await settings_of(direct)
+        assert (wanted["lock_timeout"], wanted[SILENCE]) == ("3s", "1s")
         assert (direct.is_pooled, through.is_pooled) == (False, True)
         assert await settings_of(through) == wanted
         assert all(await asyncio.gather(*(is_ours(through, wanted) for _ in range(20))))
