@@ -259,6 +259,18 @@ async def test_a_refusal_without_a_link_is_not_repeated(room: ProgramRoom) -> No
             assert len(room.said) == 1
 
 
+@pytest.mark.parametrize(
+    ("scheme", "port", "url"),
+    [
+        ("http", 80, "http://a.example/x"),
+        ("https", 443, "https://a.example/x"),
+        ("http", 443, "http://a.example:443/x"),
+    ],
+)
+def test_an_address_names_only_an_unusual_port(scheme: str, port: int, url: str) -> None:
+    assert ApiAddress("one", "api", scheme, "a.example", port, "/x").url == url
+
+
 async def test_all_handles_end_with_the_program(room: ProgramRoom) -> None:
     deployment = room.vault.deployment
 

@@ -218,6 +218,12 @@ async def test_the_endpoints_want_a_token_and_forms_that_they_know(there: Elsewh
     )
     for wrong in wrongs:
         assert (await ask(there, f"Bearer {token}", changes=wrong)).status_code == 400, wrong
+    async with httpx2.AsyncClient(timeout=30) as http:
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        for length, status in ((65_536, 200), (65_537, 400)):
+            content = json.dumps(CALL).encode().ljust(length)
+            sent = await http.post(f"{there.room.vault.url}{CALLS}", content=content, headers=headers)
+            assert sent.status_code == status, sent.text
     nothing = await ask(there, f"Bearer {token}", changes={"host": "other.example"})
     assert (nothing.status_code, nothing.json()["code"]) == (403, "call_not_allowed")
     unknown = await ask(there, f"Bearer {token}", changes={"accounts": ["nobody"]})
