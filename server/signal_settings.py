@@ -54,7 +54,10 @@ class TransmitterSettings(Section):
         default=False, description="Let it call /global-token-revocation with JWTs that its keys sign, as Okta does"
     )
     max_age: int = Field(
-        default=86400, ge=60, le=604_800, description="Seconds after which an event is refused as too old"
+        default=86400,
+        ge=60,
+        le=604_800,
+        description="Seconds after which a pushed event is refused as too old; a polled one never is",
     )
     per_minute: int = Field(default=600, ge=1, le=60_000, description="Events per minute")
     session_revoked: Effect = Field(

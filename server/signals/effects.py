@@ -64,7 +64,7 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
             transaction,
             _purpose(transmitter),
             event.token_id,
-            expires_at=event.issued_at + transmitter.max_age + 120,
+            expires_at=max(event.issued_at, now) + transmitter.max_age + 120,
             now=now,
         )
         if not is_first:

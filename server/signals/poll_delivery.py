@@ -88,7 +88,7 @@ async def _take(
 ) -> None:
     if not isinstance(token, str) or len(token) > security_events.LIMIT:
         raise EventRefused("invalid_request", "the event isn't a token")
-    await push_delivery.take(deployment, name, transmitter, token)
+    await push_delivery.take(deployment, name, transmitter, token, is_polled=True)
 
 
 async def _ask(

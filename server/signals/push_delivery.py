@@ -110,12 +110,14 @@ def is_bearer(request: Request, expected: str) -> bool:
     return bool(expected) and scheme.lower() == "bearer" and is_same
 
 
-async def take(deployment: Deployment, name: str, transmitter: TransmitterSettings, token: str) -> None:
+async def take(
+    deployment: Deployment, name: str, transmitter: TransmitterSettings, token: str, *, is_polled: bool = False
+) -> None:
     """Verify an event and do what follows. Raises EventRefused, KeysAway or TooMany.
 
     A token that was already used changes nothing and counts as delivered (RFC 8935 §2.2).
     """
-    event = await security_events.verify(deployment, name, transmitter, token)
+    event = await security_events.verify(deployment, name, transmitter, token, is_polled=is_polled)
     now = deployment.now()
     if await effects.is_used(deployment.database, transmitter, event, now=now):
         return  # anyone who saw it can send it again, which must not use up the transmitter's limit

@@ -68,8 +68,13 @@ class SecurityEvent:
     state: str | None = field(default=None, repr=False)
 
 
-async def verify(deployment: Deployment, name: str, transmitter: TransmitterSettings, token: str) -> SecurityEvent:
-    """The event in a token of this transmitter. Raises EventRefused or KeysAway."""
+async def verify(
+    deployment: Deployment, name: str, transmitter: TransmitterSettings, token: str, *, is_polled: bool
+) -> SecurityEvent:
+    """The event in a token of this transmitter. Raises EventRefused or KeysAway.
+
+    What is polled comes from the transmitter itself, so it isn't a replay, however long it waited there.
+    """
     now = deployment.now()
     claims = await signed_claims(deployment, transmitter, token, types=TYPES, has_type=not transmitter.is_google)
     audiences = transmitter.audiences or (deployment.url(f"/signals/{name}"),)
@@ -82,7 +87,8 @@ async def verify(deployment: Deployment, name: str, transmitter: TransmitterSett
     token_id, issued_at = claims.get("jti"), jose.integer_claim(claims, "iat")
     if not isinstance(token_id, str) or not 1 <= len(token_id) <= 255:
         raise EventRefused("invalid_request", "jti is missing or too long")
-    if issued_at is None or not now - transmitter.max_age <= issued_at <= now + _LEEWAY:
+    oldest = 0 if is_polled else now - transmitter.max_age
+    if issued_at is None or not oldest <= issued_at <= now + _LEEWAY:
         raise EventRefused("invalid_request", "iat is missing, in the future, or too old")
     kind, event = _event_of(claims)
     state = event.get("state")

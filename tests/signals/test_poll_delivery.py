@@ -45,6 +45,20 @@ async def test_a_poll_takes_everything_and_acknowledges_it(place: SignalRoom) ->
     assert set(place.transmitter.authorizations) == {f"Bearer {TOKEN}"}
 
 
+@pytest.mark.parametrize("late", [3 * 86400, 0])
+async def test_an_event_counts_however_long_it_waited(place: SignalRoom, late: int) -> None:
+    """The vault was down over a weekend, say. What the person did since then stays."""
+    disabled = await place.link_person()
+    place.room.deployment.database.clock_offset += late
+    kept, now = await place.link_person(), place.room.deployment.now()
+    queue(place, disabled, f"{RISC}account-disabled", iat=now - late)
+    queue(place, kept, iat=now - late - 200)  # before the sign-in
+    assert await poll_delivery.poll(place.room.deployment) == 2
+    assert place.transmitter.queue == {}
+    assert not await place.can_call(disabled)
+    assert await place.is_signed_in(kept)
+
+
 async def test_processes_take_turns(place: SignalRoom) -> None:
     queue(place, await place.link_person())
     taken = [await poll_delivery.poll(place.room.deployment) for _ in range(3)]
