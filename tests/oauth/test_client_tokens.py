@@ -19,7 +19,8 @@ from server.administration.agents import BackchannelSpec, NewAgent, OwnApisSpec,
 from server.administration.client_checks import check_client_tokens
 from server.doctor.findings import Verdict
 from server.oauth.clients.authentication import ASSERTION_TYPE
-from server.oauth.rules import TOKEN_EXCHANGE
+from server.oauth.resources import known_resource
+from server.oauth.rules import TOKEN_EXCHANGE, OAuthError
 from server.oauth.token_answers import answer_content
 from server.oauth.token_request import TokenGrant
 from server.oauth.tokens import NO_GRANT
@@ -29,8 +30,8 @@ from tests.support.commands import content, run
 from tests.support.rooms.exchange_room import ExchangeRoom
 from tests.support.rooms.mcp_room import modern, modern_headers, room
 from tests.support.rooms.oauth_world import claims_of, error_of, sign_jwt
-from vault import clients
-from vault.records import Grant
+from vault import apis, clients
+from vault.records import Client, ClientKind, Grant
 
 API = "https://reports.example/v1"
 OTHER = "https://other.example/"
@@ -119,6 +120,21 @@ async def test_a_token_that_can_be_had_anew_lives_as_briefly_as_those_that_are_r
     issue = TokenGrant(grant, frozenset(), API, asks_anew=asks_anew, expires_at=office.now() + 300)
     content = await answer_content(deployment, issue, now=office.now(), key_thumbprint=None)
     assert content["expires_in"] == expected
+
+
+@pytest.mark.parametrize(("resource", "is_known"), [("https://brokerage.example", False), (API, True)])
+async def test_an_api_that_needs_a_persons_permission_is_no_resource_of_a_client(
+    office: Office, resource: str, *, is_known: bool
+) -> None:
+    deployment, now = office.deployment, office.now()
+    async with deployment.transaction() as transaction:
+        await apis.add_api(transaction, resource, name="Own", scopes=frozenset(SCOPES), now=now)
+    client = Client("c", ClientKind.MANUAL, "Own", "none", ("https://c.example/cb",), now, resources=(resource,))
+    if is_known:
+        assert await known_resource(deployment, resource, client=client) == resource
+    else:
+        with pytest.raises(OAuthError):
+            await known_resource(deployment, resource, client=client)
 
 
 async def test_a_token_for_nobody_lives_is_seen_and_ends(store: Store) -> None:

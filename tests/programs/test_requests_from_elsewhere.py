@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from server.proxy import remote_programs
+from server.proxy.program_access import ProgramAccess
 from server.proxy.program_hosts import note_host
 from server.proxy.remote_programs import RemoteCall, RemoteRun
 from tests.support.rooms.program_room import program_room
+from vault import clients
 
 CALL: dict[str, object] = {"method": "GET", "host": "api.example", "port": 443, "path": "/a"}
 FITTING_AND_NOT: list[tuple[str, object, object]] = [
@@ -48,3 +52,31 @@ async def test_a_host_is_recorded_up_to_its_longest_form(tmp_path: Path) -> None
             note_host(room.vault.deployment, room.principal, "h" * length, 443)
         found = [one.details["host"] for one in reversed(await room.events("program.called"))]
     assert found == ["h" * 252, "h" * 253, "h" * 253]
+
+
+async def test_the_oldest_access_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_programs, "_MOST_OF_AGENT", 2)
+    monkeypatch.setattr(remote_programs, "_MOST", 3)
+    async with program_room(tmp_path) as room:
+        deployment = room.vault.deployment
+        client = await clients.get_client(deployment.database, room.principal.client_id)
+        assert client is not None
+        programs = remote_programs.RemotePrograms(deployment)
+
+        async def access(user: str, token: str) -> ProgramAccess:
+            principal = replace(room.principal, user_id=user, token_id=token)
+            return await programs._access(
+                remote_programs._Agent(principal, client, "127.0.0.1", token, None), RemoteRun()
+            )
+
+        a1, a2 = await access("a", "1"), await access("a", "2")
+        assert await access("a", "1") is a1, "now the other one is the oldest"
+        await access("a", "3")
+        assert await access("a", "1") is a1
+        assert await access("a", "2") is not a2
+        b1, c1 = await access("b", "1"), await access("c", "1")
+        assert (await access("b", "1"), await access("c", "1")) == (b1, c1)
+        await access("d", "1")
+        assert await access("b", "1") is b1
+        assert await access("c", "1") is c1
+        assert await access("a", "1") is not a1, "the oldest of all"

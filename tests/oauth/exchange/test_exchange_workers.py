@@ -236,6 +236,8 @@ def test_an_address_that_is_none_is_nowhere() -> None:
     assert rules.admits("::ffff:192.0.2.1")
     assert not rules.admits("unknown")
     assert not rules.admits("2001:db8::1")
+    with_host = WorkerRules(("192.0.2.77/24",), limits=None)
+    assert [with_host.admits(f"192.0.{third}.1") for third in (2, 3)] == [True, False]
 
 
 @pytest.mark.requirement("S-112")

@@ -232,6 +232,20 @@ async def test_tokens_that_an_earlier_attempt_may_have_brought_stay(
     assert await asker.world.probe(token) == (401 if first == 503 else 200)
 
 
+@pytest.mark.parametrize("first", ["lost", 500, 503])
+async def test_an_answer_that_may_not_have_arrived_is_sent_again(
+    asker: Asker, receiver: Receiver, first: str | int
+) -> None:
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t")
+    await told.answer()
+    receiver.status, receiver.overflows = (first, False) if isinstance(first, int) else (200, True)
+    assert await tell_clients(deployment) == 0
+    receiver.status, receiver.overflows = 200, False
+    with asker.world.clock_ahead(61):
+        assert (await tell_clients(deployment), await tell_clients(deployment)) == (1, 0)
+
+
 async def test_a_yes_before_the_end_is_pushed_after_it(asker: Asker, receiver: Receiver) -> None:
     told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t", requested_expiry="600")

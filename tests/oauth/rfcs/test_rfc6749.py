@@ -375,6 +375,28 @@ async def test_the_code_can_be_redeemed_for_less(world: World) -> None:
     assert wider.json()["scope"] == "connections openid tools"  # RFC 6749 §6: the scopes that the person granted
 
 
+@pytest.mark.requirement("S-074")
+async def test_credentials_that_cannot_be_read_are_refused_with_a_challenge(world: World) -> None:
+    client = await world.register(token_endpoint_auth_method="client_secret_basic")
+    good = base64.b64encode(f"{client['client_id']}:{client['client_secret']}".encode()).decode()
+
+    async def ask(*values: str) -> httpx2.Response:
+        headers = [("Authorization", value) for value in values]
+        return await world.http.post("/revoke", data={"token": "x"}, headers=headers)
+
+    wrong = ["!" + good, good + "!", *(base64.b64encode(one).decode() for one in (b"no colon", b"\xff:x", b"a\0:x"))]
+    for values in (
+        ("Basic", "Basic"),
+        (f"Basic {good}",) * 2,
+        (f"Bearer {good}",),
+        *((f"Basic {one}",) for one in wrong),
+    ):
+        refused = await ask(*values)
+        assert (refused.status_code, error_of(refused)) == (401, "invalid_client"), values
+        assert refused.headers["www-authenticate"].startswith("Basic "), values
+    assert [(await ask(one)).status_code for one in (f"Basic {good}", f"basic  {good}")] == [200, 200]
+
+
 @pytest.mark.requirement("S-086")
 async def test_password_change_disabling_and_consent_withdrawal_kill_tokens_at_once(
     tmp_path: Path,
