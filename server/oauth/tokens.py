@@ -199,11 +199,13 @@ async def verify(
     return principal
 
 
-async def check_grant(deployment: Deployment, principal: Principal) -> None:
-    """The grant, its client, its person and the token as they are now, in one read. Raises TokenRefused."""
+async def check_grant(deployment: Deployment, principal: Principal) -> Grant:
+    """The grant, if its client, its person and the token are live now, in one read. Raises TokenRefused."""
     live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
-    if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
+    who = principal.user_id, principal.client_id
+    if live is None or (live.grant.user_id, live.grant.client_id) != who:
         raise TokenRefused("the grant has ended, or the token was revoked")
+    return live.grant
 
 
 async def _verify_claims(

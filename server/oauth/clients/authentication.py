@@ -62,12 +62,8 @@ async def authenticate(
     if assertion is not None:
         if form.get("client_assertion_type") != ASSERTION_TYPE:
             raise OAuthError("invalid_request", "client_assertion_type isn't supported")
-        await check_assertion(deployment, client, assertion, address=address_of(request))
-    else:
-        _check_secret(client, basic_secret or secret, with_challenge=basic is not None)
-    if client is None:
-        raise invalid_client("the client is unknown", with_challenge=basic is not None)
-    return client
+        return await check_assertion(deployment, client, assertion, address=address_of(request))
+    return _check_secret(client, basic_secret or secret, with_challenge=basic is not None)
 
 
 async def find_client(
@@ -120,24 +116,24 @@ def _one_client_id(form: Parameters, basic_id: str, assertion: str | None, *, wi
     return named.pop()
 
 
-def _check_secret(client: Client | None, secret: str | None, *, with_challenge: bool) -> None:
-    """Check a secret; takes the same time for an unknown client as for a wrong secret."""
+def _check_secret(client: Client | None, secret: str | None, *, with_challenge: bool) -> Client:
+    """The client, if the secret is its own; takes the same time for an unknown client as for a wrong secret."""
     expected = NOBODY if client is None or client.secret_hash is None else client.secret_hash
     is_right = hmac.compare_digest(secret_hash(secret or ""), expected)
     if client is None:
         raise invalid_client("the client is unknown", with_challenge=with_challenge)
     match client.auth_method:
         case "none" if secret is None:
-            return
+            return client
         case "client_secret_basic" | "client_secret_post" if is_right and secret is not None:
-            return  # either form: libraries choose one by themselves, and both carry the same secret
+            return client  # either form: libraries choose one by themselves, and both carry the same secret
         case _:
             raise invalid_client(
                 "the secret is missing or wrong, or this client has none", with_challenge=with_challenge
             )
 
 
-async def check_assertion(deployment: Deployment, client: Client | None, assertion: str, *, address: str) -> None:
+async def check_assertion(deployment: Deployment, client: Client | None, assertion: str, *, address: str) -> Client:
     """RFC 7523 §3: signed by the client's own key, for us, short-lived, once."""
     if client is None or client.auth_method != "private_key_jwt":
         raise invalid_client("this client isn't registered for private_key_jwt")
@@ -173,6 +169,7 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
         )
     if not is_first:
         raise invalid_client("an assertion with this jti was already used")
+    return client
 
 
 def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:

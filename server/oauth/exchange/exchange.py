@@ -26,7 +26,7 @@ from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, ExchangeAnswer, ReleasedToken, TokenRequest
 from server.oauth.wire import told_error
 from server.signatures import jose
-from vault import connections, grants, handles, revoked_tokens, shared_connections
+from vault import connections, handles, revoked_tokens, shared_connections
 from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall
 from vault.audit import audit
@@ -137,7 +137,7 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
             "the subject token comes from too many exchanges",
             "the subject token was exchanged too often: use the original token",
         )
-    await subjects.check_live(deployment, subject, principal)
+    grant = await subjects.live_grant(deployment, principal)
     await known_resource(deployment, target.resource, client=asked.client)
     available = subject.scopes & (SCOPES | target.scopes)
     wanted = available - {"openid", "offline_access"} if asked.scopes is None else asked.scopes
@@ -145,12 +145,9 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
         raise _too_wide(missing, "the subject token, or that API, does not have")
     if not wanted:
         raise OAuthError("invalid_scope", "the subject token has no scope of this API")
-    live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
-    if live is None:
-        raise refusal("the grant has ended, or the token was revoked")
     token, lifetime = tokens.mint(
         deployment,
-        live.grant,
+        grant,
         scopes=wanted,
         audience=target.resource,
         now=asked.now,

@@ -8,6 +8,7 @@ with the cause in the log.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Final
 
 from server.deployment import Deployment
@@ -18,7 +19,7 @@ from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, default_resource, own
 from server.oauth.token_request import ACCESS_TOKEN, JWT, TokenRequest
 from server.signatures import jose
 from vault import apis, clients, grants
-from vault.records import Client, Principal
+from vault.records import Client, Grant, Principal
 from vault.storage.database import Transaction
 from vault.tokens import tokens as refresh_tokens
 
@@ -49,7 +50,6 @@ class Subject:
     kind: str
     reason: str = ""
     limits: Limits | None = None
-    is_live: bool = True  # False if its grant must still be checked
     details: dict[str, object] = field(default_factory=dict[str, object])
     token_id: str = ""  # of an access token of ours; what is made from it ends with it
 
@@ -76,7 +76,7 @@ async def access_token(deployment: Deployment, asked: TokenRequest, token: str) 
             )
         if not await apis.is_linked(deployment.database, claims.audience, client_id=asked.client.id):
             raise refusal("the subject token is for another audience")
-        await _check_live(deployment, claims)
+        await live_grant(deployment, claims.principal)
     if EXCHANGE_SCOPE not in claims.scopes:
         raise refusal("scope", "the subject token lacks the scope exchange: sign in again and request it")
     return Subject(
@@ -88,7 +88,6 @@ async def access_token(deployment: Deployment, asked: TokenRequest, token: str) 
         audience=claims.audience,
         expires_at=claims.expires_at,
         kind="access_token",
-        is_live=not is_own,
         token_id=claims.token_id,
     )
 
@@ -122,10 +121,12 @@ def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.Ac
         )
 
 
-async def _check_live(deployment: Deployment, claims: tokens.AccessClaims) -> None:
-    live = await grants.live_principal_facts(deployment.database, claims.grant_id, token_id=claims.token_id)
-    if live is None or live.grant.user_id != claims.subject or live.grant.client_id != claims.client_id:
-        raise refusal("the grant has ended, or the token was revoked")
+async def live_grant(deployment: Deployment, principal: Principal) -> Grant:
+    """The grant behind a token, if both are live now. Raises OAuthError."""
+    try:
+        return await tokens.check_grant(deployment, principal)
+    except tokens.TokenRefused as error:
+        raise refusal(error.detail) from error
 
 
 async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
@@ -179,7 +180,7 @@ async def actor_of(deployment: Deployment, asked: TokenRequest, subject: Subject
                 raise refusal("the actor token is for another audience")
         else:
             _check_holder(deployment, asked, claims)
-        await _check_live(deployment, claims)
+        await live_grant(deployment, claims.principal)
     except OAuthError as error:
         raise refusal(error.detail, "the actor token isn't valid here") from error
     return claims.client_id
@@ -189,12 +190,10 @@ async def _asserted_actor(deployment: Deployment, asked: TokenRequest, token: st
     """A registered client's own assertion (RFC 7523 §3): short-lived, for this vault, and single-use."""
     try:
         named = jose.unverified_claims(token).get("sub")
-        actor = await clients.get_client(deployment.database, named) if isinstance(named, str) else None
-        await authentication.check_assertion(deployment, actor, token, address=asked.address)
+        client = await clients.get_client(deployment.database, named) if isinstance(named, str) else None
+        actor = await authentication.check_assertion(deployment, client, token, address=asked.address)
     except (OAuthError, jose.TokenMalformed) as error:
         raise refusal(f"actor: {error}", "the actor token isn't valid here") from error
-    if actor is None:
-        raise refusal("the actor is unknown", "the actor token isn't valid here")
     return actor.id
 
 
@@ -203,10 +202,7 @@ def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
 
     No actor is left out or repeated in a row, so a client gains nothing by exchanging again.
     """
-    links: list[str] = []
-    for link in (actor, client.id, *subject.actors):
-        if not links or links[-1] != link:
-            links.append(link)
+    links = [link for link, _ in groupby((actor, client.id, *subject.actors))]
     if len(links) > tokens.MAX_ACTORS:
         raise refusal(
             "the subject token names too many actors",
@@ -247,12 +243,3 @@ async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Sub
         expires_at=subject.expires_at,
         token_id=subject.token_id,
     )
-
-
-async def check_live(deployment: Deployment, subject: Subject, principal: Principal) -> None:
-    """Check the grant if no later step does. Raises OAuthError."""
-    if subject.is_live:
-        return
-    live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
-    if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
-        raise refusal("the grant has ended, or the token was revoked")
