@@ -307,9 +307,7 @@ async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> To
     device_code = asked.form.require("device_code")
     code = await device.answered_code(deployment, asked.client, device_code, now=asked.now)
 
-    def check(wanted: AuthorizationRequest) -> str:
-        if wanted.client_id != asked.client.id or wanted.device is None:
-            raise _invalid_code("the device code was issued to another client")
+    def check(wanted: AuthorizationRequest) -> str:  # the code was made with the device code, for its client
         return _check_resource(wanted, asked, public_url=deployment.public_url)
 
     return await _redeem(deployment, asked, code, check=check)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
+from tests.support.person import Person
 from tests.support.rooms.oauth_world import REDIRECT, SCOPE, World, claims_of, error_of, pkce, vault_with
 from vault import grants, users
 from vault.keys import passwords
@@ -395,6 +396,25 @@ async def test_credentials_that_cannot_be_read_are_refused_with_a_challenge(worl
         assert (refused.status_code, error_of(refused)) == (401, "invalid_client"), values
         assert refused.headers["www-authenticate"].startswith("Basic "), values
     assert [(await ask(one)).status_code for one in (f"Basic {good}", f"basic  {good}")] == [200, 200]
+
+
+@pytest.mark.requirement("S-086")
+@pytest.mark.parametrize("is_stopped", [True, False])
+async def test_a_code_is_of_no_use_while_the_persons_agents_are_stopped(
+    world: World, stranger: Person, *, is_stopped: bool
+) -> None:
+    theirs = World(world.vault, stranger, world.http)
+    code, database = await theirs.code(), world.vault.deployment.database
+    of_code = "select user_id from tickets where client_id = :id and user_id is not null"
+    (row,) = await database.fetch(of_code, {"id": code.client_id})
+    if is_stopped:  # from before the code was made, which therefore lasts
+        now = world.now()
+        async with database.transaction() as transaction:
+            await users.stop_agents(transaction, str(row["user_id"]), by="issuer", at=now - 100, now=now)
+    answer = await theirs.token(code.form())
+    assert (answer.status_code, is_stopped and error_of(answer)) == (
+        (400, "invalid_grant") if is_stopped else (200, False)
+    )
 
 
 @pytest.mark.requirement("S-086")
