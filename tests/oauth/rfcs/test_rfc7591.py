@@ -122,11 +122,6 @@ def test_of_a_clients_redirects_the_first_five_are_told_and_200_characters_of_ea
     assert shown_redirects(client) == ["x" * 200, "y" * 200 + "…", "a", "b", "c", "1 more"]
 
 
-@pytest.mark.parametrize(("count", "status"), [(30, 201), (31, 400)])
-async def test_a_list_of_metadata_has_30_members_at_most(world: World, count: int, status: int) -> None:
-    assert (await post(world, contacts=["a@agent.example"] * count)).status_code == status
-
-
 @pytest.mark.requirement("S-024")
 async def test_a_self_registered_client_gets_no_grant_that_needs_trust(world: World) -> None:
     unsupported, assertions = ["password", "implicit"], "urn:ietf:params:oauth:grant-type:jwt-bearer"

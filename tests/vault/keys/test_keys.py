@@ -18,7 +18,7 @@ from joserfc.jwk import RSAKey
 from tests.conftest import KeySettings, Store
 from vault.keys.inventory import list_keys
 from vault.keys.key_ring import ConnectionKey, KeyRing
-from vault.keys.signing import LONGEST_TOKEN, PUBLISH_AHEAD, SigningKeys
+from vault.keys.signing import LONGEST_TOKEN, PUBLISH_AHEAD, SigningKeys, generate_key
 from vault.keys.sources import KeySource, key_source
 from vault.refusals import CiphertextRejected, KeyUnavailable, StorageUnavailable
 from vault.spans import KEY_USES
@@ -487,6 +487,11 @@ async def test_signing_keys_survive_a_restart_and_retired_ones_are_removed(
     loaded = await SigningKeys.load(database, sealing_key=key_ring.signing._sealing_key, now=later)
     assert loaded.current(later).kid == second
     assert loaded.public_jwks(later) == key_ring.signing.public_jwks(later)
+
+
+def test_a_signing_key_is_rsa_of_2048_bits() -> None:
+    modulus = generate_key().as_dict(private=False)["n"]
+    assert int.from_bytes(base64.urlsafe_b64decode(f"{modulus}==")).bit_length() == 2048
 
 
 async def test_published_keys_hold_no_private_part(database: Database, key_ring: KeyRing) -> None:

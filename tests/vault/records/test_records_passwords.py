@@ -29,6 +29,7 @@ MEGABYTE = "a9" * 524_288
         ("twelve herons!", "twelve herons!!"),  # 14 and 15 characters
         ("é" * 9 + "heron", "é" * 9 + "herons"),  # counted in characters: 23 bytes aren't enough
         ("passwordpassword", "passwordpassword heron"),
+        ("xkqz" * 4, "xkqzp" * 3),  # a repeated group of four is one guess
         ("Password-Password", "Password-Pass-Heron"),
         ("Correct Horse Battery Staple", "Correct Horse Battery Heron"),
         ("aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaab"),
