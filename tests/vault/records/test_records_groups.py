@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 
 from tests.support.inspection import count_waiting
-from tests.support.seeded_grant import NOW
+from tests.support.seeded_grant import NOW, seed
 from vault import directory, groups, users
 from vault.directory import ProvisionedPerson
-from vault.records import User
+from vault.exchange.acting_names import ActingNames, read_names
+from vault.records import Role, User
+from vault.refusals import TransitionRefused
 from vault.storage.database import Database, Transaction
 
 DAY = 86400
@@ -205,3 +207,75 @@ async def test_a_sign_in_puts_a_person_into_500_groups_at_most(database: Databas
         user = await users.create_user(transaction, "alice", now=NOW)
         joined, left = await groups.set_groups(transaction, user.id, names, source="openid:x", now=NOW, expires_at=None)
     assert (sorted(joined), left) == (names[:500], ())
+
+
+async def test_groups_are_listed_by_name_page_by_page(database: Database) -> None:
+    async with database.transaction() as transaction:
+        for name in ("delta", "Alpha", "charlie", "Bravo"):
+            await groups.create_group(transaction, name, is_provisioned=name != "Alpha", now=NOW)
+    first, after = await groups.list_page(database, limit=2)
+    assert [one.name for one in first] == ["Alpha", "Bravo"]
+    second, end = await groups.list_page(database, after=after, limit=2)
+    assert ([one.name for one in second], end) == (["charlie", "delta"], "")
+    third, after = await groups.list_page(database, limit=3)
+    assert ([one.name for one in third], bool(after)) == (["Alpha", "Bravo", "charlie"], True)
+    assert [one.name for one in await groups.list_provisioned(database, offset=1, limit=5)] == ["charlie", "delta"]
+    assert await groups.count_provisioned(database) == 3
+
+
+async def test_a_directory_id_names_the_groups_that_the_directory_made(database: Database) -> None:
+    async with database.transaction() as transaction:
+        await groups.create_group(transaction, "Two", external_id="7", is_provisioned=True, now=NOW)
+        await groups.create_group(transaction, "One", external_id="7", is_provisioned=True, now=NOW)
+        await groups.create_group(transaction, "Local", external_id="7", now=NOW)
+    assert [one.name for one in await groups.find_provisioned(database, "7")] == ["One", "Two"]
+    assert await groups.find_provisioned(database, "8") == ()
+
+
+async def test_a_group_is_renamed_unless_another_one_has_the_name_or_it_is_gone(database: Database) -> None:
+    async def rename(group: groups.Group, name: str) -> None:
+        async with database.transaction() as transaction:
+            await groups.change_group(transaction, group, name=name, external_id="7", is_provisioned=True, now=NOW + 1)
+
+    async with database.transaction() as transaction:
+        group = await groups.create_group(transaction, "Sales", now=NOW)
+        await groups.create_group(transaction, "Legal", now=NOW)
+    await rename(group, "SALES")
+    with pytest.raises(groups.GroupNameTaken):
+        await rename(group, "legal")
+    with pytest.raises(groups.GroupNameRefused):
+        await rename(group, "")
+    found = await groups.find_group(database, "sales")
+    assert found == replace(group, name="SALES", external_id="7", is_provisioned=True, changed_at=NOW + 1)
+    async with database.transaction() as transaction:
+        assert await groups.delete_group(transaction, group.id)
+        assert not await groups.delete_group(transaction, group.id)
+    for late in (rename(group, "Research"), _hold(database, group)):
+        with pytest.raises(TransitionRefused):
+            await late
+
+
+async def _hold(database: Database, group: groups.Group) -> None:
+    async with database.transaction() as transaction:
+        await groups.hold_group(transaction, group.id)
+
+
+async def test_rules_see_the_current_names_groups_and_kind(database: Database) -> None:
+    seeded = await seed(database)
+
+    async def names(*, now: int, client_id: str = "agent-1") -> ActingNames | None:
+        return await read_names(database, user_id=seeded.user.id, client_id=client_id, now=now)
+
+    alone = ActingNames("alice", "alice", Role.MEMBER, frozenset(), "An agent", "dynamic")
+    assert await names(now=NOW) == alone
+    async with database.transaction() as transaction:
+        await bring(transaction, seeded.user, "Sales", "LEGAL", days=1)
+        lasting = await groups.create_group(transaction, "On call", now=NOW)
+        await groups.add_member(transaction, lasting.id, seeded.user.id, source=groups.LOCAL, now=NOW)
+    assert await names(now=NOW + DAY - 1) == replace(alone, groups=frozenset({"sales", "legal", "on call"}))
+    assert await names(now=NOW + DAY) == replace(alone, groups=frozenset({"on call"}))
+    unknown = await names(now=NOW + DAY, client_id="unknown")
+    assert unknown == replace(alone, groups=frozenset({"on call"}), client="", client_kind="")
+    async with database.transaction() as transaction:
+        await users.delete_user(transaction, seeded.user.id, now=NOW)
+    assert await names(now=NOW) is None
