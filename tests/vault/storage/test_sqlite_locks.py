@@ -1,8 +1,9 @@
-"""A stopped process that holds the write lock of a SQLite file is named to those who wait in vain for the lock."""
+"""A process that holds the write lock of a SQLite file, or the whole vault, is named to those who wait in vain."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sqlite3
 import subprocess
@@ -14,7 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Store
-from vault.refusals import StorageBusy
+from vault.refusals import StorageBusy, StorageUnavailable
+from vault.storage import sqlite_locks
+from vault.storage.liveness import OwnerLocks, is_anybody_alive
+from vault.storage.presence import FILE, Presence
 from vault.storage.sqlite_locks import LockHolder, find_lock_holder
 from vault.upkeep import health
 
@@ -80,3 +84,91 @@ async def test_a_reader_and_our_own_transaction_are_no_holders(sqlite_store: Sto
                 assert find_lock_holder(files) is None
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "pid", "first", "last", "is_holder"),
+    [
+        ("POSIX", "WRITE", "4242", "120", "120", True),
+        ("POSIX", "WRITE", "4242", "119", "121", True),
+        ("POSIX", "WRITE", "4242", "0", "EOF", True),
+        ("POSIX", "WRITE", "1", "120", "120", True),
+        ("POSIX", "READ", "4242", "120", "120", False),
+        ("FLOCK", "WRITE", "4242", "120", "120", False),
+        ("POSIX", "WRITE", "4242", "121", "EOF", False),
+        ("POSIX", "WRITE", "4242", "121", "125", False),
+        ("POSIX", "WRITE", "4242", "0", "119", False),
+        ("POSIX", "WRITE", "0", "120", "120", False),
+        ("POSIX", "WRITE", "-1", "120", "120", False),
+        ("POSIX", "WRITE", str(os.getpid()), "120", "120", False),
+    ],
+)
+def test_the_holder_is_another_process_that_may_write(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    kind: str,
+    mode: str,
+    pid: str,
+    first: str,
+    last: str,
+    is_holder: bool,
+) -> None:
+    locks = tmp_path / "locks"
+    monkeypatch.setattr(sqlite_locks, "_LOCKS", locks)
+    assert find_lock_holder([tmp_path / "missing"]) is None
+    shared = tmp_path / "vault.sqlite-shm"
+    shared.touch()
+    status = shared.stat()
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    elsewhere = f"1: POSIX  ADVISORY  WRITE 4343 {place}9 120 120\n1: -> POSIX ADVISORY WRITE 4343 {place} 120 120\n"
+    locks.write_text(f"{elsewhere}2: {kind}  ADVISORY  {mode} {pid} {place} {first} {last}\n")
+    found = find_lock_holder([tmp_path / "missing", tmp_path / "vault.sqlite"])
+    assert (found is not None) is is_holder
+    assert found is None or found.pid == int(pid)
+
+
+def test_a_process_that_has_ended_isnt_stopped() -> None:
+    assert not sqlite_locks._is_stopped(str(2**22 + 1))  # beyond the highest number of a process
+    assert not sqlite_locks._is_stopped(str(os.getpid()))
+
+
+def test_a_restore_has_the_vault_alone_and_others_only_without_it(tmp_path: Path) -> None:
+    first, second, restoring = (Presence("sqlite:", data=tmp_path / "data") for _ in range(3))
+    first.enter()
+    second.enter()
+    assert not restoring.take_alone()
+    first.close()
+    assert not restoring.take_alone()
+    second.close()
+    assert restoring.take_alone()
+    assert [one.stat().st_mode & 0o777 for one in (tmp_path / "data", tmp_path / "data" / FILE)] == [0o700, 0o600]
+    for late in (first, second):
+        with pytest.raises(StorageBusy, match="a restore of this vault is running") as refused:
+            late.enter()
+        assert refused.value.retry_after == 5
+    restoring.close()
+    restoring.close()
+    first.enter()
+    first.close()
+
+
+def test_a_restore_waits_for_a_process_of_an_earlier_release(tmp_path: Path) -> None:
+    owners, restoring = OwnerLocks(tmp_path), Presence("sqlite:", data=tmp_path)
+    assert not is_anybody_alive(tmp_path)
+    owners.hold("earlier")
+    assert is_anybody_alive(tmp_path)
+    assert not restoring.take_alone()
+    restoring.close()
+    owners.close()
+    assert not is_anybody_alive(tmp_path)
+    assert restoring.take_alone()
+    restoring.close()
+
+
+def test_a_restore_needs_a_folder_that_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = Presence("sqlite:", data=tmp_path / "file" / "data")
+    place.enter()  # opening the database says more
+    with pytest.raises(StorageUnavailable, match="can't write to"):
+        place.take_alone()
