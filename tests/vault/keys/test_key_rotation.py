@@ -483,3 +483,28 @@ async def test_a_key_that_is_away_keeps_only_its_own_rows_from_being_wrapped(roo
         await key_rotation.rewrap_all(room.database, room.vault.keys)
     wrapped = (await masters.count_people(room.database)).get(key_id.rpartition("-")[2], 0)
     assert wrapped == (2 if is_away else 3)
+
+
+async def test_a_damaged_key_keeps_no_other_from_being_wrapped(room: Room) -> None:
+    await people(room, 4)
+    users_before = len(await room.database.fetch("select user_id from keys.user_keys"))
+    key_id = await add(room)
+    await promote(room, key_id)
+    await room.vault.keys.learn_masters(room.database)
+    row = await room.database.fetch_one("select user_id from keys.user_keys order by user_id limit 1")
+    assert row is not None
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            "update keys.user_keys set wrapped = :junk where user_id = :id", {"junk": b"junk", "id": row["user_id"]}
+        )
+    told: list[tuple[str, int, int | None]] = []
+
+    def tell(step: str, done: int, total: int | None) -> None:
+        told.append((step, done, total))
+
+    assert await key_rotation.rewrap_all(room.database, room.vault.keys, tell=tell) == users_before - 1
+    assert await key_rotation.rewrap_all(room.database, room.vault.keys) == 0
+    assert {one[0] for one in told} == {"Wrapping people's keys"}
+    assert told[-1][1:] == (users_before, users_before)
+    counted = await masters.count_people(room.database)
+    assert counted[fingerprint_of(key_id)] == users_before - 1
