@@ -15,6 +15,7 @@ from server.mcp import stream_watch
 from server.oauth import tokens
 from server.oauth.rules import default_resource
 from tests.conftest import Store
+from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.harness import free_socket, serve_app
 from tests.support.inspection import get_grant
 from tests.support.rooms.exchange_room import API, Caller, ExchangeRoom, exchange_room, refusal_code
@@ -193,7 +194,8 @@ async def test_a_grant_keeps_no_more_revoked_tokens_than_it_can_be_read_with(pla
     caller = await place.caller(public=True)
     agent = await place.agent(caller, scopes=SCOPES)
     database = place.deployment.database
-    end = database.now() + 3600
+    now = int(claims_of(agent.token)["iat"])
+    end = now + 3600
     async with database.transaction() as transaction:
         await transaction.execute(
             "update grants set revoked_tokens = :listed where id = :id",
@@ -201,14 +203,15 @@ async def test_a_grant_keeps_no_more_revoked_tokens_than_it_can_be_read_with(pla
         )
     await revoke(place, caller, await another_token(place, agent))
     form = {**caller.credentials, "token": agent.token}
-    full = await place.http.post("/revoke", data=form)
+    with stopped_clock(database, at=now):
+        full = await place.http.post("/revoke", data=form)
     assert (full.status_code, full.json()["error"]) == (503, "temporarily_unavailable")
     assert full.headers["retry-after"] == "3660"  # a minute after the first one has expired
     assert (await place.http.get("/userinfo", headers=agent.headers)).status_code == 200
-    database.clock_offset += 3659
-    later = await another_token(place, agent)
-    assert (await place.http.post("/revoke", data={**caller.credentials, "token": later})).status_code == 503
-    database.clock_offset += 1
+    with stopped_clock(database, at=end + 59):
+        later = await another_token(place, agent)
+        assert (await place.http.post("/revoke", data={**caller.credentials, "token": later})).status_code == 503
+    database.clock_offset += 3660
     await revoke(place, caller, later)
     assert (await place.http.get("/userinfo", headers={"authorization": f"Bearer {later}"})).status_code == 401
     row = await database.fetch_one("select revoked_tokens from grants where id = :id", {"id": agent.principal.grant_id})

@@ -282,14 +282,11 @@ async def test_all_handles_end_with_the_program(room: ProgramRoom) -> None:
         assert len({*await asyncio.gather(*(access.handle(chosen) for _ in range(3)))}) == await count() == 1
         (held,) = await deployment.database.fetch("select expires_at from handles", {})
         assert held["expires_at"] == deployment.now() + 300
-        before = deployment.database.clock_offset
-        try:
-            for passed, made in ((269, 1), (270, 2)):  # a new one 30 seconds before its end
-                deployment.database.clock_offset = before + passed
+        issued_at = int(str(held["expires_at"])) - 300
+        for passed, made in ((269, 1), (270, 2)):  # a new one 30 seconds before its end
+            with stopped_clock(deployment.database, at=issued_at + passed):
                 await access.handle(chosen)
                 assert await count() == made
-        finally:
-            deployment.database.clock_offset = before
     assert await count() == 0
 
 
