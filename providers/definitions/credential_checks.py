@@ -38,6 +38,7 @@ _SHARED: Final = frozenset(
         "live_tested",
         "proxied",
         "masked",
+        "nested_names",
     }
 )
 # How the token endpoint of these differs, as with OAuth.

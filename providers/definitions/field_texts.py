@@ -142,6 +142,7 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
             "Parameters that reveal nothing beyond the scope (paging, sorting); others need a rule where the "
             "token can do more than the caller."
         ),
+        "nested_names": "`true` if `a[b]` in a form or query is the member `b` of `a`; rules name it `a/b`.",
         "[unruled]": (
             "For [`unruled_calls`](../guides/providers.md#a-service-without-request-rules): `unsafe_reads` (a GET "
             "changes something), `closed` paths, `sources`."

@@ -313,6 +313,7 @@ class Provider(FilePart):
     errors: Errors = Errors()
     scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
     query: frozenset[QueryName] = frozenset()  # parameters that widen no call's answer; see `Rule`
+    nested_names: bool = False  # `a[b]` in a form or query is the member `b` of `a`; rules name it `a/b`
     overrides: Overrides | None = None  # required if there are rules
     masked: tuple[MaskedMembers, ...] = ()  # members of answers that carry a credential
     rules: tuple[Rule, ...] = ()

@@ -35,6 +35,7 @@ _OF_OWN_API = frozenset(
         "query",
         "overrides",
         "masked",
+        "nested_names",
     }
 )
 _NO_CREDENTIAL = frozenset(

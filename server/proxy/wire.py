@@ -169,10 +169,15 @@ def _ambiguous(detail: str) -> ProxyRefused:
 
 @dataclass(frozen=True, slots=True)
 class CallParameters:
-    """Names and values of a query or a body. `repeated`: names where the provider chooses which value applies."""
+    """Names and values of a query or a body. `repeated`: names where the provider chooses which value applies.
+    `sent`: the names as they were sent, where a name like `a[b]` is a path. `is_split`: some servers would find more of
+    them, after a `;`.
+    """
 
     values: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
     repeated: frozenset[str] = frozenset()
+    sent: frozenset[str] = frozenset()
+    is_split: bool = False
 
 
 def read_query(raw_query: bytes, provider: Provider) -> CallParameters:
@@ -183,7 +188,7 @@ def read_query(raw_query: bytes, provider: Provider) -> CallParameters:
     if len(query) > _TARGET_LIMIT or _QUERY.fullmatch(query) is None or _BAD_ESCAPE.search(query) is not None:
         raise ProxyRefused("invalid_query", "The query is too long or has characters that must be escaped.")
     found = _form(query, provider)
-    for name in found.values:
+    for name in found.sent:
         if is_credential_in_query(provider, name):
             raise _credential(name)
     return found
@@ -241,7 +246,7 @@ def _form(text: str, provider: Provider) -> CallParameters:
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=1000)
     except ValueError as error:
         raise ProxyRefused("invalid_query", "The parameters can't be read.") from error
-    return _parameters(pairs, provider)
+    return _parameters(pairs, provider, has_paths=provider.nested_names)
 
 
 def _json(text: str, provider: Provider, *, is_judged: bool) -> CallParameters | None:
@@ -282,18 +287,58 @@ def _check_depth(content: object) -> None:
     raise ValueError("too deep")
 
 
-def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> CallParameters:
+def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider, *, has_paths: bool = False) -> CallParameters:
     values: dict[str, object] = {}
     repeated: set[str] = set()
     for name, value in pairs:
         if is_credential(provider, name):
             raise _credential(name)
         if changes_method(provider, name):
-            raise ProxyRefused("method_override", f"Omit the parameter {shown_name(name)}: it would change the method.")
-        if name in values:
+            raise ProxyRefused("method_override", f"Omit the parameter {name[:40]}: it would change the method.")
+        if has_paths:
+            first, *inner = _steps(name)
+            value, name = _wrap(inner, value), first
+        if name not in values:
+            values[name] = value
+            continue
+        values[name], is_repeated = _join(values[name], value) if has_paths else (value, True)
+        if is_repeated:
             repeated.add(name)
-        values[name] = value
-    return CallParameters(values, frozenset(repeated))
+    is_split = any(";" in value for _, value in pairs if isinstance(value, str))
+    return CallParameters(values, frozenset(repeated), frozenset(name for name, _ in pairs), is_split)
+
+
+def _steps(name: str) -> list[str]:
+    """The steps of a name like `a[b][0]`. Raises ProxyRefused for one that servers could divide in another way."""
+    first, *inner = name.split("[")
+    if (
+        len(inner) > _DEPTH
+        or not first
+        or "]" in first
+        or any(not one or one.find("]") != len(one) - 1 for one in inner)
+    ):
+        raise _two_ways(name)
+    return [first, *(one[:-1] for one in inner)]
+
+
+def _wrap(steps: Sequence[str], value: object) -> object:
+    """The value inside the objects and arrays that the steps name; an array's step is empty or a number."""
+    for step in reversed(steps):
+        value = [value] if not step or step.isdecimal() else {step: value}
+    return value
+
+
+def _join(known: object, value: object) -> tuple[object, bool]:
+    """Both values in one, and whether the provider chooses which one applies. Nothing is dropped."""
+    if is_array(known) and is_array(value):
+        return [*known, *value], False
+    if not is_object(known) or not is_object(value):
+        return [known, value], True
+    members, is_repeated = dict(known), False
+    for name, inner in value.items():
+        members[name], chooses = _join(members[name], inner) if name in members else (inner, False)
+        is_repeated |= chooses
+    return members, is_repeated
 
 
 def _credential(name: str) -> ProxyRefused:
@@ -314,15 +359,14 @@ def merge(query: CallParameters, body: CallParameters, judged: Iterable[str]) ->
                     raise _two_ways(name)
         for name in first & (query.repeated | body.repeated | (query.values.keys() & body.values.keys())):
             raise _two_ways(name)
-        if any(";" in value for value in query.values.values() if isinstance(value, str)):
+        if query.is_split:
             raise _two_ways(";")
     return {**query.values, **body.values}
 
 
 def query_names(query: CallParameters) -> frozenset[str]:
     """The names in a query, with `;` where some servers would find more of them."""
-    is_split = any(";" in value for value in query.values.values() if isinstance(value, str))
-    return frozenset(query.values) | (frozenset({";"}) if is_split else frozenset[str]())
+    return query.sent | (frozenset({";"}) if query.is_split else frozenset[str]())
 
 
 def _two_ways(name: str) -> ProxyRefused:

@@ -116,6 +116,8 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
             rule["inseparable"] = widening
         if call in service.telling or (not service.is_public(call) and secrets_told(document, operation, where)):
             rule["tells_secrets"] = True
+        if re.fullmatch(service.exact_calls, call):
+            rule["exact"] = True
         parts = service.parts(call)
         yield from (_part(rule, one) for one in parts if one.scope in scopes)
         if not parts:
@@ -156,13 +158,36 @@ def _parameters(
     method, call, operation, told, where = found
     query = {one["name"] for one in told if one.get("in") == "query" and _QUERY_NAME.fullmatch(one["name"])}
     content = document.body(operation, told, where)
-    body = set(document.writable_members(*content)) if content is not None else set[str]()
+    body = set(_writable_paths(document, content, service.omitted_inside)) if content is not None else set[str]()
     if service.is_search(call.partition(" ")[2]):
         body = {one for one in body if not service.shows_more(one)}
     names = {"query": {one for one in query if not service.shows_more(one)}}
-    names["body"] = {one for one in body if MEMBER.fullmatch(one)}
+    names["body"] = {one for one in body if all(map(MEMBER.fullmatch, one.split("/")))}
     names["query" if method == "GET" else "body"] |= service.newer_parameters(call)
     return {place: sorted(left) for place, one in names.items() if (left := one - service.refused_parameters(call))}
+
+
+def _writable_paths(
+    document: Document, content: tuple[Mapping[str, object], Path], omitted: frozenset[str], way: str = ""
+) -> Iterator[str]:
+    """The members that a client can send; those of an inner object one by one if it has one of `omitted`."""
+    for name in document.writable_members(*content):
+        inner = document.member(*content, name)
+        if name in omitted:
+            continue
+        if inner is not None and _has_member(document, inner, omitted):
+            yield from _writable_paths(document, inner, omitted, f"{way}{name}/")
+        else:
+            yield way + name
+
+
+def _has_member(document: Document, content: tuple[Mapping[str, object], Path], names: frozenset[str]) -> bool:
+    """Whether an object has a member with one of these names, at any depth."""
+    return bool(names) and any(
+        name in names
+        or ((inner := document.member(*content, name)) is not None and _has_member(document, inner, names))
+        for name in document.members(*content)
+    )
 
 
 def _part(rule: Mapping[str, object], part: Part) -> Mapping[str, object]:

@@ -80,6 +80,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("overrides.headers", "microsoft", "overrides.headers", ["Not A Header"]),
     ("overrides.sources", "github", "overrides.sources", ["nobody"]),
     ("rules.*.tells_secrets", "github", "rules.0.tells_secrets", "perhaps"),
+    ("nested_names", "stripe", "nested_names", "perhaps"),
     ("masked.*.members", "microsoft", "masked.0.members", []),
     ("masked.*.paths", "microsoft", "masked.0.paths", ["me/drive"]),
     ("masked.*.shown_to", "stripe", "masked.0.shown_to", ["no-such-scope"]),

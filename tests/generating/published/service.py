@@ -97,6 +97,8 @@ class Service:
     shows_same: frozenset[str] = frozenset()  # they show no more despite their names
     newer: tuple[tuple[str, str], ...] = ()  # patterns of calls, and parameters that the document lacks
     omitted: tuple[tuple[str, str], ...] = ()  # patterns of calls, and parameters that reach more than the scope says
+    omitted_inside: frozenset[str] = frozenset()  # the same for members of any depth of a body
+    exact_calls: str = r"(?!)"  # calls that may have no other parameters than the listed ones
     takes_body: bool = False  # what the document has in the query of a write can be in its body
     # A scope whose calls have only the parameters that the document lists, and the wider scope that may add others, or
     # ""; with `closes_rest`, also for every other path.

@@ -27,8 +27,8 @@ _STRIPE_WRITES: Final = (
     r"|subscription_schedules/[{][}]/(cancel|release)|quotes/[{][}]/(accept|cancel|finalize)"
     r"|credit_notes/([{][}]/void|preview(/lines)?)|payment_intents/[{][}]/(cancel|capture|confirm|increment_authorization))"
 )
-# These only read, or the account's own money leaves it. A new payment can still go to another account (`transfer_data`,
-# `on_behalf_of`, a fee), as the scope's title says: in a form, such a name has too many spellings to refuse them all.
+# These only read, or the account's own money leaves it. `_TO_OTHERS` are members with which a payment goes to another
+# account, or a part of it to the app's owner.
 _STRIPE_CLOSED_WRITES: Final = (
     r"(POST|DELETE) /(payouts|setup_intents|charges$|invoice_payments|balance_transactions)(/.*)?|POST /charges"
 )
@@ -36,6 +36,12 @@ _STRIPE_CLOSED_WRITES: Final = (
 # in a deprecated source. Who may confirm payments may see theirs.
 _STRIPE_PUBLIC: Final = rf"/(charges|invoices|topups)(/.*)?|/customers(/(?!.*/sources).*)?|{_STRIPE_SECRETS}"
 _STRIPE_OMITTED: Final = ((".*", "client_secret expand"),)  # expanded, other objects show theirs
+_TO_OTHERS: Final = frozenset(
+    {
+        *("transfer_data", "on_behalf_of", "destination"),
+        *("application_fee", "application_fee_amount", "application_fee_percent"),
+    }
+)
 
 STRIPE: Final[Mapping[str, Service]] = {
     "stripe-connect": Service(
@@ -47,8 +53,10 @@ STRIPE: Final[Mapping[str, Service]] = {
         opened=_STRIPE_SECRETS,
         left_out=_STRIPE_CLOSED_WRITES,
         public_paths=_STRIPE_PUBLIC,
-        omitted=_STRIPE_OMITTED,
+        omitted=(("GET .*", "client_secret expand"), (".*", "client_secret")),
+        omitted_inside=_TO_OTHERS,
         exact=("read_only", "read_write"),
+        exact_calls="POST .*",
     ),
     "stripe-apps": Service(
         _STRIPE,
@@ -58,7 +66,9 @@ STRIPE: Final[Mapping[str, Service]] = {
         paths=_STRIPE_READS,
         public_paths=_STRIPE_PUBLIC,
         omitted=_STRIPE_OMITTED,
+        omitted_inside=_TO_OTHERS,
         exact=("read", ""),
+        exact_calls="POST .*",
     ),
     "stripe": Service(
         _STRIPE,

@@ -89,13 +89,13 @@ class _Library:
         self, name: str, module: _Module, function: ast.FunctionDef, *, is_read: bool
     ) -> Mapping[str, object]:
         (told,) = [one.annotation for one in function.args.args if one.arg == "params"] or [None]
-        fields = list(self._parameters(module, told)) if told is not None else []
+        fields = list(self._parameters(module, told)) if told is not None and is_read else []
         answer = self.schema(function.returns, (name, ()))
         made: dict[str, object] = {"responses": {"200": {"content": {"application/json": {"schema": answer}}}}}
         if is_read:
             made["parameters"] = [{"name": one, "in": "query"} for field in fields for one in field]
         else:
-            form = {"type": "object", "properties": {field[0]: {} for field in fields}}
+            form = self._form(module, told)
             made["requestBody"] = {"content": {"application/x-www-form-urlencoded": {"schema": form}}}
         return made
 
@@ -114,6 +114,15 @@ class _Library:
                 ]
                 is_list = "List" in _names_in(annotation)
                 yield [name, *([f"{name}[{place}]" for place in _INDEXES] if is_list else inner)]
+
+    def _form(self, module: _Module, told: ast.expr | None) -> Mapping[str, object]:
+        """The schema of a form, whose names for inner members are like `a[b]`."""
+        properties: dict[str, object] = {}
+        for text in () if told is None else _names_in(told):
+            home = self.module(module.imports.get(text, "")) if text not in module.classes else module
+            if home is not None and text in home.classes:
+                properties |= {name: self._form(home, inner) for name, inner in _members(home.classes[text])}
+        return {"type": "object", "properties": properties} if properties else {}
 
     def schema(self, annotation: ast.expr | None, place: tuple[str, tuple[str, ...]]) -> dict[str, object]:
         """The schema of a value; `place`: the module and the classes around the annotation."""
