@@ -61,3 +61,13 @@ def test_a_refusal_repeats_forty_characters_of_a_name(length: int) -> None:
     with pytest.raises(ProxyRefused) as refused:
         read_query(f"{name}=1".encode(), SLACK)
     assert f" {name[:40]}: it's a credential" in refused.value.description
+
+
+@pytest.mark.parametrize("length", [8192, 8193])
+def test_a_query_is_read_up_to_its_limit(length: int) -> None:
+    query = b"a=" + b"x" * (length - 2)
+    if length == 8192:
+        assert read_query(query, SLACK).values == {"a": "x" * 8190}
+    else:
+        with pytest.raises(ProxyRefused, match="invalid_query"):
+            read_query(query, SLACK)

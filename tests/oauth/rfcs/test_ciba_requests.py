@@ -225,7 +225,9 @@ async def test_a_code_can_be_replaced_and_removed(asker: Asker) -> None:
     assert (await other.post({"user_code": "second-code"})).status_code == 200
     assert "Code removed" in read(await set_code(asker, "", "remove"))
     assert error_of(await other.post({"user_code": "second-code"})) == "invalid_user_code"
-    assert [one.details["is_set"] for one in await asker.events("user_code.changed")] == [True, True, False]
+    await set_code(asker, "x" * 64)
+    assert (await other.post({"user_code": "x" * 64})).status_code == 200, "the longest one"
+    assert [one.details["is_set"] for one in await asker.events("user_code.changed")] == [True, True, False, True]
 
 
 @pytest.mark.parametrize("code", ["12345", "x" * 65, " 123456", "123456\t"])

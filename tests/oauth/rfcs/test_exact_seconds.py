@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
 import pytest
 from joserfc.jwk import ECKey
 
 from server.oauth.authorization_request import AuthorizationRequest, with_sign_in_rule
+from server.oauth.clients.authentication import find_client
+from server.oauth.clients.metadata_documents import MAX_FRESH
+from server.oauth.clients.rules import CHANGED_AT, trusts_consent
 from server.oauth.tokens import MAX_LIFETIME
+from server.settings import Settings
 from tests.support.doubles.stopped_clock import stopped_clock
-from tests.support.rooms.oauth_world import REDIRECT, World, claims_of, error_of, header_of, sign_jwt
-from vault.records import Session
+from tests.support.rooms.oauth_world import REDIRECT, WEB, World, claims_of, error_of, header_of, sign_jwt
+from vault import clients
+from vault.records import Client, ClientKind, Session
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
@@ -107,3 +113,52 @@ def test_a_sign_in_of_exactly_max_age_is_recent_enough(
     nobody = with_sign_in_rule(asked, None, prompt=frozenset({prompt}), max_age=max_age, now=NOW)
     assert nobody.accepts(session_at(NOW, b"b"))
     assert nobody.accepts(session_at(NOW - 1, b"b")) is (max_age is None and not prompt)
+
+
+@pytest.mark.parametrize(("changed_at", "counts"), [(99, True), (100, False), (101, False), (None, True)])
+def test_consent_counts_only_if_it_is_later_than_the_last_change(changed_at: int | None, *, counts: bool) -> None:
+    metadata: dict[str, object] = {} if changed_at is None else {CHANGED_AT: changed_at}
+    client = Client("c", ClientKind.DYNAMIC, "C", "none", (REDIRECT,), 0, metadata=metadata)
+    assert trusts_consent(client, REDIRECT, given_at=100) is counts
+
+
+@pytest.mark.parametrize(
+    ("kind", "auth_method", "uri", "counts"),
+    [
+        (ClientKind.METADATA, "none", REDIRECT, False),
+        (ClientKind.MANUAL, "none", REDIRECT, False),
+        (ClientKind.MANUAL, "client_secret_post", REDIRECT, True),
+        (ClientKind.MANUAL, "none", WEB, True),
+        (ClientKind.DYNAMIC, "none", REDIRECT, True),
+    ],
+)
+def test_consent_counts_only_for_who_alone_gets_the_answer(
+    kind: ClientKind, auth_method: str, uri: str, *, counts: bool
+) -> None:
+    assert trusts_consent(Client("c", kind, "C", auth_method, (uri,), 0), uri, given_at=100) is counts
+
+
+DOCUMENT = "https://agent.example/client.json"
+
+
+@pytest.mark.parametrize(
+    ("must_be_fresh", "fetched", "fresh_until", "is_known"),
+    [
+        (True, 0, 1, True),
+        (True, 0, 0, False),  # it would have to be fetched, which the settings forbid
+        (False, -MAX_FRESH, 0, True),
+        (False, -MAX_FRESH - 1, 0, False),
+    ],
+)
+async def test_a_document_is_fresh_for_its_time_and_usable_for_a_day(
+    world: World, fetched: int, fresh_until: int, *, must_be_fresh: bool, is_known: bool
+) -> None:
+    closed = Settings.model_validate({"registration": {"mode": "closed"}})
+    deployment = replace(world.vault.deployment, settings=closed)
+    with stopped_clock(deployment.database) as now:
+        metadata: dict[str, object] = {"fetched_at": now + fetched, "fresh_until": now + fresh_until}
+        client = Client(DOCUMENT, ClientKind.METADATA, "C", "none", (WEB,), now, metadata=metadata)
+        async with deployment.transaction() as transaction:
+            await clients.save_client(transaction, client)
+        found = await find_client(deployment, DOCUMENT, address="127.0.0.1", must_be_fresh=must_be_fresh)
+    assert (found is not None) is is_known
