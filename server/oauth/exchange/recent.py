@@ -75,8 +75,8 @@ def question_of(request: Request, body: bytes) -> RepeatableRequest | None:
     before, name, rest = body.partition(_TOKEN)
     if not name or (before and not before.endswith(b"&")):
         return None
-    token, *after = rest.split(b"&", 1)
-    state += (b"", before, b"\0", *after)  # no LF in a header, no NUL in an answered form
+    token, _, after = rest.partition(b"&")
+    state += (b"", before, b"\0", after)  # no LF in a header, no NUL in an answered form
     return RepeatableRequest(hashlib.sha256(b"\n".join(state)).digest(), token.decode("latin-1"))
 
 
