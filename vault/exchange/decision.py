@@ -260,9 +260,7 @@ def _fits(held: HeldAccount, named: str | None) -> bool:
 def _candidates(accounts: Sequence[HeldAccount], *, now: int) -> Sequence[HeldAccount]:
     """The accounts to choose from when a call names none; one when the choice is clear."""
     usable = [one for one in accounts if one.is_delegated(now)]
-    if len(usable) > 1:
-        return [one for one in usable if one.is_default] or usable
-    return usable or accounts
+    return [one for one in usable if one.is_default] or usable or accounts
 
 
 def _why_not_delegated(provider: str, held: HeldAccount, *, missing: frozenset[str], now: int) -> str:
