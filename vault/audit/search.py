@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Final
 
 from vault.audit.audit import event_of
@@ -127,7 +126,7 @@ async def search(
     while True:
         rest = None if kind.limit is None else await _rest(reader, kind, which, min(SLICE, kind.limit - examined))
         within: dict[str, Value] = which if rest is None else {**which, "after": rest - 1}
-        rows = await reader.fetch(_SEARCH[kind], {**within, "limit": limit + 1 - len(events)})
+        rows = await reader.fetch(kind.statement, {**within, "limit": limit + 1 - len(events)})
         events += map(event_of, rows)
         if len(events) > limit:
             return FoundEvents(tuple(events[:limit]), events[limit - 1].sequence)
@@ -139,7 +138,7 @@ async def search(
 
 async def _rest(reader: Reader, kind: _Conditions, which: Mapping[str, Value], examined: int) -> int | None:
     """The number below which this search reads nothing; None if it can reach everything."""
-    row = await reader.fetch_one(_REACH[kind], {**which, "skipped": examined - 1})
+    row = await reader.fetch_one(kind.reach, {**which, "skipped": examined - 1})
     return None if row is None else integer(row, "sequence")
 
 
@@ -168,9 +167,3 @@ _ENDS: Final = """
         coalesce((select max(sequence) from events where tenant = :tenant), 0) as last
 """
 _AT: Final = "select at from events where tenant = :tenant and sequence >= :sequence order by sequence limit 1"
-
-
-_BOTH: Final = (False, True)
-_KINDS: Final = tuple(_Conditions(*which) for which in product(_BOTH, repeat=6))
-_SEARCH: Final = {kind: kind.statement for kind in _KINDS}
-_REACH: Final = {kind: kind.reach for kind in _KINDS}
