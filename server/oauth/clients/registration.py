@@ -26,7 +26,7 @@ from server.oauth.wire import read_json_object
 from vault import clients, grants, limits
 from vault.audit import audit
 from vault.records import HOUR, Client, ClientKind, Event, new_id
-from vault.storage.database import Transaction
+from vault.storage.database import Reader, Transaction
 
 BODY_LIMIT: Final = 64 * 1024  # bytes
 _WINDOW: Final = HOUR
@@ -104,20 +104,22 @@ async def update(deployment: Deployment, request: Request) -> Response:
     content = await read_json_object(request, limit=BODY_LIMIT, code="invalid_client_metadata")
     if content.get("client_id", client.id) != client.id:
         raise OAuthError("invalid_client_metadata", "client_id belongs to another client")
-    given = content.get("client_secret")
-    if given is not None and not (isinstance(given, str) and _is_secret(client.secret_hash, given)):
-        raise OAuthError("invalid_client_metadata", "client_secret isn't the current one and can't be chosen")
-    accepted = accept(content, settings=deployment.settings, default_auth_method=client.auth_method)
     now = deployment.now()
-    changed, secret = _change(client, accepted, now=now)
     async with deployment.database.transaction() as transaction:
         await _throttle(deployment, transaction, address_of(request), now=now)
+        await grants.hold_client(transaction, client.id)
+        # An admin may have changed the client or ended its token while the body arrived.
+        client = await _with_token(transaction, client.id, management_token)
+        given = content.get("client_secret")
+        if given is not None and not (isinstance(given, str) and _is_secret(client.secret_hash, given)):
+            raise OAuthError("invalid_client_metadata", "client_secret isn't the current one and can't be chosen")
+        accepted = accept(content, settings=deployment.settings, default_auth_method=client.auth_method)
+        changed, secret = _change(client, accepted, now=now)
         if not await limits.spend(
             transaction, f"register:client:{client.id}", limit=_REWRITES, window=_WINDOW, now=now
         ):
             raise _too_many()
-        if not await clients.update_client(transaction, changed):
-            raise TokenRefused("the client was removed")
+        await clients.update_client(transaction, changed)
         await audit.append(transaction, _event("client.updated", changed), now=now)
     return _registration_answer(deployment, changed, management_token, secret=secret)
 
@@ -155,12 +157,18 @@ async def delete(deployment: Deployment, request: Request) -> Response:
 async def _managed_client(deployment: Deployment, request: Request) -> tuple[Client, str]:
     """The client in the path, if the management token belongs to it. The token is only accepted in the header."""
     scheme, management_token = read_authorization(request.headers)
-    client = await clients.get_client(deployment.database, str(request.path_params["client_id"]))
-    expected = None if client is None else client.registration_hash
-    is_right = _is_secret(expected, management_token)
-    if client is None or not is_right or scheme != "bearer":
+    if scheme != "bearer":
+        management_token = ""
+    client_id = str(request.path_params["client_id"])
+    return await _with_token(deployment.database, client_id, management_token), management_token
+
+
+async def _with_token(reader: Reader, client_id: str, management_token: str) -> Client:
+    client = await clients.get_client(reader, client_id)
+    is_right = _is_secret(None if client is None else client.registration_hash, management_token)
+    if client is None or not is_right:
         raise TokenRefused("the registration access token is another client's, or the client was removed")
-    return client, management_token
+    return client
 
 
 def _is_secret(stored: bytes | None, given: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx2
 import pytest
 
+from tests.support.network.held_requests import held_json
 from tests.support.rooms.oauth_world import REDIRECT, WEB, World, error_of
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
@@ -180,3 +181,30 @@ async def test_every_answer_is_json_that_nobody_stores(world: World) -> None:
     ]
     assert [answer.status_code for answer in answers] == [200, 405, 400]
     assert all(answer.headers["cache-control"] == "no-store" for answer in answers)
+
+
+async def set_column(world: World, client: dict[str, object], column: str, value: bytes) -> None:
+    async with world.vault.deployment.transaction() as transaction:
+        await transaction.execute(
+            f"update clients set {column} = :value where id = :id",
+            {"value": value, "id": str(client["client_id"])},
+        )
+
+
+@pytest.mark.parametrize(("column", "status"), [("registration_hash", 401), ("secret_hash", 200)])
+async def test_an_update_that_arrives_late_undoes_no_change_of_the_secrets(
+    world: World, column: str, status: int
+) -> None:
+    client = await world.register(token_endpoint_auth_method="client_secret_post")
+    body = {"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "client_secret_post", "client_name": "Late"}
+    token = str(client["registration_access_token"])
+    async with held_json(world.url, path(client), body, token=token, method="PUT") as held:
+        await set_column(world, client, column, bytes(32))
+        answer = await held.finish()
+    assert answer.status_code == status, answer.text
+    row = await world.vault.deployment.database.fetch_one(
+        "select name, registration_hash, secret_hash from clients where id = :id", {"id": str(client["client_id"])}
+    )
+    assert row is not None
+    assert row[column] == bytes(32)
+    assert (row["name"] == "Late") is (status == 200)
