@@ -164,7 +164,15 @@ async def look(reader: Reader, value: str, *, known: HandleState | None, now: in
     """
     if not is_handle(value):
         raise _refusal("the token isn't a handle")
-    digest = handle_hash(value)
+    return await _look(reader, handle_hash(value), known=known, now=now)
+
+
+async def look_again(reader: Reader, known: HandleState, *, now: int) -> HandleState:
+    """`look` for a handle that was looked at before."""
+    return await _look(reader, known.handle.digest, known=known, now=now)
+
+
+async def _look(reader: Reader, digest: bytes, *, known: HandleState | None, now: int) -> HandleState:
     rows = await reader.look_up(_STANDING, {"tenant": TENANT, "handle_hash": digest})
     if not rows:
         raise _refusal("the handle is unknown")

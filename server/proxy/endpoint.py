@@ -182,6 +182,9 @@ class Proxy:
             handle.principal.user_id, handle.principal.client_id, now=time.monotonic()
         ):
             raise refusals.too_often(wait)
+        if incoming.sent:  # while the body arrived, the person may have ended what the handle depends on
+            standing = await handles.look_again(self._deployment.database, standing, now=self._deployment.now())
+            incoming.standing = standing
         await self._call(incoming, call, standing)
 
     # Checks

@@ -12,6 +12,7 @@ from joserfc.jwk import ECKey
 from server.oauth.dpop import token_hash
 from server.proxy.call import ProxyRequest
 from tests.support.accounts import revoke, set_ask
+from tests.support.network.held_requests import held_json
 from tests.support.rooms.oauth_world import sign_jwt
 from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, ProxyHandle, ProxyRoom, post_reply, proxy_room
 from vault import clients, connections, grants, groups, shared_connections, users
@@ -130,6 +131,28 @@ async def test_whatever_ends_an_agents_authority_ends_its_handles_at_once(
     assert len(room.provider.arrivals) == 1
     if status == 403:
         assert answer.json()["connect_uri"].startswith(room.url)
+
+
+async def do_nothing(_room: ProxyRoom, _handle: ProxyHandle) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [(cut_off, 401), (remove_client, 401), (disconnect, 403), (take_away, 403), (do_nothing, 200)]
+)
+async def test_a_call_whose_body_arrives_after_its_authority_ended_is_not_made(
+    room: ProxyRoom, end: Callable[[ProxyRoom, ProxyHandle], Awaitable[None]], status: int
+) -> None:
+    agent = await room.agent(f"person-{secrets.token_hex(4)}")
+    handle = await room.handle(agent, await room.account(agent, name="T1:U8"))
+    message = {"channel": "C1", "text": "hello"}
+    assert (await handle.call(json=message)).status_code == 200  # the token is open now
+    path = f"/proxy/{handle.connection.id}/web/chat.postMessage"
+    async with held_json(room.url, path, message, token=handle.value) as held:
+        await end(room, handle)
+        answer = await held.finish()
+    assert answer.status_code == status, answer.text
+    assert len(room.provider.arrivals) == (2 if end is do_nothing else 1)
 
 
 async def test_what_a_person_wants_to_be_asked_about_does_not_pass(room: ProxyRoom) -> None:
