@@ -132,7 +132,8 @@ class _WithPrincipal:
 
     A call of a tool in `reading` is admitted by the token's signature, since the exchange reads the grant anyway, in
     the statement that returns the upstream token. No answer is sent before that, or a read here, has found the grant
-    alive. A stream (GET, or a subscription of 2026-07-28) ends with the grant.
+    alive; for other calls, it may have ended while the body arrived. A stream (GET, or a subscription of 2026-07-28)
+    ends with the grant.
     """
 
     def __init__(
@@ -154,17 +155,15 @@ class _WithPrincipal:
         send = with_headers(send, _UNCACHED, instead_of=(b"cache-control",))
         reset = PRINCIPAL.set(principal)
         try:
-            if grant_later:
-                answer = _LiveAnswer(send, lambda: self._bearer.confirm(principal, scope))
-                ON_LIVE.set(answer.allow)
-                await self._app(scope, receive, answer.send)
-            elif is_stream_request(scope):
+            if not grant_later and is_stream_request(scope):
                 with self._watch.watch(principal) as over:
                     stream = EndableStream(receive, send, over)
                     await self._app(scope, stream.receive, stream.send)
                     await stream.finish()
             else:
-                await self._app(scope, receive, send)
+                answer = _LiveAnswer(send, lambda: self._bearer.confirm(principal, scope))
+                ON_LIVE.set(answer.allow)
+                await self._app(scope, receive, answer.send)
         finally:
             PRINCIPAL.reset(reset)
             ON_LIVE.set(None)

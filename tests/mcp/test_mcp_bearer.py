@@ -9,7 +9,17 @@ import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.support.rooms.mcp_room import INITIALIZE, MODERN, SLACK, Room, legacy_headers, modern, modern_headers
+from tests.support.network.held_requests import held_json
+from tests.support.rooms.mcp_room import (
+    INITIALIZE,
+    MODERN,
+    SLACK,
+    Room,
+    legacy_headers,
+    legacy_session,
+    modern,
+    modern_headers,
+)
 from vault import grants
 from vault.storage.database import NO_PARAMETERS, Row, Value
 from vault.storage.sqlite import SqliteDatabase
@@ -235,7 +245,8 @@ async def test_a_tool_call_reads_the_database_once(place: Room, monkeypatch: pyt
         assert (answer.status_code, len(read)) == (200, 1)
         assert "Posted to" in answer.text
         await http.post("/mcp", json=modern("tools/list"), headers=modern_headers("tools/list"))
-        assert len(read) == 3  # now also the grant, and the tool set that the person chose
+        # now also the grant, before the body was read and after it, and the tool set that the person chose
+        assert len(read) == 4
 
 
 async def test_both_spellings_are_served_without_a_redirect(place: Room) -> None:
@@ -243,3 +254,29 @@ async def test_both_spellings_are_served_without_a_redirect(place: Room) -> None
         for path in ("/mcp", "/mcp/"):
             answer = await http.post(path, json=modern("tools/list"), headers=modern_headers("tools/list"))
             assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("tools/list", {}), ("tools/call", {"name": "connections", "arguments": {}})],
+)
+@pytest.mark.parametrize("era", [MODERN, "legacy"])
+async def test_a_message_that_arrives_after_its_grant_ended_is_not_answered(
+    place: Room, method: str, params: dict[str, object], era: str, has_ended: bool
+) -> None:
+    agent = await place.agent()
+    name = None if method == "tools/list" else "connections"
+    message, headers = modern(method, params), modern_headers(method, name)
+    if era == "legacy":
+        async with place.http(agent) as http:
+            headers = legacy_headers(await legacy_session(http))
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    del headers["content-type"]
+    async with held_json(place.url, "/mcp", message, token=agent.token, headers=headers) as held:
+        if has_ended:
+            async with place.vault.deployment.transaction() as transaction:
+                await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=1)
+        answer = await held.finish()
+    assert answer.status_code == (401 if has_ended else 200), answer.text
+    assert ("result" in answer.json()) is not has_ended
