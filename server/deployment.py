@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from providers.definitions.catalog import Catalog
 from providers.tools.sets import ToolOffer
@@ -17,6 +17,7 @@ from server.runtime.kept_answers import KeptAnswers
 from server.runtime.rate_limits import HOUR, Budgets
 from server.runtime.recent_tokens import RecentTokens
 from server.settings import Settings
+from vault import users
 from vault.audit.audit import Activity
 from vault.audit.released_tokens import ReleasedTokens
 from vault.exchange.exchange import Vault
@@ -84,6 +85,14 @@ class ToolCaller:
     leave_out: Callable[[MissingPart], None] = field(default=_tell_nobody, repr=False)
 
 
+class RequestCaller(Protocol):
+    """The credential behind a request: a session, an agent's access token, or a directory's token."""
+
+    async def check(self, transaction: Transaction) -> None:
+        """Raise this edge's refusal if the credential has ended; otherwise keep it from ending until the commit."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """Everything that one process has open. `vault_id` (not secret) identifies the vault and is the same in all its
@@ -114,6 +123,7 @@ class Deployment:
     policy: PolicyGate | None = None  # the operator's own rules and decision point, if any
     hosted: HostedServers | None = None  # MCP servers that the vault runs itself, if the settings have any
     telemetry: Telemetry | None = None  # where metrics and traces go, if anywhere
+    caller: RequestCaller | None = field(default=None, repr=False)  # of one request; see `for_caller`
 
     @property
     def catalog(self) -> Catalog:
@@ -134,8 +144,30 @@ class Deployment:
         """The database's time in seconds."""
         return self.database.now()
 
-    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        return self.database.transaction()
+    def for_caller(self, caller: RequestCaller) -> Deployment:
+        """The deployment as one request uses it: each of its transactions first checks that the caller's credential is
+        still live. A credential may end after the request was accepted, for example while its body arrives."""
+        return replace(self, caller=caller)
+
+    def transaction(self, *, holds_admins: bool = False) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction that starts by checking the caller, if this is the deployment of a request.
+
+        `holds_admins`: it also locks the admins, which must come before the lock on the caller.
+        """
+        return self.database.transaction() if self.caller is None else self._check_and_open(holds_admins=holds_admins)
+
+    @asynccontextmanager
+    async def _check_and_open(self, *, holds_admins: bool) -> AsyncGenerator[Transaction]:
+        async with self.database.transaction() as transaction:
+            if holds_admins:
+                await users.hold_admins(transaction)
+            await self.check_caller(transaction)
+            yield transaction
+
+    async def check_caller(self, transaction: Transaction) -> None:
+        """The check of `transaction`, for one that was opened in another way."""
+        if self.caller is not None:
+            await self.caller.check(transaction)
 
     @property
     def refresh_lifetimes(self) -> Lifetimes:

@@ -202,6 +202,25 @@ async def find_token(reader: Reader, secret: str, *, now: int) -> DirectoryToken
     return None if row is None else _token(row)
 
 
+async def hold_token(transaction: Transaction, secret: str, *, now: int) -> bool:
+    """Keep the token with this secret from ending until the transaction ends; False if it no longer works."""
+    held = await transaction.execute(
+        "update directory_tokens set name = name where tenant = :tenant"
+        " and ((token_hash = :hash and (expires_at is null or expires_at > :now))"
+        " or (previous_hash = :hash and previous_until > :now))",
+        {"tenant": TENANT, "hash": _hash(secret), "now": now},
+    )
+    return held > 0
+
+
+async def hold_name(transaction: Transaction, name: str) -> None:
+    """Lock the token with this name, if there is one. Lock it before the admins, as a directory's requests do."""
+    await transaction.execute(
+        "update directory_tokens set name = name where tenant = :tenant and name = :name",
+        {"tenant": TENANT, "name": name},
+    )
+
+
 async def note_use(transaction: Transaction, name: str, *, now: int) -> None:
     """Record when a token was last used, to the minute."""
     await transaction.execute(

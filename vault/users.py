@@ -479,8 +479,10 @@ async def end_user_sessions(
 ) -> int:
     """Sign the user out everywhere, or everywhere else when the hash of the session to keep is given.
 
-    `begun_until`: only sessions begun up to then.
+    `begun_until`: only sessions begun up to then. Locks the person first: a request that runs in one of the sessions
+    commits before that, or sees that its session has ended.
     """
+    await hold_user(transaction, user_id)
     return await transaction.execute(
         "update sessions set ended_at = :now where tenant = :tenant and user_id = :user_id"
         " and ended_at is null and token_hash <> :except_hash and coalesce(begun_at, created_at) <= :until",

@@ -272,7 +272,7 @@ def most_days(deployment: Deployment, request: AccessRequest) -> int:
 async def allow(actor: Actor, request_id: str, answer: AccessAnswer) -> AccessRequest:
     """Turn the request, or a part of it, into a permission with an end. Raises ChangeRefused and TransitionRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
-    async with deployment.transaction() as transaction:
+    async with deployment.transaction(holds_admins=True) as transaction:
         request = await _hold(actor, transaction, request_id)
         access, most = request.access, most_days(deployment, request)
         if not 1 <= answer.days <= most:
@@ -321,7 +321,7 @@ async def confirm(actor: Actor, request_id: str) -> AccessRequest:
 async def deny(actor: Actor, request_id: str, *, words: str = "") -> AccessRequest:
     """Refuse the request. Raises ChangeRefused and TransitionRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
-    async with deployment.transaction() as transaction:
+    async with deployment.transaction(holds_admins=True) as transaction:
         request = await _hold(actor, transaction, request_id)
         by = "" if actor.user is None else actor.user.id
         await stored.deny(transaction, request, by=by, answer=_words(words), now=now)

@@ -64,16 +64,19 @@ class Actor:
 
     @asynccontextmanager
     async def change(self) -> AsyncGenerator[Transaction]:
-        """A transaction that starts by checking that the person is still an admin. Raises ChangeRefused."""
-        async with self.deployment.transaction() as transaction:
+        """A transaction that starts with `check`."""
+        async with self.deployment.database.transaction() as transaction:
             await self.check(transaction)
             yield transaction
 
     async def check(self, transaction: Transaction) -> None:
-        """Raises ChangeRefused unless the person is still an admin within this transaction."""
+        """Raises ChangeRefused unless the person is still an admin within this transaction, and the refusal of the
+        caller's session or token if that has ended."""
+        if self.user is not None:
+            await users.hold_admins(transaction)  # serializes with changes that end this person's rights
+        await self.deployment.check_caller(transaction)
         if self.user is None:
             return
-        await users.hold_admins(transaction)  # serializes with changes that end this person's rights
         current = await users.get_user(transaction, self.user.id)
         now_is = None if current is None else await roles.with_groups(self.deployment, current, reader=transaction)
         if now_is is None or not now_is.role.administers:

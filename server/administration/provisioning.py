@@ -6,7 +6,8 @@ A directory sees provisioned people only. An existing person becomes one only wh
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from server.administration import people
@@ -232,12 +233,21 @@ async def _group(reader: Reader, group_id: str) -> Group:
 # Tokens
 
 
+@asynccontextmanager
+async def _change_token(actor: Actor, name: str) -> AsyncGenerator[Transaction]:
+    """`Actor.change`, after the requests that the token is making now."""
+    async with actor.deployment.database.transaction() as transaction:
+        await directory.hold_name(transaction, name)
+        await actor.check(transaction)
+        yield transaction
+
+
 async def make_token(actor: Actor, name: str, *, days: int | None, grace: int) -> tuple[str, bool]:
     """A directory's new token, shown once, and whether it replaces one, which stays valid for `grace` seconds."""
     if not (name and len(name) <= 60 and all(letter.isalnum() or letter in "._-" for letter in name)):
         raise ChangeRefused("token_name", "Use up to 60 letters, digits, and . _ - for the token's name.", field="name")
     now = actor.deployment.now()
-    async with actor.change() as transaction:
+    async with _change_token(actor, name) as transaction:
         is_rotation = any(one.name == name for one in await directory.list_tokens(transaction))
         expires_at = None if days is None else now + days * 86400
         secret = await directory.make_token(transaction, name, expires_at=expires_at, grace=grace, now=now)
@@ -249,7 +259,7 @@ async def make_token(actor: Actor, name: str, *, days: int | None, grace: int) -
 async def end_token(actor: Actor, name: str) -> None:
     """End a directory's token and its predecessor. Raises ChangeRefused if there is none."""
     now = actor.deployment.now()
-    async with actor.change() as transaction:
+    async with _change_token(actor, name) as transaction:
         if not await directory.remove_token(transaction, name):
             raise ChangeRefused("no_token", "There is no directory token with this name.", kind="not_found")
         await audit.append(transaction, actor.event("directory_token.ended", directory=name), now=now)

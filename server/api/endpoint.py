@@ -1,7 +1,8 @@
 """HTTP at the edge of the Admin API: who calls, what they may do, and the request as its declared models.
 
-The checks of every operation, in this order: token, admin, scope, rate, recent sign-in, then query, body, and headers.
-No operation can skip one.
+The checks of every operation, in this order: token, admin, scope, rate, recent sign-in, then headers, query, and body.
+While the body arrived, the token may have ended: after it, token, admin, and recent sign-in are checked again, and each
+change checks the token in its transaction, too. No operation can skip one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qsl
@@ -32,6 +35,7 @@ from server.oauth.dpop import sent_path
 from server.oauth.rules import ADMIN_ACCESS, ADMIN_READ, ADMIN_WRITE, admin_resource
 from server.oauth.service_accounts import is_service_account
 from server.sign_in import roles
+from server.sign_in.callers import AgentCaller
 from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault import clients, users
 from vault.records import Client, Principal, User
@@ -74,12 +78,14 @@ def refuse_path(deployment: Deployment) -> Response:
 
 async def answer_operation(deployment: Deployment, request: Request, operation: AdminOperation) -> Response:
     """Check the request, run the operation, and write what it returns."""
-    principal, user, client = await _caller(deployment, request, operation)
+    principal = await _authenticate(deployment, request, operation)
+    user, client = await _admin(deployment, operation, principal)
     _check_scope(deployment, operation, principal)
     _check_rate(deployment, principal)
     _check_sign_in(deployment, request, operation, principal, client)
+    ended = partial(_challenge, deployment, request, operation, tokens.TokenRefused("the grant has ended"))
     call = AdminCall(
-        deployment,
+        deployment.for_caller(AgentCaller(principal, ended)),
         principal,
         user,
         client,
@@ -93,7 +99,12 @@ async def answer_operation(deployment: Deployment, request: Request, operation: 
     elif request.scope["query_string"]:
         raise ApiRefused("invalid_request", "This operation takes no query.")
     if operation.body is not None:
-        given["body"] = _parse_body(operation.body, await _body(request, operation.body_limit))
+        sent = await _body(request, operation.body_limit)
+        await _check_live(deployment, request, operation, principal)
+        user, client = await _admin(deployment, operation, principal)
+        _check_sign_in(deployment, request, operation, principal, client)
+        call = replace(call, user=user, client=client)
+        given["body"] = _parse_body(operation.body, sent)
     result = await operation.run(call, **given)
     return _write_answer(operation, result)
 
@@ -117,12 +128,9 @@ def _write_answer(operation: AdminOperation, result: object) -> Response:
 # Who calls
 
 
-async def _caller(
-    deployment: Deployment, request: Request, operation: AdminOperation
-) -> tuple[Principal, User, Client]:
-    """The admin behind the token, from current data."""
+async def _authenticate(deployment: Deployment, request: Request, operation: AdminOperation) -> Principal:
     try:
-        principal = await tokens.authenticate(
+        return await tokens.authenticate(
             deployment,
             request.headers,
             method=request.method,
@@ -131,6 +139,19 @@ async def _caller(
         )
     except tokens.TokenRefused as refused:
         raise _challenge(deployment, request, operation, refused) from refused
+
+
+async def _check_live(
+    deployment: Deployment, request: Request, operation: AdminOperation, principal: Principal
+) -> None:
+    try:
+        await tokens.check_live(deployment, principal)
+    except tokens.TokenRefused as refused:
+        raise _challenge(deployment, request, operation, refused) from refused
+
+
+async def _admin(deployment: Deployment, operation: AdminOperation, principal: Principal) -> tuple[User, Client]:
+    """The admin behind the token, and the client, from current data."""
     user = await users.get_user(deployment.database, principal.user_id)
     client = await clients.get_client(deployment.database, principal.client_id)
     if user is not None:
@@ -139,7 +160,7 @@ async def _caller(
         raise ApiRefused("forbidden", "This token's person isn't an admin of this vault.", detail="not an admin")
     if operation.changes and not user.role.administers:
         raise ApiRefused("forbidden", "An auditor can't change anything.", detail="auditor")
-    return principal, user, client
+    return user, client
 
 
 def _challenge(
@@ -156,10 +177,10 @@ def _challenge(
     parts = {"scope": operation.scope}
     if refused.code:
         parts = {"error": refused.code, **parts}
-    return ApiRefused(kind, said, headers=_authenticate(deployment, request, parts))
+    return ApiRefused(kind, said, headers=_authenticate_header(deployment, request, parts))
 
 
-def _authenticate(deployment: Deployment, request: Request, parts: Mapping[str, str]) -> dict[str, str]:
+def _authenticate_header(deployment: Deployment, request: Request, parts: Mapping[str, str]) -> dict[str, str]:
     is_dpop = request.headers.get("authorization", "").lower().startswith("dpop")
     metadata = deployment.url("/.well-known/oauth-protected-resource/admin/v1")
     members = {**parts, "resource_metadata": metadata}
@@ -212,7 +233,7 @@ def _check_sign_in(
         "sign_in_again",
         f"A change needs a sign-in{' with a passkey' if needs_passkey else ''} within the last {longest // 60} "
         f"minutes: ask for authorization again with max_age={longest}.",
-        headers=_authenticate(deployment, request, parts),
+        headers=_authenticate_header(deployment, request, parts),
     )
 
 

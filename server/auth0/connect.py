@@ -98,7 +98,7 @@ def _scopes(content: dict[str, object]) -> frozenset[str]:
 async def connect(deployment: Deployment, request: Request, principal: Principal) -> Response:
     """Start connecting an account; returns a secret for this session, and an address and ticket for the person's
     browser."""
-    content = await read_object(request, _STARTED)
+    content = await read_object(deployment, request, principal, _STARTED)
     given, wanted = _texts(content, "connection", "redirect_uri"), _scopes(content)
     provider = provider_of(deployment, given["connection"])
     if provider is None or not deployment.vault.upstreams[provider.name].is_configured:
@@ -184,7 +184,7 @@ async def _redeem_code(
 
 async def complete(deployment: Deployment, request: Request, principal: Principal) -> Response:
     """Finish connecting; returns the account behind the code that the browser returned."""
-    content = await read_object(request, _COMPLETED)
+    content = await read_object(deployment, request, principal, _COMPLETED)
     given = _texts(content, "auth_session", "connect_code", "redirect_uri")
     try:
         found, name = await _redeem_code(

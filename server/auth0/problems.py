@@ -15,6 +15,7 @@ from server.http import cors
 from server.http.answers import SECRET, WholeAnswer, json_answer
 from server.oauth import dpop, tokens, wire
 from server.oauth.rules import OAuthError
+from server.sign_in.callers import AgentCaller
 from vault.records import Principal
 from vault.refusals import TransitionRefused, VaultError
 
@@ -83,16 +84,27 @@ def no_content() -> Response:
     return WholeAnswer(204, SECRET)
 
 
-async def read_object(request: Request, known: frozenset[str]) -> dict[str, object]:
-    """The members of a JSON body. Raises MeProblem, including for members that this API doesn't have."""
+async def read_object(
+    deployment: Deployment, request: Request, principal: Principal, known: frozenset[str]
+) -> dict[str, object]:
+    """The members of a JSON body. Raises MeProblem, including for members that this API doesn't have, and if the token
+    ended while the body arrived."""
     try:
         content = await wire.read_json_object(request, limit=_BODY_LIMIT, code="invalid_request")
     except OAuthError as error:
         kind = "unsupported_form" if "application/json" in error.description else error.answer
         raise MeProblem(kind, error.description, number=3) from error
+    try:
+        await tokens.check_live(deployment, principal)
+    except tokens.TokenRefused as error:
+        raise _invalid_token() from error
     if unknown := sorted(content.keys() - known):
         raise invalid({name: f"unknown; the members are {', '.join(sorted(known))}" for name in unknown})
     return content
+
+
+def _invalid_token() -> MeProblem:
+    return MeProblem("invalid_token", "Invalid Token", number=3, headers={"WWW-Authenticate": "Bearer"})
 
 
 def invalid(fields: Mapping[str, str]) -> MeProblem:
@@ -135,12 +147,11 @@ class MeRoute:
                 audiences=frozenset({self._audience}),
             )
         except tokens.TokenRefused as error:
-            raise MeProblem(
-                "invalid_token", "Invalid Token", number=3, headers={"WWW-Authenticate": "Bearer"}
-            ) from error
+            raise _invalid_token() from error
         if scope not in principal.scopes:
             raise MeProblem("insufficient_scope", f"Insufficient scope, expected {scope}", number=2)
-        return await handler(self._deployment, request, principal)
+        caller = AgentCaller(principal, _invalid_token)
+        return await handler(self._deployment.for_caller(caller), request, principal)
 
 
 def me_route(deployment: Deployment, path: str, audience: str, handlers: Mapping[str, tuple[str, Handler]]) -> Route:

@@ -205,7 +205,7 @@ async def enter(
     except TransitionRefused as error:
         raise ConnectRefused("This page was already used. Check your accounts.", detail="form") from error
     by_admin = next((name for name in form.credential.fields if _needs_admin(form.credential, entry, name)), None)
-    guard = None if by_admin is None else _admin_guard(deployment, user, field=by_admin)
+    guard = _guard(deployment, user, field=by_admin)
     return await store(deployment, form.trip, answer, user=user, guard=guard)
 
 
@@ -213,11 +213,15 @@ def _needs_admin(credential: Credential, entry: Entry, name: str) -> bool:
     return credential.fields[name].by_admin and bool(entry.values.get(name, "").strip())
 
 
-def _admin_guard(deployment: Deployment, user: User, *, field: str) -> Callable[[Transaction], Awaitable[None]]:
-    """Raises EntryFault in the transaction unless the person is still an admin."""
+def _guard(deployment: Deployment, user: User, *, field: str | None) -> Callable[[Transaction], Awaitable[None]]:
+    """Check the caller in the transaction. With a `field` for admins, raise EntryFault unless the person is one now."""
 
     async def check(transaction: Transaction) -> None:
+        if field is None:
+            await deployment.check_caller(transaction)
+            return
         await users.hold_admins(transaction)
+        await deployment.check_caller(transaction)
         current = await users.get_user(transaction, user.id)
         now_is = None if current is None else await roles.with_groups(deployment, current, reader=transaction)
         if now_is is None or not now_is.is_admin:

@@ -40,6 +40,7 @@ from server.oauth.rules import (
 )
 from server.oauth.wire import as_oauth_error, read_form
 from server.sign_in import password, roles, step_up
+from server.sign_in.callers import SessionCaller, SessionEnded
 from vault import clients, grants, limits, tickets
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event, Grant, Session, TicketPurpose, User, parse_scope
@@ -252,7 +253,10 @@ async def _proceed(
         is_answered = not (wanted.asks_always or lacks_proof(deployment, wanted.resource, session=browser[0]))
         if is_answered and await find_consent(deployment, pending, user=browser[1]) is not None:
             handle = await _keep(deployment, wanted)
-            return go(await approve(deployment, handle, user=browser[1], session=browser[0], scopes=wanted.scopes))
+            try:
+                return go(await approve(deployment, handle, user=browser[1], session=browser[0], scopes=wanted.scopes))
+            except SessionEnded as error:
+                raise OAuthError("login_required", "the user has just signed out") from error
         if "none" in prompt:
             raise OAuthError("consent_required", "the user's consent is required")
     elif "none" in prompt:
@@ -383,10 +387,10 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
 
     A polling device gets the code by polling; the URL is then the page that explains this.
 
-    Raises TransitionRefused if the request was already answered or has expired, or its client is gone.
+    Raises TransitionRefused if the request was already answered or has expired, or its client is gone; SessionEnded.
     """
     now = deployment.now()
-    async with deployment.database.transaction() as transaction:
+    async with deployment.for_caller(SessionCaller(deployment, session)).transaction() as transaction:
         wanted = await _take_request(deployment, transaction, handle, session=session)
         client = await clients.get_client(transaction, wanted.client_id)
         if client is None or not _may_answer(client, wanted):
@@ -441,9 +445,9 @@ async def _take_request(
 
 
 async def deny(deployment: Deployment, handle: str, *, session: Session) -> str:
-    """Record the denial; returns the URL that reports it to the client. Raises TransitionRefused like `approve`."""
+    """Record the denial; returns the URL that reports it to the client. Raises the refusals of `approve`."""
     now = deployment.now()
-    async with deployment.database.transaction() as transaction:
+    async with deployment.for_caller(SessionCaller(deployment, session)).transaction() as transaction:
         wanted = await _take_request(deployment, transaction, handle, session=session)
         if wanted.device is not None:
             await tickets.issue(

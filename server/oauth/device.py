@@ -111,7 +111,7 @@ async def open_request(deployment: Deployment, typed: str, *, session: Session) 
     """
     now = deployment.now()
     try:
-        async with deployment.database.transaction() as transaction:
+        async with deployment.transaction() as transaction:
             ticket = await tickets.consume(
                 transaction, deployment.keys, typed, purpose=TicketPurpose.USER_CODE, now=now
             )

@@ -208,6 +208,13 @@ async def check_grant(deployment: Deployment, principal: Principal) -> Grant:
     return live.grant
 
 
+async def check_live(deployment: Deployment, principal: Principal) -> None:
+    """Check a verified token again, except for what can't change. Raises TokenRefused."""
+    if principal.expires_at is not None and deployment.now() >= principal.expires_at:
+        raise TokenRefused("the token has expired")
+    await check_grant(deployment, principal)
+
+
 async def _verify_claims(
     deployment: Deployment, token: str, *, audiences: frozenset[str] | None, key_thumbprint: str | None
 ) -> Principal:

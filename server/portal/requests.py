@@ -1,7 +1,7 @@
 """One request of a browser to a page: who it is, its posted form, and the routes that pass it to a page's function.
 
-Every form passes the same steps here before a page sees it: read it within limits, then check its origin, its token,
-and for most pages the session. A page can't skip a step.
+Every form passes the same steps here before a page sees it: read it within limits, then check the session, its origin,
+and its token. For most pages, each transaction checks the session again. A page can't skip a step.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from server.portal.needs import Needs, read_needs
 from server.portal.step_up import page_of
 from server.portal.texts import refusal_words
 from server.sign_in import password, roles
+from server.sign_in.callers import SessionCaller, SessionEnded
 from server.sign_in.step_up import StepUpRequired
 from vault.records import Session, User
 from vault.refusals import TemporarilyUnavailable, TransitionRefused, VaultError
@@ -168,13 +169,18 @@ def _signed_in(page: OwnPage) -> Page:
     @functools.wraps(page)
     async def check_and_answer(visit: Visit) -> Response:
         if visit.session is None or visit.user is None:
-            url = visit.request.url
-            wanted = url.path + (f"?{url.query}" if url.query else "")
-            return pages.go(sign_in_path(wanted if visit.request.method == "GET" else "/"))
-        known = replace(visit, needs=await read_needs(visit.deployment, visit.user))
+            return _sign_in_first(visit.request)
+        deployment = visit.deployment.for_caller(SessionCaller(visit.deployment, visit.session))
+        known = replace(visit, deployment=deployment, needs=await read_needs(deployment, visit.user))
         return await page(OwnVisit(known, visit.session, visit.user))
 
     return check_and_answer
+
+
+def _sign_in_first(request: Request) -> Response:
+    url = request.url
+    wanted = url.path + (f"?{url.query}" if url.query else "")
+    return pages.go(sign_in_path(wanted if request.method == "GET" else "/"))
 
 
 async def _answer(deployment: Deployment, request: Request, page: Page, is_presence: bool) -> Response:
@@ -187,6 +193,8 @@ async def _answer(deployment: Deployment, request: Request, page: Page, is_prese
             visit = await _visit(deployment, request, is_presence=is_presence)
             _check_address(request)
             return await page(visit)
+        except SessionEnded:
+            return _sign_in_first(request)
         except VaultError as refusal:
             return _refusal(request, visit, refusal)
 
@@ -219,8 +227,21 @@ async def _visit(deployment: Deployment, request: Request, *, is_presence: bool)
     if request.method != "POST":
         return visit
     form = await read_form(request)
+    if visit.session is not None:
+        visit = await _still_signed_in(visit)
     _check_form(visit, form)
-    return Visit(deployment, request, visit.secret, session=visit.session, user=visit.user, form=form)
+    return replace(visit, form=form)
+
+
+async def _still_signed_in(visit: Visit) -> Visit:
+    """The visit after its form arrived, which the sender may have held back until the session ended.
+
+    Raises SessionEnded.
+    """
+    found = await password.current_session(visit.deployment, visit.request, touches=False)
+    if found is None:
+        raise SessionEnded
+    return replace(visit, session=found[0], user=await roles.with_groups(visit.deployment, found[1]))
 
 
 def _check_form(visit: Visit, form: Form) -> None:

@@ -1,6 +1,7 @@
 """HTTP at the edge of SCIM: the directory's token, the request as typed values, answers and errors (RFC 7644 §3.12).
 
-The checks of every request, in this order: token, rate, method, body. No operation can skip one.
+The checks of every request, in this order: token, rate, method, body, and the token again, since it may have ended
+while the body arrived. Each change checks it in its transaction, too. No operation can skip one.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
@@ -40,9 +41,10 @@ from server.http.bodies import BodyTooLarge, read_body
 from server.http.strict_json import json_object
 from server.scim.resources import POLICY
 from vault import directory, users
-from vault.directory import UserNameTaken
+from vault.directory import DirectoryToken, UserNameTaken
 from vault.groups import GroupNameRefused, GroupNameTaken
 from vault.refusals import VaultError
+from vault.storage.database import Transaction
 
 BODY_LIMIT: Final = 1024 * 1024  # bytes: a group of 10,000
 MOST_OPERATIONS: Final = 100  # operations of one PATCH; each goes through all values of its attribute
@@ -60,6 +62,7 @@ class ScimCall:
     deployment: Deployment
     request: Request
     actor: Actor
+    secret: str = field(repr=False)
 
     def param(self, name: str) -> str:
         """A part of the path. One with NUL, which no database stores, is nothing's name."""
@@ -91,7 +94,9 @@ class ScimCall:
         if len(types) != 1 or types[0].split(";", 1)[0].strip().lower() not in _TYPES:
             raise InvalidSyntaxException(detail="Send the body as application/scim+json.")
         try:
-            content = json_object(await read_body(self.request.receive, limit=BODY_LIMIT))
+            sent = await read_body(self.request.receive, limit=BODY_LIMIT)
+            await _find_token(self.deployment, self.secret)
+            content = json_object(sent)
             _check_storable(content)
         except BodyTooLarge as error:
             raise ScimRefused("body_too_large", f"The body is larger than {BODY_LIMIT // 1024} KiB.") from error
@@ -116,16 +121,31 @@ class ScimRefused(SCIMException):
         self.headers = dict(headers or {})
 
 
+@dataclass(frozen=True, slots=True)
+class DirectoryCaller:
+    """A directory with its token."""
+
+    deployment: Deployment
+    secret: str = field(repr=False)
+
+    async def check(self, transaction: Transaction) -> None:
+        """Raises ScimRefused."""
+        if not await directory.hold_token(transaction, self.secret, now=self.deployment.now()):
+            raise _refused_token(self.secret)
+
+
 Operation = Callable[[ScimCall], Awaitable[Response]]
 
 
 async def answer(deployment: Deployment, request: Request, operations: Mapping[str, Operation]) -> Response:
     """Check who calls, run the operation, and write what it returns or refuses."""
     try:
-        name = await _caller(deployment, request)
+        secret = _sent_token(request)
+        name = await _caller(deployment, secret)
         _check_rate(deployment, name)
         operation = _operation(request, operations)
-        return await operation(ScimCall(deployment, request, Actor(deployment, None, "scim", directory=name)))
+        own = deployment.for_caller(DirectoryCaller(deployment, secret))
+        return await operation(ScimCall(own, request, Actor(own, None, "scim", directory=name), secret))
     except ScimRefused as refused:
         return _error(refused.to_error(), refused.headers)
     except SCIMException as refused:
@@ -166,22 +186,35 @@ def _check_storable(value: object) -> None:
             _check_storable(one)
 
 
-async def _caller(deployment: Deployment, request: Request) -> str:
-    """The name of the directory's token (RFC 6750 §2.1)."""
+def _sent_token(request: Request) -> str:
+    """The bearer token of the one Authorization header (RFC 6750 §2.1); empty if there is none."""
     sent = request.headers.getlist("authorization")
     scheme, _, secret = (sent[0] if len(sent) == 1 else "").partition(" ")
-    now = deployment.now()
-    token = None
-    if scheme.lower() == "bearer":
-        token = await directory.find_token(deployment.database, secret.strip(), now=now)
-    if token is None:
-        challenge = 'Bearer realm="scim"' + (', error="invalid_token"' if secret else "")
-        headers = {"WWW-Authenticate": challenge}
-        raise ScimRefused("invalid_token", "Send the bearer token of a directory.", headers)
+    if scheme.lower() != "bearer":
+        raise _refused_token(secret)
+    return secret.strip()
+
+
+async def _caller(deployment: Deployment, secret: str) -> str:
+    """The name of the directory's token."""
+    token, now = await _find_token(deployment, secret), deployment.now()
     if token.used_at is None or token.used_at < now - directory.USED_EVERY:
         async with deployment.transaction() as transaction:
             await directory.note_use(transaction, token.name, now=now)
     return token.name
+
+
+async def _find_token(deployment: Deployment, secret: str) -> DirectoryToken:
+    token = await directory.find_token(deployment.database, secret, now=deployment.now())
+    if token is None:
+        raise _refused_token(secret)
+    return token
+
+
+def _refused_token(secret: str) -> ScimRefused:
+    challenge = 'Bearer realm="scim"' + (', error="invalid_token"' if secret else "")
+    headers = {"WWW-Authenticate": challenge}
+    return ScimRefused("invalid_token", "Send the bearer token of a directory.", headers)
 
 
 def _error_of(refusal: VaultError) -> Error:

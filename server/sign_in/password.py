@@ -211,7 +211,7 @@ async def begin_session(
     now, lifetime = deployment.now(), deployment.settings.sign_in.session_lifetime
     lifetime = lifetime if until is None else min(lifetime, max(0, until - now))
     planted = read_cookie(deployment, request, "session")
-    async with deployment.transaction() as transaction:
+    async with deployment.database.transaction() as transaction:  # of no earlier session
         at = now if signed_in_at is None else min(now, signed_in_at)
         facts = SessionFacts(
             method=method,

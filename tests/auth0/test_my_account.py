@@ -14,8 +14,9 @@ from server.auth0.names import names_of, provider_of
 from server.connecting.app_returns import AppReturn, issue_code
 from tests.auth0.application import CALLBACK, VERIFIER, Application
 from tests.support.harness import running_vault
+from tests.support.network.held_requests import held_json
 from tests.support.rooms.portal_room import CHALLENGE, Room, accounts_of, query_of, running_room
-from vault import apis, delegations
+from vault import apis, delegations, grants
 from vault.records import ClientKind
 
 CREATE, READ, DELETE = (f"{verb}:me:connected_accounts" for verb in ("create", "read", "delete"))
@@ -303,3 +304,19 @@ async def test_an_applications_own_api_gets_what_the_person_lets_the_application
         await issue_code(deployment, back, connection=account, client_id=owner.client.id)
         found = await delegations.get(database, client_id=back.services[0], **which)
         assert (found is None) is is_over
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+async def test_a_request_that_arrives_after_its_grant_ended_starts_nothing(
+    application: Application, has_ended: bool
+) -> None:
+    token, deployment = await application.me_token(), application.room.deployment
+    body = {"connection": "sign-in-with-slack", "redirect_uri": CALLBACK, "state": "connect-state"}
+    path = "/me/v1/connected-accounts/connect"
+    async with held_json(application.room.url, path, body, token=token) as held:
+        if has_ended:
+            async with deployment.transaction() as transaction:
+                which = {"user_id": application.user.id, "client_id": application.client.id}
+                await grants.revoke_client_grants(transaction, **which, reason="test", now=deployment.now())
+        answer = await held.finish()
+    assert answer.status_code == (401 if has_ended else 201), answer.text

@@ -14,10 +14,10 @@ from server.oauth.authorization_request import stored_request
 from server.oauth.redirect_uris import without_loopback_port
 from tests.support.doubles.canary import running_canary
 from tests.support.harness import PASSWORD
-from tests.support.inspection import read_events
+from tests.support.inspection import read_events, session_of
 from tests.support.rooms.oauth_world import REDIRECT, WEB, World, pkce, query_of, vault_with
 from vault import clients, grants, users
-from vault.records import Client, ClientKind, Session
+from vault.records import Client, ClientKind
 from vault.refusals import TransitionRefused
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
@@ -449,7 +449,7 @@ async def test_allowing_nothing_is_not_allowing(world: World) -> None:
     handle = query_of(answer.headers["location"])["request"]
     alice = await users.find_user(deployment.database, "alice")
     assert alice is not None
-    session = Session(token_hash=bytes(32), user_id=alice.id, created_at=0, seen_at=0, expires_at=2**40)
+    session = await session_of(deployment, world.alice)
     for scopes in (frozenset[str](), frozenset({"openid"})):
         with pytest.raises(TransitionRefused):
             await authorize.approve(deployment, handle, user=alice, session=session, scopes=scopes)

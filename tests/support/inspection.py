@@ -7,9 +7,11 @@ import time
 from collections.abc import Sequence
 
 from server.deployment import Deployment
+from tests.support.person import Person, session_token
 from vault.audit.audit import Activity, list_events
 from vault.grants import grant_from
-from vault.records import TENANT, Event, Grant
+from vault.records import HOUR, TENANT, Event, Grant, Session
+from vault.sign_in import sessions
 from vault.storage.database import Reader, Transaction, integer
 
 
@@ -29,6 +31,14 @@ async def read_events(
     """The recorded events, oldest first, including those that are written after their answer."""
     await deployment.activity.settle()
     return await list_events(deployment.database, user_id=user_id, limit=limit, newest_first=newest_first)
+
+
+async def session_of(deployment: Deployment, person: Person) -> Session:
+    """The live session of this browser."""
+    token, now = session_token(person.http), deployment.now()
+    found = await sessions.find_session(deployment.database, token, now=now, idle_lifetime=HOUR)
+    assert found is not None
+    return found[0]
 
 
 def note_repeats(activity: Activity) -> None:

@@ -33,7 +33,7 @@ VAULT: Final[dict[str, str]] = {
     "sign_in_refused, sign_in_throttled, openid_refused, passkey_refused": (
         "Credentials are wrong, there were too many attempts, or the check that the log names failed."
     ),
-    "step_up_required": "The sign-in isn't recent or strong enough (`sign_in.passkey_for`).",
+    "session_ended, step_up_required": ("The sign-in ended, or isn't recent or strong enough (`sign_in.passkey_for`)."),
     "passkey_taken, too_many_passkeys": "Add another passkey, or remove one.",
     "transition_refused, connect_refused, approve_refused, page_refused, conflict": (
         "It was already used, has expired, or belongs to someone else. Start again."

@@ -49,7 +49,7 @@ async def delete(visit: OwnVisit) -> Response:
     await _check_other_admin(visit)
     if name_key(visit.form.one("name")) != name_key(user.name):
         return await _form(visit, error=text("delete_account.wrong_name"), status=status_of("invalid_request"))
-    async with deployment.transaction() as transaction:
+    async with deployment.transaction(holds_admins=user.is_admin) as transaction:
         if user.is_admin and await users.is_last_admin(transaction, user.id):  # another admin left first
             raise PageRefused("last_admin", kind="conflict")
         if user.role is Role.OWNER and await users.is_last_owner(transaction, user.id):

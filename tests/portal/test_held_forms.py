@@ -1,0 +1,184 @@
+"""A form whose session ends before the form has arrived, or while it is carried out, changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import pytest
+
+from server.administration import people
+from server.administration.actor import Actor
+from server.oauth import authorize
+from server.sign_in import password
+from server.sign_in.callers import SessionCaller, SessionEnded
+from server.signals import effects
+from tests.conftest import Store
+from tests.support.harness import PASSWORD
+from tests.support.inspection import session_of, until_waiting
+from tests.support.network.held_requests import held_form
+from tests.support.person import Person
+from tests.support.rooms.portal_room import Room, query_of, running_room
+from vault import users
+from vault.records import TicketPurpose, User
+from vault.sign_in import sessions
+
+End = Callable[[Room, User, Person], Awaitable[object]]
+NEW = "another password that is long enough"
+CODES = "select ticket_hash from tickets where purpose = :purpose and user_id = :user and consumed_at is null"
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    overrides = None if store.is_sqlite else {"database": {"url": store.url}}
+    async with running_room(store.data, overrides=overrides) as opened:
+        yield opened
+
+
+def operator(room: Room) -> Actor:
+    return Actor(room.deployment, None, "command_line")
+
+
+async def change_password(room: Room, user: User, _: Person) -> None:
+    await password.change_password(room.deployment, user, current=PASSWORD, new=NEW, address="127.0.0.1")
+
+
+async def sign_out(_: Room, user: User, person: Person) -> None:
+    copy = Person(person.origin)
+    copy.http.cookies = person.http.cookies
+    async with copy:
+        await copy.submit(await copy.open("/account"), form="/sign-out")
+
+
+async def sign_out_elsewhere(room: Room, user: User, _: Person) -> None:
+    other = await room.signed_in(user)
+    page = await other.open("/account")
+    page = await other.submit(page, {"session": "others"}, form="/account/sessions")
+    assert page.status_code == 200, page.text
+
+
+async def disable(room: Room, user: User, _: Person) -> None:
+    await people.set_disabled(operator(room), user, is_disabled=True)
+
+
+async def delete(room: Room, user: User, _: Person) -> None:
+    await people.delete(operator(room), user)
+
+
+async def signal(room: Room, user: User, _: Person) -> None:
+    now = room.deployment.now()
+    async with room.deployment.transaction() as transaction:
+        await effects.affect(transaction, user, "sign_out", by="https://issuer.example", at=now, now=now)
+
+
+async def do_nothing(_room: Room, _user: User, _person: Person) -> None:
+    pass
+
+
+ENDS: tuple[End, ...] = (change_password, sign_out, sign_out_elsewhere, disable, delete, signal)
+
+
+async def codes_of(room: Room, user: User) -> int:
+    found = await room.deployment.database.fetch(CODES, {"purpose": TicketPurpose.CODE.value, "user": user.id})
+    return len(found)
+
+
+@pytest.mark.parametrize("end", [*ENDS, do_nothing], ids=lambda end: end.__name__)
+async def test_a_consent_that_arrives_after_its_session_ended_gives_no_code(room: Room, end: End) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await person.open(room.authorize_path(await room.agent()))
+    async with held_form(person, page, form="/consent", button=("decision", "allow")) as held:
+        await end(room, user, person)
+        answer = await held.finish()
+    assert answer.status_code == 303, answer.text
+    is_given = end is do_nothing
+    assert ("code=" in answer.headers["location"]) is is_given
+    assert answer.headers["location"].startswith("/sign-in") is not is_given
+    assert await codes_of(room, user) == int(is_given)
+
+
+@pytest.mark.parametrize("end", [change_password, do_nothing], ids=lambda end: end.__name__)
+async def test_an_administrators_form_after_the_end_of_its_session_adds_no_one(room: Room, end: End) -> None:
+    alice = await room.user("alice")
+    person = await room.signed_in(alice)
+    page = await person.open("/administration/people/new")
+    answers: dict[str, str | list[str] | None] = {"name": "mallory", "admin": "yes"}
+    async with held_form(person, page, answers, form="/administration/people/new") as held:
+        await end(room, alice, person)
+        answer = await held.finish()
+    assert answer.status_code == 303, answer.text
+    added = await users.find_user(room.deployment.database, "mallory")
+    assert (added is not None) is (end is do_nothing)
+
+
+@pytest.mark.parametrize("end", [change_password, sign_out_elsewhere, disable, delete, signal],
+                         ids=lambda end: end.__name__)  # fmt: skip
+async def test_what_a_request_is_making_when_its_session_ends_is_seen_by_the_end(
+    room: Room, store: Store, end: End
+) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    own = room.deployment.for_caller(SessionCaller(room.deployment, await session_of(room.deployment, person)))
+    async with own.transaction() as transaction:
+        ending = asyncio.ensure_future(end(room, user, person))
+        await until_waiting(transaction, number=1, is_sqlite=store.is_sqlite)
+        link = await password.make_sign_in_link(own, transaction, user.id)
+    await ending
+    ticket = link.partition("ticket=")[2]
+    if end in {change_password, disable, delete}:  # which end the links, too
+        with pytest.raises(password.SignInRefused):
+            await password.user_of_link(room.deployment, ticket)
+    with pytest.raises(SessionEnded):
+        async with own.transaction():
+            pytest.fail("a transaction of an ended session")
+
+
+async def test_a_request_that_waits_for_the_end_of_its_session_is_refused(room: Room, store: Store) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    own = room.deployment.for_caller(SessionCaller(room.deployment, await session_of(room.deployment, person)))
+
+    async def change() -> bool:
+        async with own.transaction():
+            return True
+
+    async with room.deployment.transaction() as ending:
+        await users.set_password(ending, user.id, password_hash="x", now=room.deployment.now())
+        changing = asyncio.ensure_future(change())
+        await until_waiting(ending, number=1, is_sqlite=store.is_sqlite, unless=changing)
+    with pytest.raises(SessionEnded):
+        await changing
+    other = await room.signed_in("alice")
+    own = room.deployment.for_caller(SessionCaller(room.deployment, await session_of(room.deployment, other)))
+    assert await change()
+
+
+async def test_a_session_that_ended_a_moment_ago_answers_no_agent(room: Room) -> None:
+    deployment, scopes = room.deployment, frozenset({"tools"})
+    user = await room.user()
+    person, other = await room.signed_in(user), await room.signed_in(user)
+    page = await person.open(room.authorize_path(await room.agent()))
+    handle = query_of(str(page.url))["request"]
+    session, live = await session_of(room.deployment, person), await session_of(room.deployment, other)
+    async with deployment.transaction() as transaction:
+        await sessions.end_session(transaction, session.token_hash, now=deployment.now())
+    with pytest.raises(SessionEnded):
+        await authorize.approve(deployment, handle, user=user, session=session, scopes=scopes)
+    with pytest.raises(SessionEnded):
+        await authorize.deny(deployment, handle, session=session)
+    assert "code=" in await authorize.approve(deployment, handle, user=user, session=live, scopes=scopes)
+
+
+async def test_two_administrators_who_change_each_other_lock_nothing_up(room: Room) -> None:
+    deployment = room.deployment
+    pair = [await room.vault.add_user(name, is_admin=True) for name in ("ada", "grace")]
+
+    async def link(one: User, other: User) -> None:
+        person = await room.signed_in(one)
+        own = deployment.for_caller(SessionCaller(deployment, await session_of(room.deployment, person)))
+        for _ in range(10):
+            await people.make_link(Actor(own, one, "administration"), other)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(link(*pair), link(*reversed(pair)))
