@@ -58,7 +58,7 @@ class AgentReceiptRecord(ApiOutput):
     connection_id: str
     provider: str
     result: str = Field(description="nothing_to_revoke: the provider knows one grant, which all agents share")
-    reason: str = Field(description="shared_grant, token_released, or token_without_end")
+    reason: str = Field(description="shared_grant, token_released, token_without_end, or unknown_before_restore")
     token_expires_at: Instant | None = Field(description="When the provider's token that the agent has stops working")
     outstanding: bool = Field(
         description="The agent may have a token that still works; disconnecting the account ends it"

@@ -117,7 +117,7 @@ def _held_tokens(removed: Client, given: tuple[AgentReceipt, ...]) -> str:
     ends = [one.expires_at for one in held if one.expires_at is not None]
     until = "one doesn't expire" if len(ends) < len(held) else f"the last one works until {when(max(ends))}"
     return (
-        f" It holds tokens of {len(held)} accounts, which stay connected: {until}. "
+        f" It may hold tokens of {len(held)} accounts, which stay connected: {until}. "
         f"See token-vault receipts agents {removed.id}"
     )
 

@@ -14,6 +14,7 @@ from vault.records import TENANT
 from vault.refusals import GrantEnded
 from vault.storage.database import SWEEP_BATCH, Database, Transaction, Value
 
+UNKNOWN: Final = ""  # the hash of a token that may have been released between a backup and its restore
 KNOWN: Final = 10_000  # pairs of agent and account that one process remembers
 
 # Locked until the commit, before anything else that ending the agent changes.
@@ -53,6 +54,21 @@ _OWE: Final = """
         and t.connection_id = a.connection_id and (t.expires_at is null or t.expires_at > :now)
     where k.tenant = :tenant and k.id = a.connection_id and k.ended_at is null and (:is_all = 1 or a.user_id = :of)
     on conflict (tenant, client_id, user_id, connection_id, ended_at) do nothing
+"""
+# A token without a hash: after a restore, no one knows what was released since the backup. It lives as long as the
+# account's last token did.
+_ASSUME: Final = """
+    insert into released_tokens
+        (tenant, client_id, user_id, connection_id, token_hash, released_at, expires_at)
+    select d.tenant, d.client_id, d.user_id, d.connection_id, :unknown, cast(:now as bigint),
+        case when k.access_expires_at > coalesce(k.refreshed_at, k.created_at)
+            then cast(:now as bigint) + k.access_expires_at - coalesce(k.refreshed_at, k.created_at) end
+    from delegations d join connections k on k.tenant = d.tenant and k.id = d.connection_id and k.ended_at is null
+    where d.tenant = :tenant and d.revoked_at is null
+    on conflict (tenant, client_id, user_id, connection_id) do update set token_hash = excluded.token_hash,
+        released_at = excluded.released_at, expires_at = excluded.expires_at
+    where released_tokens.expires_at is not null
+        and (excluded.expires_at is null or excluded.expires_at > released_tokens.expires_at)
 """
 _SWEEP: Final = """
     delete from released_tokens where (tenant, client_id, user_id, connection_id) in (
@@ -121,6 +137,11 @@ async def owe_receipts(transaction: Transaction, client_id: str, *, user_id: str
     await transaction.execute(_HOLD, {"tenant": TENANT, "client_id": client_id})
     whose: dict[str, Value] = {"is_all": int(user_id is None), "of": user_id or ""}
     return await transaction.execute(_OWE, {"tenant": TENANT, "client_id": client_id, **whose, "now": now})
+
+
+async def assume(transaction: Transaction, *, now: int) -> int:
+    """After a restore: note that every agent may hold a token of each account that it could use. Returns how many."""
+    return await transaction.execute(_ASSUME, {"tenant": TENANT, "now": now, "unknown": UNKNOWN})
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:

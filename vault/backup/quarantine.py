@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vault import groups, replay
+from vault.audit import released_tokens
 from vault.audit.audit import append, head
 from vault.records import TENANT, ConnectionState, Event, Tell, tell_nobody
 from vault.refresh.accounts import MARGIN
@@ -147,6 +148,7 @@ async def quarantine(
     await transaction.execute(_END_GRANTS, {**tenant, "now": now, "reason": "restored"})
     await transaction.execute(_DESTROY_CONSENT_KEYS, {**tenant, "consent": "consent:"})
     await replay.note_restore(transaction, now=now)
+    await released_tokens.assume(transaction, now=now)
     judged: list[RestoredConnection] = []
     async for page in _pages(transaction, policies, now=now):
         for statement, changes in _changes(page, policies, now=now).items():

@@ -15,6 +15,7 @@ from joserfc import jws
 from joserfc.jwk import RSAKey
 
 from vault.audit.audit import append
+from vault.audit.released_tokens import UNKNOWN
 from vault.records import LAST, TENANT, Event, new_id
 from vault.refresh.concurrency import Vault
 from vault.spans import KEY_USES
@@ -26,6 +27,7 @@ RESULT: Final = "nothing_to_revoke"
 BATCH: Final = 100
 SHARED: Final = "shared_grant"  # no provider token that still works was released
 RELEASED: Final = "token_released"  # one was, and works until `expires_at` at the latest
+RESTORED: Final = "unknown_before_restore"  # one may have been, since the backup that the vault was restored from
 ENDLESS: Final = "token_without_end"  # one was, and only the end of the grant ends it
 
 _OWED: Final = """
@@ -127,8 +129,8 @@ async def _issue(transaction: Transaction, row: Row, key: RSAKey, *, issuer: str
         "reason": reason,
         "receipt": receipts.thumbprint(token),
     }
-    if reason == RELEASED:
-        details["token_expires_at"] = integer(row, "expires_at")
+    if (expires_at := integer_or_none(row, "expires_at")) is not None:
+        details["token_expires_at"] = expires_at
     event = Event(
         "agent.receipt_issued",
         user_id=text(row, "user_id"),
@@ -140,8 +142,11 @@ async def _issue(transaction: Transaction, row: Row, key: RSAKey, *, issuer: str
 
 
 def _reason(row: Row) -> str:
-    if text_or_none(row, "token_hash") is None:
+    digest = text_or_none(row, "token_hash")
+    if digest is None:
         return SHARED
+    if digest == UNKNOWN:
+        return RESTORED
     return ENDLESS if integer_or_none(row, "expires_at") is None else RELEASED
 
 
@@ -160,11 +165,8 @@ def _sign(row: Row, key: RSAKey, *, receipt_id: str, reason: str, issuer: str, n
         "reason": reason,
     }
     if (digest := text_or_none(row, "token_hash")) is not None:
-        claims["last_token"] = {
-            "sha256": digest,
-            "released_at": integer(row, "released_at"),
-            "expires_at": integer_or_none(row, "expires_at"),
-        }
+        known = {} if digest == UNKNOWN else {"sha256": digest, "released_at": integer(row, "released_at")}
+        claims["last_token"] = {**known, "expires_at": integer_or_none(row, "expires_at")}
     header = {"alg": "RS256", "typ": TYPE, "kid": key.kid or key.thumbprint()}
     payload = json.dumps(claims, separators=(",", ":"), sort_keys=True).encode()
     return jws.serialize_compact(header, payload, key, algorithms=["RS256"])

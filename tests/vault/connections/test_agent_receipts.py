@@ -13,6 +13,7 @@ from tests.conftest import Store
 from tests.support.rooms.vault_room import Room, open_room, principal_of
 from vault import clients, connections, delegations
 from vault.audit.released_tokens import ReleasedTokens, TokenRelease, owe_receipts, sweep
+from vault.backup import quarantine
 from vault.records import TENANT, Connection
 from vault.refusals import GrantEnded
 from vault.storage.database import Value
@@ -111,6 +112,31 @@ async def test_a_token_without_an_end_is_named_so(room: Room) -> None:
     await remove_agent(room)
     (receipt,) = await issue_receipts(room)
     assert (receipt.reason, receipt.expires_at) == ("token_without_end", None)
+
+
+@pytest.mark.parametrize("known", [None, "short", "endless"])
+async def test_after_a_restore_what_was_released_since_the_backup_is_unknown(room: Room, known: str | None) -> None:
+    connection = await room.connect()
+    now = room.now
+    if known is not None:
+        await hand_out(room, connection, token=known, expires_at=now + 60 if known == "short" else None)
+    room.pass_time(7)
+    async with room.database.transaction() as transaction:
+        await quarantine.quarantine(transaction, room.vault.policies, now=room.now)
+    restored = room.now
+    room.pass_time(7)
+    await remove_agent(room)
+    (receipt,) = await issue_receipts(room)
+    last = verify(receipt.token, await receipts.public_keys(room.database))["last_token"]
+    assert isinstance(last, dict)
+    if known == "endless":
+        assert (receipt.reason, last["sha256"]) == ("token_without_end", receipts.thumbprint("endless"))
+    else:
+        assert receipt.reason == "unknown_before_restore"
+        assert last == {"expires_at": restored + room.slack.lifetime}
+    assert receipt.is_outstanding(room.now)
+    (event,) = await room.events("agent.receipt_issued")
+    assert event.details.get("token_expires_at") == receipt.expires_at
 
 
 async def test_a_token_of_an_account_that_the_agent_may_no_longer_use_counts(room: Room) -> None:

@@ -59,6 +59,8 @@ ALLOWED = {
     "agent_receipts a": ("those that are owed, by an index of them alone"),
     "select id from users limit 1": "a restore asks whether the place is empty: one row",
     "select id from clients limit 1": "as above",
+    "insert into released_tokens (tenant, client_id, user_id, connection_id, token_hash, released_at, expires_at) "
+    "select d.tenant, d.client_id": "a restore assumes that every permission was used since the backup",
     "select id from connections limit 1": "as above",
     "select count(*) as n from users where tenant = :tenant": "a command of the owner",
     "update standing_approvals set revoked_at = :now where tenant = :tenant and expires_at > :now and tool = :tool": (
