@@ -95,6 +95,7 @@ _TASK: Final = (
     *("recurrence", "reminderDateTime", "startDateTime", "status", "title"),
 )
 _NEW_FOLDER: Final = ("@microsoft.graph.conflictBehavior", "@odata.type", "description", "folder", "name")  # no remote
+_UPLOADING: Final = "$select @microsoft.graph.conflictBehavior"
 _CHAT_MESSAGE: Final = (  # no attachments, which can forward messages of other chats
     *("@odata.type", "body", "importance", "mentions", "subject", "summary", "hostedContents/@odata.type"),
     *("hostedContents/@microsoft.graph.temporaryId", "hostedContents/contentBytes", "hostedContents/contentType"),
@@ -173,7 +174,12 @@ PARTS: Final = (
         "GET /me/drive/items/{}/content /me/drive/items/{}/versions/{}/content /me/drive/root:/{}:/content",
     ),
     Calls("Files.Read", "GET /me/drive/root/delta", query="$select $deltatoken token"),
-    Calls("Files.ReadWrite", "PUT /me/drive/items/{}/content /me/drive/items/{}:/{}:/content", content=True),
+    Calls(
+        "Files.ReadWrite",
+        "PUT /me/drive/items/{}/content /me/drive/items/{}:/{}:/content",
+        query=_UPLOADING,
+        content=True,
+    ),
     Calls(
         "Files.ReadWrite",
         "POST /me/drive/root/children /me/drive/items/{}/children",
@@ -209,13 +215,21 @@ PARTS: Final = (
         "PATCH /me/drive/items/{}/workbook/worksheets/{}/range{}",
         of="workbookRange",
         body=("@odata.type", "formulas", "numberFormat", "values"),
+        exact=True,
     ),
-    Calls("Files.ReadWrite", "POST /me/drive/items/{}/workbook/worksheets/add", of="workbookWorksheet", body=("name",)),
+    Calls(
+        "Files.ReadWrite",
+        "POST /me/drive/items/{}/workbook/worksheets/add",
+        of="workbookWorksheet",
+        body=("name",),
+        exact=True,
+    ),
     Calls(
         "Files.ReadWrite",
         "POST /me/drive/items/{}/workbook/tables/{}/rows/add",
         of="workbookTableRow",
         body=("index", "values"),
+        exact=True,
     ),
     Calls(
         "Notes.Read",
@@ -308,8 +322,8 @@ PARTS: Final = (
         body=_NEW_FOLDER,
         exact=True,
     ),
-    Calls("Sites.ReadWrite.All", "PUT /sites/{}/drive/items/{}/content", content=True),
-    Calls("Sites.ReadWrite.All", "PUT /sites/{}/drive/items/{}:/{}:/content", content=True),
+    Calls("Sites.ReadWrite.All", "PUT /sites/{}/drive/items/{}/content", query=_UPLOADING, content=True),
+    Calls("Sites.ReadWrite.All", "PUT /sites/{}/drive/items/{}:/{}:/content", query=_UPLOADING, content=True),
     Calls(
         "Chat.Read",
         "GET /chats /me/chats /chats/{} /me/chats/{} /chats/{}/members /chats/{}/messages /chats/{}/messages/{}"
@@ -444,15 +458,20 @@ def rules(
                 rule["body"] = "any"
             elif part.of:
                 rule["body"] = body(metadata, part)
-            if part.exact:
+            if _is_exact(part):
                 rule["exact"] = True
             yield rule
 
 
 def _where(part: Calls) -> dict[str, str]:
-    """What parameters of the call must match. The content of a file, or of cells, isn't read to find any."""
-    is_exempt = part.exact or part.content or "/workbook/" in part.calls or part.scope not in _UNRELATED_SCOPES
+    """What parameters of the call must match."""
+    is_exempt = _is_exact(part) or part.scope not in _UNRELATED_SCOPES
     return ({} if is_exempt else dict(_UNRELATED)) | dict(part.where)
+
+
+def _is_exact(part: Calls) -> bool:
+    """Whether other parameters are refused; for content, because a body that is a file isn't read to find any."""
+    return part.exact or (part.content and part.scope in _UNRELATED_SCOPES)
 
 
 def _version(folder: Path) -> str:

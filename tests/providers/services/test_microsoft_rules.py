@@ -133,6 +133,30 @@ def test_no_path_in_a_drive_leads_to_somebody_else(path: str, *, is_allowed: boo
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("PUT", "/me/drive/items/1/content", "Files.ReadWrite"),
+        ("PUT", "/me/drive/items/root:/a.txt:/content", "Files.ReadWrite"),
+        ("GET", "/me/drive/items/1/workbook/worksheets", "Files.ReadWrite"),
+        ("PATCH", "/me/drive/items/1/workbook/worksheets/2/range(address='A1')", "Files.ReadWrite"),
+        ("POST", "/me/drive/items/1/workbook/worksheets/add", "Files.ReadWrite"),
+        ("POST", "/me/drive/items/1/workbook/tables/2/rows/add", "Files.ReadWrite"),
+        ("PUT", "/sites/1/drive/items/2/content", "Sites.ReadWrite.All"),
+        ("PUT", "/sites/1/drive/items/2:/a.txt:/content", "Sites.ReadWrite.All"),
+        ("PATCH", "/sites/1/lists/2/items/3/fields", "Sites.ReadWrite.All"),
+    ],
+)
+@pytest.mark.parametrize("name", ["$expand", "expand", "%24expand", "$EXPAND"])
+def test_no_upload_or_workbook_shows_what_is_related_to_the_file(method: str, path: str, scope: str, name: str) -> None:
+    for granted in (frozenset({scope}), GRAPH.all_scopes):
+        assert is_let_through(method, path, scope, granted=granted)
+        is_other = method == "GET" and name not in {"$expand", "expand"}  # the proxy refuses these spellings
+        assert is_other or not is_let_through(method, path, scope, granted=granted, **{name: "listItem"})
+    if method == "PUT":
+        assert is_let_through(method, path, scope, **{"@microsoft.graph.conflictBehavior": "rename", "$select": "id"})
+
+
+@pytest.mark.parametrize(
     ("value", "is_allowed"),
     [
         ("fields", True),
