@@ -211,9 +211,9 @@ async def test_of_a_persons_clients_with_one_name_50_are_listed(database: Databa
 async def _copy_client(transaction: Transaction, client_id: str, ids: list[str]) -> None:
     await transaction.execute_many(
         "insert into clients (tenant, id, kind, name, auth_method, redirect_uris, grant_types, resources, metadata,"
-        " created_at) select tenant, :id, kind, 'Another', auth_method, redirect_uris, grant_types, resources,"
+        " created_at) select tenant, :id, kind, :name, auth_method, redirect_uris, grant_types, resources,"
         " metadata, created_at + 1 from clients where id = :from",
-        [{"id": one, "from": client_id} for one in ids],
+        [{"id": one, "from": client_id, "name": "Another"} for one in ids],
     )
 
 
