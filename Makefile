@@ -5,7 +5,7 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE  # the suite starts many processes, and each would compile everything again
 
-.PHONY: help demo demo-enterprise test long keyservices lint types bench curve million screenshots chaos soak ha fuzz leaks mutate refusals attack clients conformance first-hour clean lock serve node sdks bundle audit release version docs recordings chart
+.PHONY: help demo demo-enterprise test long keyservices lint types bench curve million screenshots chaos soak ha fuzz leaks moments mutate refusals attack clients conformance first-hour clean lock serve node sdks bundle audit release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make ha           failovers of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; lists the Debian packages it needs)"
 	@echo "make fuzz         atheris on every parser for a minute each (FUZZ=\"--seconds 600 proxy_target\"), then every property of the suite with 20,000 random examples (TESTS=tests/proxy/test_masking.py runs one file)"
 	@echo "make leaks        the suite with every token, code, secret, password, and cookie that it makes as a canary, and an error at each await (TESTS=tests/oauth runs a part)"
+	@echo "make moments      the suite with each test beginning at MOMENT=2026-12-31T23:59:59 (UTC), to find tests that depend on the time (apt-get install faketime)"
 	@echo "make mutate       a sample of mutants of vault/, server/oauth/, and server/proxy/ against the tests of their lines (hours; MUTATE=\"--sample 20 --within server/proxy --tests tests/proxy\")"
 	@echo "make refusals     each refusal of the pages and the code behind them, removed and applied to everything, against its tests (hours; REFUSALS=\"--within server/portal\")"
 	@echo "make attack       black-box attacks on a running vault; prints what held and what failed (not part of make test)"
@@ -141,6 +142,12 @@ fuzz: .venv/fuzz/.done
 leaks: .venv/.dev
 	$(RUN) -m pytest -n 2 --dist loadfile -p tests.leaks.plugin -m "not long" $(TESTS)
 	$(RUN) -m pytest -n 2 -m long tests/leaks
+
+# times of files stay real, because Python compiles a module again whose time changed
+moments: export MOMENT ?= 2026-12-31T23:59:59
+moments: .venv/.dev
+	LD_PRELOAD="$(wildcard /usr/lib/*/faketime/libfaketimeMT.so.1)" FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_NO_CACHE=1 NO_FAKE_STAT=1 \
+		$(RUN) -m pytest -n 2 --dist loadfile -p tests.moments.plugin -m "not long" $(TESTS)
 
 mutate: .venv/mutation/.done
 	PYTHONPATH=$$(echo .venv/mutation/lib/python3*/site-packages) $(RUN) -m tests.mutation $(MUTATE)

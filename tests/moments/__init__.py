@@ -1,0 +1,1 @@
+"""Tests that depend on the moment at which they run: `make moments` finds them."""
