@@ -60,7 +60,7 @@ from tests.generating.handwritten import words_by_page
 from tests.support.harness import running_vault
 from vault.refusals import VaultError
 
-MOST_WORDS = 24_450  # written by hand
+MOST_WORDS = 24_500  # written by hand
 SIMULATED = {"docs/beds.md", "docs/guide.md"}  # these are in the simulator's repositories and in examples
 
 
