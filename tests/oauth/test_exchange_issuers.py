@@ -162,6 +162,19 @@ async def test_a_token_counts_at_exactly_these_seconds(
     assert (answer.status_code, counts or refusal_code(answer)) == ((200, True) if counts else (400, "invalid_request"))
 
 
+@pytest.mark.parametrize(
+    ("scope", "code"), [("tools profile", ""), ("profile", "invalid_scope"), (None, "invalid_scope")]
+)
+async def test_a_token_without_a_scope_of_ours_becomes_none_of_ours(
+    company: Company, scope: str | None, code: str
+) -> None:
+    answer = await company.ask(company.token(scope=scope), scope=None, audience=f"{company.place.url}/mcp")
+    if code:
+        assert refusal_code(answer) == code
+    else:
+        assert (answer.status_code, answer.json()["scope"]) == (200, "tools")
+
+
 @pytest.mark.requirement("S-110")
 async def test_only_the_issuers_own_keys_count(company: Company) -> None:
     other = RSAKey.generate_key(2048, {"kid": company.issuer.key.kid})

@@ -137,6 +137,8 @@ async def test_the_host_says_which_of_two_accounts_is_meant(room: ProgramRoom) -
         assert await access.has_account_at(bucket("us-west-2"))
         assert not await access.has_account_at(bucket("eu-north-1"))
         assert await access.has_account_at(calls("/user")[0])
+        async with connect_another(room, "tokyo", "aws", key_in("ap-northeast-1")):
+            assert await access.has_account_at(bucket("eu-north-1")), "one that the agent could ask for"
         async with connect_another(room, "both", "aws", key_in("sa-east-1,af-south-1")) as both:
             await room.allow(S3_READ, connection=both)
             for region in ("sa-east-1", "af-south-1"):
@@ -219,6 +221,41 @@ async def test_an_operation_counts_only_where_its_header_is_sent(room: ProgramRo
             assert (await access.choose(bucket("eu-west-1"), OBJECT)).connection_id == ireland.id
             named = replace(OBJECT, operation="DynamoDB_20120810.GetItem")
             assert await code_of(access.choose(bucket("eu-west-1"), named)) == "call_not_allowed"
+
+
+def test_a_path_belongs_to_the_api_with_the_longest_prefix() -> None:
+    def api(name: str, path: str, provider: str = "one", port: int = 443) -> ApiAddress:
+        return ApiAddress(provider, name, "https", "api.example", port, path)
+
+    longer, shorter, other = api("long", "/a/b"), api("short", "/a"), api("other", "", "two")
+    for known in ((longer, shorter, other), (other, shorter, longer)):
+        hosts = HostMap([*known, api("elsewhere", "/a", port=8443)])
+        assert set(hosts.find("API.example", 443, "/a/b/c")) == {longer, other}
+        assert set(hosts.find("api.example", 443, "/a/bc")) == {shorter, other}
+        assert hosts.find("api.example", 443, "/c") == (other,)
+        assert hosts.find("api.example", 443, "c") == ()
+        assert hosts.find("api.example", 80, "/a/b/c") == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://api.example/v1/", ("api.example", 443, "/v1")),
+        ("http://api.example:8080", ("api.example", 8080, "")),
+        ("https://{site}.api.example/v1", ("{site}.api.example", 443, "/v1")),
+        ("https://{site}.example", None),  # any host below the top-level domain
+        ("https://{site}.api.example:8443", None),
+        ("https://{host}", None),
+        ("https://api.example/{site}", None),
+        ("ftp://api.example", None),
+    ],
+)
+def test_programs_call_addresses_that_name_a_service(url: str, expected: tuple[str, int, str] | None) -> None:
+    service = load_catalog().provider("github").model_copy(update={"apis": {"rest": url}})
+    found = [(one.host, one.port, one.path) for one in addresses_of(service)]
+    assert found == ([] if expected is None else [expected])
+    published = addresses_of(service, published={"rest": "https://api.github.example", "gone": "https://x.example"})
+    assert [one.host for one in published][len(found) :] == ["api.github.example"]
 
 
 @pytest.mark.parametrize(("method", "refused"), [("GET", ""), ("HEAD", ""), ("TRACE", "call_not_allowed")])

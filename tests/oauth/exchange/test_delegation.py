@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from joserfc.jwk import ECKey
 
 from tests.support.rooms.exchange_room import ACCESS, API, JWT, REFRESH, ExchangeRoom, refusal_code
-from tests.support.rooms.oauth_world import claims_of
+from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from vault import grants
+
+KEY = ECKey.generate_key("P-256", parameters={"kid": "actor"})
 
 # On behalf of: our own audiences
 
@@ -119,6 +122,23 @@ async def test_an_actor_token_puts_its_client_outermost(place: ExchangeRoom, per
     async with place.deployment.transaction() as transaction:
         await grants.revoke_grant(transaction, acting.principal.grant_id, reason="test", now=place.now())
     assert refusal_code(await place.exchange(gateway, mine.token, **good)) == "invalid_request"
+
+
+@pytest.mark.requirement("S-114")
+@pytest.mark.parametrize(("changes", "counts"), [({}, True), ({"sub": "nobody"}, False), ({"sub": 1}, False)])
+async def test_an_actor_may_sign_its_own_token(
+    place: ExchangeRoom, person: str, changes: dict[str, object], *, counts: bool
+) -> None:
+    caller = await place.caller()
+    signer = await place.caller(auth_method="private_key_jwt", jwks={"keys": [KEY.as_dict(private=False)]})
+    agent, own = await place.agent(caller, person), signer.client.id
+    claims = {"iss": own, "sub": own, "aud": place.url, "exp": place.now() + 60, "jti": f"{person} {changes}"}
+    signed = sign_jwt({"alg": "ES256", "kid": KEY.kid}, claims | changes, KEY)
+    sent = {"audience": f"{place.url}/mcp", "actor_token": signed, "actor_token_type": JWT}
+    answer = await place.exchange(caller, agent.token, **sent)
+    if counts:
+        assert claims_of(answer.json()["access_token"])["act"] == {"sub": own, "act": {"sub": caller.client.id}}
+    assert refusal_code(await place.exchange(caller, agent.token, **sent)) == "invalid_request", "it is used up"
 
 
 @pytest.mark.requirement("S-114")
