@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.oauth.backchannel import hints
+from server.oauth.backchannel import hints, parameters
+from server.oauth.backchannel.clients import DELIVERY
+from server.oauth.backchannel.parameters import LONGEST_EXPIRY, USUAL_EXPIRY
 from server.oauth.clients import authentication
 from server.oauth.clients.metadata_documents import is_document_url
 from server.oauth.clients.rules import is_same_software
-from server.oauth.parameters import parse_parameters
+from server.oauth.parameters import Parameters, parse_parameters
 from server.oauth.redirect_uris import check_redirect_uri, redirect_matches
 from server.oauth.rules import OAuthError
 from tests.support.rooms.oauth_world import REDIRECT, World, error_of
@@ -137,3 +139,48 @@ async def test_a_hint_has_1024_characters_at_most(world: World, length: int, cod
     with pytest.raises(OAuthError) as refused:
         await hints.hinted_person(world.vault.deployment, parse_parameters(f"login_hint={'a' * length}"), client=client)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        (None, USUAL_EXPIRY),
+        ("1", 1),
+        (str(LONGEST_EXPIRY), LONGEST_EXPIRY),
+        ("0", None),
+        (str(LONGEST_EXPIRY + 1), None),
+    ],
+)
+def test_a_person_has_from_one_second_to_the_longest_expiry(asked: str | None, seconds: int | None) -> None:
+    form = Parameters({} if asked is None else {"requested_expiry": asked})
+    if seconds is None:
+        with pytest.raises(OAuthError):
+            parameters.expiry_of(form)
+    else:
+        assert parameters.expiry_of(form) == seconds
+
+
+@pytest.mark.parametrize(("message", "counts"), [(None, True), ("x", True), ("x" * 64, True), ("x" * 65, False)])
+def test_a_binding_message_has_64_characters_at_most(message: str | None, *, counts: bool) -> None:
+    form = Parameters({} if message is None else {"binding_message": message})
+    if counts:
+        assert parameters.message_of(form) == (message or "")
+    else:
+        with pytest.raises(OAuthError):
+            parameters.message_of(form)
+
+
+@pytest.mark.parametrize(
+    ("token", "counts"), [("t", True), ("t" * 1024, True), ("t" * 1025, False), ("t t", False), (None, False)]
+)
+@pytest.mark.parametrize("mode", ["poll", "ping", "push"])
+def test_a_client_that_is_told_names_a_token(token: str | None, mode: str, *, counts: bool) -> None:
+    client = Client("c", ClientKind.MANUAL, "C", "client_secret_post", (), 0, metadata={DELIVERY: mode})
+    form = Parameters({} if token is None else {"client_notification_token": token})
+    if mode == "poll":
+        assert parameters.ping_token_of(form, client) is None
+    elif counts:
+        assert parameters.ping_token_of(form, client) == token
+    else:
+        with pytest.raises(OAuthError):
+            parameters.ping_token_of(form, client)

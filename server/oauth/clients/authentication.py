@@ -125,7 +125,7 @@ def _check_secret(client: Client | None, secret: str | None, *, with_challenge: 
     match client.auth_method:
         case "none" if secret is None:
             return client
-        case "client_secret_basic" | "client_secret_post" if is_right and secret is not None:
+        case "client_secret_basic" | "client_secret_post" if is_right:
             return client  # either form: libraries choose one by themselves, and both carry the same secret
         case _:
             raise invalid_client(
