@@ -99,6 +99,8 @@ def accept(content: Mapping[str, object], *, settings: Settings, default_auth_me
         member = str(next(iter(first["loc"])))
         code = "invalid_redirect_uri" if member == "redirect_uris" else "invalid_client_metadata"
         raise OAuthError(code, f"{member} is missing or has the wrong form") from None
+    if metadata.jwks == {"keys": []} and metadata.jwks_uri is None:  # how some libraries say that they have no key
+        metadata = metadata.model_copy(update={"jwks": None})
     _check_redirects(metadata.redirect_uris, settings)
     _check_keys(metadata, settings)
     auth_method = metadata.token_endpoint_auth_method or default_auth_method

@@ -83,6 +83,18 @@ async def test_a_redirect_that_could_be_read_in_two_ways_is_refused(world: World
     assert error_of(await post(world, redirect_uris=[uri])) == "invalid_redirect_uri"
 
 
+@pytest.mark.parametrize("method", ["none", "client_secret_post", "client_secret_basic", "private_key_jwt"])
+async def test_an_empty_set_of_keys_is_no_set_unless_keys_are_needed(world: World, method: str) -> None:
+    answer = await post(world, token_endpoint_auth_method=method, jwks={"keys": []})
+    if method == "private_key_jwt":
+        assert error_of(answer) == "invalid_client_metadata"
+        return
+    assert answer.status_code == 201
+    assert "jwks" not in answer.json()
+    unusable = await post(world, token_endpoint_auth_method=method, jwks={"keys": [{"kty": "oct", "k": "AAAA"}]})
+    assert error_of(unusable) == "invalid_client_metadata"
+
+
 @pytest.mark.requirement("S-022")
 async def test_a_wildcard_is_refused_in_the_host_and_literal_in_the_path(world: World) -> None:
     assert error_of(await post(world, redirect_uris=["https://*.client.example/cb"])) == "invalid_redirect_uri"
