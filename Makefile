@@ -5,7 +5,7 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE  # the suite starts many processes, and each would compile everything again
 
-.PHONY: help demo demo-enterprise test long keyservices lint types bench curve million screenshots chaos soak ha fuzz leaks moments mutate refusals attack clients conformance first-hour clean lock serve node sdks bundle audit release version docs recordings chart
+.PHONY: help demo demo-enterprise test long keyservices lint types bench curve million screenshots chaos soak ha fuzz leaks moments mutate refusals attack clients conformance openid first-hour clean lock serve node sdks bundle audit release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make attack       black-box attacks on a running vault; prints what held and what failed (not part of make test)"
 	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... runs against any server)"
 	@echo "make conformance  the official MCP conformance suite against a running vault, a minute (after make node; WRITE=1 also writes docs/evidence/conformance.md)"
+	@echo "make openid       openid-client's and oauth4webapi's own end-to-end tests against a running vault, a minute each (CHECKOUTS=\"DIR DIR\": clones of github.com/panva after npm ci --ignore-scripts; needs Node 20; WRITE=1 also writes docs/evidence/conformance.md)"
 	@echo "make first-hour   follows the guides word for word, timed, from git clone to a posted message, against simulated services; then tries every mistake (3 minutes)"
 	@echo "make bundle       dist/token-vault-VERSION.mcpb, which Claude Desktop installs with a double click"
 	@echo "make audit        known weaknesses of the packages in all lock files (pip-audit; asks PyPI)"
@@ -164,6 +165,9 @@ clients: .venv/.dev
 
 conformance: .venv/.dev
 	$(RUN) -m tests.conformance $(if $(WRITE),--write)
+
+openid: .venv/.dev
+	$(RUN) -m tests.conformance.openid $(if $(WRITE),--write) $(CHECKOUTS)
 
 bundle: .venv/.dev
 	$(RUN) -m tests.generating.bundle dist

@@ -18,6 +18,16 @@ checks passed, {failed} failed, in {scenarios} scenarios:
 
 """
 
+_OPENID = """## OpenID Connect
+
+`make openid` runs two libraries' end-to-end tests with a shim (`GAPS` in `tests/conformance/openid.py`):
+
+"""
+_NOT_RUN = (
+    "`oidc-provider`: not run: `test/test_helper.js` starts its own provider, and `certification/runner/api.js`, like "
+    "`conformance/api.ts` of the other two, calls OpenID's own suite, a server that is in no package"
+)
+
 
 def write(checks: Iterable[Check], gaps: Mapping[str, str], excused: Mapping[str, str]) -> None:
     """Write the page. `gaps` and `excused` say why scenarios, and checks of others, don't apply."""
@@ -48,7 +58,19 @@ def write(checks: Iterable[Check], gaps: Mapping[str, str], excused: Mapping[str
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
         text += f"- {len(names)}: {reason}\n"
-    PAGE.write_text(text, encoding="utf-8")
+    PAGE.write_text(text + _openid_part(), encoding="utf-8")
+
+
+def write_openid(results: Iterable[str]) -> None:
+    """Replace the part about OpenID Connect with these results, one line each."""
+    before = PAGE.read_text(encoding="utf-8").removesuffix(_openid_part())
+    lines = "".join(f"- {datetime.now(UTC):%Y-%m-%d}, {one}\n" for one in (*results, _NOT_RUN))
+    PAGE.write_text(f"{before}\n{_OPENID}{lines}", encoding="utf-8")
+
+
+def _openid_part() -> str:
+    _, heading, rest = PAGE.read_text(encoding="utf-8").partition(f"\n{_OPENID}")
+    return heading + rest
 
 
 def _count_text(found: Counter[str]) -> str:
