@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from vault.exchange.decision import settle
-from vault.records import ConnectionState, Narrowing
+from vault.exchange.decision import ExchangeRequest, list_refusals, settle
+from vault.records import ConnectionState, Narrowing, Principal
 from vault.refresh.accounts import MARGIN, HeldAccount, HeldToken, skew_of
-from vault.refusals import CiphertextRejected
+from vault.refusals import CiphertextRejected, ConnectionRequired, DelegationRequired, ScopeRefused, VaultError
 from vault.scopes import Plan, scope_key
 from vault.upstream import Downscope, RotationMode, UpstreamPolicy
 
@@ -143,3 +143,44 @@ def test_a_token_is_refreshed_ahead_by_a_tenth_of_its_life_and_by_a_minute_at_mo
     issued_at: int | None, expires_at: int | None, skew: int
 ) -> None:
     assert skew_of(issued_at, expires_at) == skew
+
+
+def refusals(
+    scopes: frozenset[str] | None, *, held: HeldAccount = HELD, made: Plan = WHOLE, for_person: bool = False
+) -> list[VaultError]:
+    who = Principal("u", "agent", "g", scopes=frozenset(), audience="", actors=(), expires_at=NOW + 60, token_id="")
+    request = ExchangeRequest(who, "slack", scopes, is_for_person=for_person)
+    return list(list_refusals(request, held, made, now=NOW))
+
+
+LACKING = replace(WHOLE, outside_ceiling=WRITE, not_granted=WRITE, not_delegated=WRITE)
+
+
+def test_each_reason_for_a_refusal_names_what_was_asked_for_and_what_is_missing() -> None:
+    assert refusals(READ) == refusals(None) == []
+    inactive = replace(HELD, state=ConnectionState.NEEDS_REAUTH)
+    for scopes, asked in ((READ | WRITE, READ | WRITE), (None, READ)):
+        ceiling, state, granted, delegated = refusals(scopes, held=inactive, made=LACKING)
+        assert isinstance(ceiling, ScopeRefused)
+        assert ceiling.missing == WRITE
+        assert isinstance(state, ConnectionRequired)
+        assert (state.reason, state.scopes, state.connection_id) == ("needs_reauth", asked, "c")
+        assert isinstance(granted, ConnectionRequired)
+        assert (granted.reason, granted.scopes, granted.missing) == ("scopes", asked, WRITE)
+        assert isinstance(delegated, DelegationRequired)
+        assert (delegated.scopes, delegated.missing, delegated.is_beyond_rule) == (asked, WRITE, False)
+
+
+def test_what_an_agent_may_not_do_is_refused_and_a_persons_own_page_needs_no_permission() -> None:
+    beyond = replace(WHOLE, not_delegated=WRITE)
+    for held, made, missing, is_beyond in (
+        (replace(HELD, delegation_state="revoked"), beyond, frozenset[str](), False),
+        (replace(HELD, delegated_until=NOW), WHOLE, frozenset[str](), False),
+        (replace(HELD, rule=READ), beyond, WRITE, True),
+        (replace(HELD, rule=READ | WRITE), beyond, WRITE, False),
+        (replace(HELD, rule=READ, delegation_state="none"), beyond, frozenset[str](), False),
+    ):
+        (refused,) = refusals(READ, held=held, made=made)
+        assert isinstance(refused, DelegationRequired)
+        assert (refused.missing, refused.is_beyond_rule) == (missing, is_beyond)
+        assert refusals(READ, held=held, made=made, for_person=True) == []
