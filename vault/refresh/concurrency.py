@@ -198,10 +198,10 @@ class RefreshTasks:
 
     def refuses_narrowing(self, connection_id: str, key: str, *, now: int) -> bool:
         """Whether the provider recently refused to issue a token for only the scopes behind this key."""
-        until = self._refused.get((connection_id, key), 0)
-        if 0 < until <= now:
-            del self._refused[connection_id, key]
-        return until > now
+        if self._refused.get((connection_id, key), now) > now:
+            return True
+        self._refused.pop((connection_id, key), None)
+        return False
 
     async def close(self, *, patience: float = 15.0) -> None:
         """Let running refreshes store their answers, at most this long; cancel the timers."""
