@@ -75,6 +75,24 @@ async def test_a_grant_that_dies_by_itself_is_shown_as_expiring(room: Room) -> N
     assert opened.status(room.now + 4 * 86400) == "expiring"
 
 
+@pytest.mark.parametrize(
+    ("grant_end", "idle_end", "end", "is_postponed"),
+    [
+        (None, None, None, False),
+        (100, None, 100, False),
+        (None, 100, 100, True),
+        (100, 200, 100, False),
+        (200, 100, 100, True),
+        (100, 100, 100, True),
+    ],
+)
+async def test_a_grant_ends_at_the_earlier_of_its_ends_which_a_use_may_postpone(
+    room: Room, grant_end: int | None, idle_end: int | None, end: int | None, *, is_postponed: bool
+) -> None:
+    connection = replace(await room.connect(), grant_expires_at=grant_end, idle_expires_at=idle_end)
+    assert (connection.ends_at, connection.ends_unless_used) == (end, is_postponed)
+
+
 async def test_connecting_the_same_account_again_keeps_its_id_and_its_agents(room: Room) -> None:
     first = await room.connect(scopes=SLACK_SCOPES)
     again = await open_with(room, room.slack.consent("alice", frozenset({"chat:write", "files:read"})))

@@ -309,6 +309,30 @@ async def test_a_provider_that_is_not_set_up_any_more(room: Room) -> None:
     assert "providers.slack.client_id" in found.fix
     room.vault = replace(room.vault, upstreams=upstreams)
     await assert_works(room, connection)
+    room.slack.is_configured = False  # without a registration
+    await assert_same(room, connection, ExchangeStep.TOKEN)
+    found = (await ask(room, connection)).first_failure
+    assert found is not None
+    assert "providers.slack.client_id" in found.fix
+
+
+async def test_an_account_that_nobody_vouches_for_any_more(room: Room) -> None:
+    connection, identity = await room.connect(), await room.connect("google")
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            "update connections set renewed_by = :by where id = :id", {"by": identity.id, "id": connection.id}
+        )
+    room.pass_time(90_000)
+    await assert_same(room, connection, ExchangeStep.TOKEN)
+    found = (await ask(room, connection)).first_failure
+    assert found is not None
+    assert (found.code, found.fix) == ("temporarily_unavailable", "wait a minute and ask again")
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update connections set state = 'needs_reauth' where id = :id", {"id": identity.id})
+    await assert_same(room, connection, ExchangeStep.TOKEN)
+    found = (await ask(room, connection)).first_failure
+    assert found is not None
+    assert found.code == "connection_required"
 
 
 async def test_a_destroyed_key(room: Room) -> None:

@@ -164,14 +164,18 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-async def test_a_folder_that_cannot_hold_files_is_refused_with_the_fix(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_hold_files_is_refused_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageUnavailable, match="can't use"):
         await open_database("sqlite:", data=tmp_path / "file")
     (tmp_path / "junk").mkdir(mode=0o700)
     (tmp_path / "junk" / "keys.sqlite").write_bytes(b"this is not a database" * 100)
-    with pytest.raises(StorageUnavailable, match="can't open"):
-        await open_database("sqlite:", data=tmp_path / "junk")
+    for can_write, end in ((True, "database"), (False, "database; its folder is read-only for this user")):
+        monkeypatch.setattr(os, "access", lambda _, mode, can_write=can_write: can_write and mode == os.W_OK)
+        with pytest.raises(StorageUnavailable, match=f"can't open .*{end}$"):
+            await open_database("sqlite:", data=tmp_path / "junk")
 
 
 async def test_folders_that_the_first_run_makes_are_ours_alone(tmp_path: Path) -> None:
