@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from joserfc.jwk import RSAKey
@@ -433,6 +433,8 @@ async def _claim(vault: Vault, pending: Revocation, *, now: int) -> str | None:
     account = _others_of(vault, pending)
     async with vault.database.transaction() as transaction:
         if account is not None and await transaction.execute(_HOLD, {**which, **account, "held": HELD}):
+            if pending.attempts:  # its process may have died after it was sent
+                await _doubt_newer(transaction, vault, account)
             return HELD
         taken = await transaction.execute(_TAKE, {**which, "next_at": now + wait})
     return None if taken else pending.outcome
@@ -453,14 +455,18 @@ def _others_of(vault: Vault, pending: Revocation) -> dict[str, Value] | None:
     }
 
 
-async def _doubt_newer(transaction: Transaction, vault: Vault, pending: Revocation, evidence: Evidence) -> None:
-    """Have the connections checked that were stored while this attempt was on its way: it may have ended them."""
-    account = _others_of(vault, pending)
-    if account is None or evidence.revoked is None or isinstance(evidence.revoked, NotSent):
-        return
+async def _doubt_newer(transaction: Transaction, vault: Vault, account: Mapping[str, Value]) -> None:
+    """Have the connections checked that were stored while an attempt was on its way: it may have ended them.
+
+    The model is `tests/support/models/reconnection_model.py`.
+    """
     rows = await transaction.fetch(_NEWER, {"tenant": TENANT, **account, "limit": grant_checks.MOST})
     newer = [grant_checks.HintedConnection(text(row, "id"), text(row, "user_id")) for row in rows]
     await grant_checks.note(transaction, newer, now=vault.database.now())
+
+
+def _was_sent(evidence: Evidence) -> bool:
+    return evidence.revoked is not None and not isinstance(evidence.revoked, NotSent)
 
 
 async def _is_of_deleted(vault: Vault, pending: Revocation) -> bool:
@@ -518,11 +524,13 @@ async def _finish(vault: Vault, pending: Revocation, verdict: AttemptVerdict, ev
     signing_key = vault.keys.signing.current(now)
     receipt = _sign(vault, signing_key, pending, verdict, evidence, attempts=pending.attempts + 1)
     which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts + 1}
+    account = _others_of(vault, pending)
     async with vault.database.transaction() as transaction:
         if await transaction.execute(_DONE, {**which, "outcome": outcome, "now": now}) != 1:
             return "pending"
         await vault.keys.destroy_connection_key(transaction, pending.connection_id)
-        await _doubt_newer(transaction, vault, pending, evidence)
+        if account is not None and _was_sent(evidence):
+            await _doubt_newer(transaction, vault, account)
         await receipts.store(transaction, receipt, signing_key)
         await append(transaction, _event(pending, verdict, receipt), now=now)
     if outcome != "revoked":
@@ -535,10 +543,12 @@ async def _postpone(vault: Vault, pending: Revocation, verdict: AttemptVerdict, 
     signing_key = vault.keys.signing.current(now)
     receipt = _sign(vault, signing_key, pending, verdict, evidence, attempts=pending.attempts + 1)
     which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts + 1}
+    account = _others_of(vault, pending)
     async with vault.database.transaction() as transaction:
         if await transaction.execute(_FAILED, {**which, "outcome": verdict.outcome}) != 1:
             return "pending"
-        await _doubt_newer(transaction, vault, pending, evidence)
+        if account is not None and _was_sent(evidence):
+            await _doubt_newer(transaction, vault, account)
         await receipts.store(transaction, receipt, signing_key)
         await append(transaction, _event(pending, verdict, receipt), now=now)
     return verdict.outcome
