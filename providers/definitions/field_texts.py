@@ -183,6 +183,7 @@ RULE: Final[Mapping[str, str]] = {
         '`"any"` if the body is content. Others are refused as for `query`.'
     ),
     "exact": "Parameters that aren't listed are always refused, also where the token can do no more than the caller.",
+    "json_fields": "Parameters whose text is JSON, judged like members of a JSON body.",
     "inseparable": (
         "Scopes that widen what this call reaches without showing in the request: a token with one of them "
         "that the caller lacks is refused."

@@ -223,7 +223,8 @@ class Rule(FilePart):
     with one serves only callers who also hold it. `needs`: scopes that the caller must hold in addition, all of them.
     `query`: parameters allowed in the query when the token can do more than the caller, in addition to those of the
     file and of `where`, or "any"; others could widen what the answer reveals. `exact`: others are always refused,
-    because they could show a credential or change something even within the scope. `tells_secrets`: the answer contains
+    because they could show a credential or change something even within the scope. `json_fields`: parameters whose text
+    is JSON, which is judged like the members of a JSON body. `tells_secrets`: the answer contains
     a credential, so only coded tools, which show none, make the call. `target`: a pattern that the header
     `X-Amz-Target` must match, which names the operation in AWS's JSON protocols; without it, there must be no such
     header.
@@ -239,6 +240,7 @@ class Rule(FilePart):
     query: frozenset[QueryName] | Literal["any"] = frozenset()
     body: frozenset[MemberPath] | Literal["any"] = frozenset()
     exact: bool = False
+    json_fields: frozenset[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=80)]] = frozenset()
     tells_secrets: bool = False
     target: str = ""
 

@@ -45,6 +45,7 @@ from server.proxy.wire import (
     is_form,
     is_json,
     merge,
+    parse_fields,
     query_names,
     query_pairs,
     read_body,
@@ -250,7 +251,8 @@ class Proxy:
         incoming.rule = next(iter(found))
         if rules.first_rule(provider, found, handle.scopes) is None:
             raise refusals.not_covered(provider, found)
-        judged = {name for rule in found for name in rule.where}
+        texts = frozenset(name for rule in found for name in rule.json_fields)
+        judged = {name for rule in found for name in rule.where} | texts
         query = read_query(incoming.scope["query_string"], provider)
         found = rules.of_query(
             provider, found, api=target.api, method=method, query=query_pairs(incoming.scope["query_string"])
@@ -263,6 +265,7 @@ class Proxy:
         is_content = all(rule.body == "any" for rule in found)
         overridable = provider.overrides is not None and bool(provider.overrides.parameters)
         body, in_body = await self._read(incoming, provider, is_judged=bool(judged) or (overridable and not is_content))
+        in_body = None if in_body is None else parse_fields(in_body, texts)
         payload = rules.Payload(
             query_names(query), {} if in_body is None else in_body.values, is_unread=in_body is None
         )

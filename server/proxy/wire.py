@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl
@@ -264,6 +264,24 @@ def _json(text: str, provider: Provider, *, is_judged: bool) -> CallParameters |
     if len(members) > _MOST_NAMES:
         return _leave_unread(f"more than {_MOST_NAMES} members", is_judged=is_judged)
     return _parameters(list(members.items()), provider)
+
+
+def parse_fields(parameters: CallParameters, names: frozenset[str]) -> CallParameters:
+    """The parameters with the JSON in these texts parsed. Raises ProxyRefused if one isn't JSON that all parsers read
+    alike."""
+    values = dict(parameters.values)
+    for name in names & values.keys():
+        text = values[name]
+        if not isinstance(text, str) or not text:
+            continue
+        if has_more_parts(text.encode("utf-8", "surrogatepass"), nested=_MOST_NESTED, values=_MOST_VALUES):
+            _leave_unread(f"too many objects, arrays, or values in {name}", is_judged=True)
+        try:
+            values[name] = content = decode(text)
+            _check_depth(content)
+        except (ValueError, RecursionError) as error:
+            raise ProxyRefused("invalid_body", f"The text of {name} isn't valid JSON.") from error
+    return replace(parameters, values=values)
 
 
 def _leave_unread(why: str, *, is_judged: bool) -> None:

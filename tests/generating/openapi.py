@@ -205,6 +205,7 @@ def _part(rule: Mapping[str, object], part: Part) -> Mapping[str, object]:
         | names
         | ({"inseparable": inseparable} if inseparable else {})
         | ({"exact": True} if part.exact else {})
+        | ({"json_fields": list(part.json_fields)} if part.json_fields else {})
     )
 
 

@@ -75,6 +75,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("rules.*.query", "microsoft", "rules.0.query", ["$top"]),
     ("rules.*.body", "github", "rules.0.body", ["a b"]),
     ("rules.*.exact", "github", "rules.0.exact", "perhaps"),
+    ("rules.*.json_fields", "github", "rules.0.json_fields", ["a b"]),
     ("query", "github", "query", ["a b"]),
     ("overrides.parameters", "salesforce", "overrides.parameters", ["a b"]),
     ("overrides.headers", "microsoft", "overrides.headers", ["Not A Header"]),

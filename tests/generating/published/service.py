@@ -27,7 +27,7 @@ class Part:
     """What one scope allows of a call: only with values that fit `where`, an absent value being the empty text.
 
     `inseparable`: scopes with which the call reaches more without showing it. `needs`: scopes that the caller must hold
-    in addition. `exact`: with no other parameters than the listed ones.
+    in addition. `exact`: with no other parameters than the listed ones. `json_fields`: parameters whose text is JSON.
     """
 
     scope: str
@@ -35,6 +35,7 @@ class Part:
     inseparable: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     exact: bool = False
+    json_fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -112,14 +112,7 @@ SLACK: Final = Service(
         ("POST /conversations[.].*", _slack_channels("write")[:2]),
         (  # an admin can name others, and change the address with which one signs in
             "POST /users[.]profile[.]set",
-            (
-                Part("users.profile:write", _SLACK_OWN, exact=True),
-                Part(
-                    "users.profile:write",
-                    {**_SLACK_OWN, "profile": r'[{](?!(?s:.*)"(?i:email)")[^\\]+'},  # in a form
-                    exact=True,
-                ),
-            ),
+            (Part("users.profile:write", _SLACK_OWN, exact=True, json_fields=("profile",)),),
         ),
         ("GET /reactions[.]get", _SLACK_REACTIONS),
         ("POST /reminders[.]add", (Part("reminders:write", {"user": ""}),)),
