@@ -18,6 +18,7 @@ from tests.support.rooms.vault_room import open_room
 from vault.audit.audit import Activity, list_events, verify
 from vault.records import Event
 from vault.refusals import StorageBusy
+from vault.storage.database import Database, integer
 
 SOCKET = ".s.PGSQL.5432"
 PATIENCE = 20.0  # seconds: twice both limits below, plus a busy machine; without them, it would be forever
@@ -150,13 +151,32 @@ async def test_work_that_is_alone_with_the_vault_may_pause_for_longer_than_a_cal
 ) -> None:
     limit = vault.storage.postgres.IDLE_LIMIT
     monkeypatch.setitem(vault.storage.postgres.SESSION, SILENCE, str(int(limit * 1000)))
-    database = await postgres_store.open()
+    database, other = await postgres_store.open(), await postgres_store.open()
+
+    async def pause(*, alone: bool) -> None:
+        if alone:
+            await asyncio.sleep(limit + 0.5)
+        else:  # a busy machine ends it later
+            async with asyncio.timeout(PATIENCE):
+                while await count_pausing(other):
+                    await asyncio.sleep(0.1)
+
     try:
         for alone, ends in ((False, pytest.raises(StorageBusy)), (True, nullcontext())):
             with ends:
                 async with database.transaction(patient=True, alone=alone) as transaction:
                     await transaction.fetch("select count(*) as n from users")
-                    await asyncio.sleep(limit + 0.5)
+                    await pause(alone=alone)
                     await transaction.fetch("select count(*) as n from users")
     finally:
+        await other.close()
         await database.close()
+
+
+async def count_pausing(database: Database) -> int:
+    row = await database.fetch_one(
+        "select count(*) as n from pg_stat_activity where datname = current_database() and state = :state",
+        {"state": "idle in transaction"},
+    )
+    assert row is not None
+    return integer(row, "n")
