@@ -310,6 +310,25 @@ async def test_while_it_is_being_refreshed_it_is_not_given(room: Room) -> None:
     assert (await give(room, own, group)).user_id == group.id
 
 
+@pytest.mark.parametrize("fault", ["no token", "damaged", None])
+async def test_tokens_that_cant_be_opened_are_not_given(room: Room, fault: str | None) -> None:
+    own, group = await room.connect(scopes=BOTH), await make_group(room)
+    async with room.database.transaction() as transaction:
+        if fault is not None:
+            await transaction.execute(
+                "update connections set access_sealed = :sealed where id = :id",
+                {"sealed": b"junk" if fault == "damaged" else None, "id": own.id},
+            )
+    if fault is None:
+        assert (await give(room, own, group)).user_id == group.id
+        return
+    why = "has no tokens yet" if fault == "no token" else "can't be opened"
+    with pytest.raises(TransitionRefused, match=why):
+        await give(room, own, group)
+    (kept,) = await connections.list_connections(room.database, room.alice.user.id)
+    assert kept.id == own.id
+
+
 async def test_giving_it_again_replaces_its_tokens_and_its_rule_and_keeps_permissions(room: Room) -> None:
     bob = await seed(room.database, name="bob", client_id="agent-2")
     group = await make_group(room, bob)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.support.rooms.vault_room import Room
+from vault.backup import backups
 from vault.backup.backups import Backup, Header
 from vault.keys.sealed_file import CHUNK, MAGIC, BackupRefused, SealedWriter, read_content, read_header
-from vault.storage.database import schema_files
-from vault.storage.snapshots import tables
+from vault.refusals import KeyUnavailable
+from vault.storage.database import Database, Value, schema_files
+from vault.storage.snapshots import snapshot, tables
 
 KEY = bytes(32)
 TAG = 16
@@ -143,3 +147,36 @@ def test_a_last_line_without_its_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackupRefused) as refused:
         list(backup(tmp_path / "b", [ROW, COUNT], end=b"").rows())
     assert refused.value.detail == "the last line is cut off"
+
+
+async def test_a_column_with_another_name_is_refused(database: Database) -> None:
+    async with database.transaction() as transaction:
+        for name in ("id, name", "id)", ""):
+            with pytest.raises(BackupRefused) as refused:
+                await backups._insert(transaction, "seen", [{name: "x"}])
+            assert refused.value.detail == "a column has the wrong name or type"
+        row: dict[str, Value] = {"purpose": "p", "value_hash": b"h", "expires_at": 1}
+        await backups._insert(transaction, "seen", [row])
+    assert await database.fetch("select purpose, value_hash, expires_at from seen") == [row]
+
+
+async def test_a_file_that_cant_be_written_or_read_is_named(room: Room, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with snapshot(room.store.url, data=room.store.data) as seen:
+        with pytest.raises(BackupRefused, match=r"can't write .*file/b"):
+            await backups.write_backup(
+                tmp_path / "file" / "b", seen, ring=room.vault.keys, with_keys=False, now=room.now
+            )
+        with pytest.raises(BackupRefused, match="already exists: choose another name"):
+            await backups.write_backup(tmp_path / "file", seen, ring=room.vault.keys, with_keys=False, now=room.now)
+        made = await backups.write_backup(tmp_path / "b", seen, ring=room.vault.keys, with_keys=False, now=room.now)
+    assert sorted(one.name for one in tmp_path.iterdir() if one.is_file()) == ["b", "file"]
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o600
+    source = room.vault.keys.held.source
+    assert (await Backup.open(tmp_path / "b", source)).header == made.header
+    with pytest.raises(BackupRefused, match=r"can't read .*missing"):
+        await Backup.open(tmp_path / "missing", source)
+    damaged = replace(made.header, wrapped=bytes(len(made.header.wrapped)))
+    (tmp_path / "damaged").write_bytes(sealed_file(b"", header=damaged.encode()))
+    with pytest.raises(KeyUnavailable, match="can't open the backup"):
+        await Backup.open(tmp_path / "damaged", source)
