@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from server.app import open_deployment
+from server.commands.apply.apply import in_words
+from server.policy.replay import ReplayReport
 from server.policy.rule_folder import hold
 from server.settings import load_settings
 from tests.support.commands import content, run
@@ -221,3 +223,40 @@ async def test_a_folder_that_another_changes_is_refused(place: Place, folder: Pa
     assert _files(folder).keys() == {"by-hand.cedar"}
     assert "grace" not in str(await content(place, "users", "list"))
     assert (await run(place, "apply", str(file))).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder", "said"),
+    [
+        (".applying.new", False, "can't write"),
+        ("posts.cedar", True, "posts.cedar: Is a directory"),
+        (".applied.json", True, "can't read"),
+    ],
+)
+async def test_a_folder_that_cannot_be_written_is_refused(
+    place: Place, folder: Path, file: Path, name: str, *, is_folder: bool, said: str
+) -> None:
+    blocked = folder / name
+    if is_folder:
+        blocked.mkdir()
+    else:
+        blocked.write_text("")
+    refused = await run(place, "apply", str(file))
+    assert (refused.exit_code, said in refused.stderr) == (1, True), refused.stderr
+    assert "night.cedar" not in _files_there(folder)
+    assert "grace" not in str(await content(place, "users", "list"))
+    if is_folder:
+        blocked.rmdir()
+    else:
+        blocked.unlink()
+    assert (await run(place, "apply", str(file))).exit_code == 0
+    assert "night.cedar" in _files_there(folder)
+
+
+def _files_there(folder: Path) -> set[str]:
+    return {one.name for one in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("events", "said"), [(9_999, "in the last 7 days"), (10_000, "in the last 10,000 events")])
+def test_a_short_trial_of_a_long_activity_says_so(events: int, said: str) -> None:
+    assert said in in_words(ReplayReport(events=events))

@@ -83,7 +83,7 @@ def apply(
             if secret := secrets.get(id(one)):
                 say(f"    {'sign_in_link' if one.kind == 'person' else 'client_secret'}: {secret}")
     if found.replay is not None:
-        note(_in_words(found.replay))
+        note(in_words(found.replay))
     count = len(found.rule_files) + len(found.pending)
     note("Nothing to change." if not count else f"{count} {'to make' if plan else 'made'}.")
     if found.is_unfinished:
@@ -133,7 +133,8 @@ def _replay_fields(report: ReplayReport) -> dict[str, object]:
     return {"days": DAYS, "events": report.events, "uses": sum(uses.values()), **counts}
 
 
-def _in_words(report: ReplayReport) -> str:
+def in_words(report: ReplayReport) -> str:
+    """What the rules would have decided."""
     from server.administration.declarations.declared_rules import DAYS, EVENTS
 
     uses = report.uses
