@@ -6,7 +6,7 @@ from base64 import b64encode
 
 import pytest
 
-from vault.audit.notes import COSIGNATURE, LONGEST, Note, NoteRefused, Signature, TreeHead, Verifier
+from vault.audit.notes import COSIGNATURE, Note, NoteRefused, Signature, TreeHead, Verifier
 
 ROOT = b64encode(bytes(range(32))).decode()
 
@@ -49,7 +49,7 @@ def test_a_signature_has_at_least_a_byte_after_the_id_of_its_key() -> None:
 
 def test_a_note_is_readable_text_up_to_a_limit() -> None:
     end = "\n\n— name AAAAAAAA\n"
-    longest = "two words".ljust(LONGEST - len(end), "x")
+    longest = "two words".ljust(65_536 - len(end), "x")
     assert Note.parse(longest + end).text == f"{longest}\n"
     with pytest.raises(NoteRefused):
         Note.parse(f"x{longest}{end}")
@@ -61,3 +61,9 @@ def test_a_verifier_has_an_ed25519_key(key: bytes, kind: int) -> None:
         Verifier.parse(str(Verifier("witness", key, kind)))
     witness = Verifier("witness", bytes(32), COSIGNATURE)
     assert Verifier.parse(str(witness)) == witness
+
+
+def test_a_verifier_key_of_gos_module_is_read() -> None:
+    """The example in the documentation of golang.org/x/mod/sumdb/note."""
+    key = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
+    assert str(Verifier.parse(key)) == key

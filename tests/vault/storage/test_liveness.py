@@ -206,10 +206,10 @@ def test_files_of_the_dead_are_swept_a_month_after_their_death_was_noticed(tmp_p
     dying.close()
     assert (living.is_gone("living"), living.is_gone("dead"), living.is_gone("unknown")) == (False, True, None)
 
-    def a_month_passes(*, but: int = 0) -> None:
+    def pass_time(seconds: int) -> None:
         for path in (tmp_path / "owners").iterdir():
             assert path.stat().st_mode & 0o777 == 0o600
-            long_ago = path.stat().st_mtime - 30 * 86400 - 60 + but
+            long_ago = path.stat().st_mtime - seconds
             os.utime(path, (long_ago, long_ago))
 
     def start(name: str) -> None:
@@ -217,13 +217,13 @@ def test_files_of_the_dead_are_swept_a_month_after_their_death_was_noticed(tmp_p
         starting.hold(name)
         starting.close()
 
-    a_month_passes()  # the dead process had been running that long, so its death is news
+    pass_time(30 * 86400 + 60)  # the dead process had been running that long, so its death is news
     start("first")
     assert (living.is_gone("living"), living.is_gone("dead")) == (False, True)
-    a_month_passes(but=120)
+    pass_time(30 * 86400 - 60)
     start("almost")
     assert living.is_gone("dead")
-    a_month_passes()
+    pass_time(120)
     start("second")
     assert (living.is_gone("living"), living.is_gone("dead"), living.is_gone("almost")) == (False, None, True)
     living.close()
