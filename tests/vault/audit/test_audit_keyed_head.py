@@ -338,6 +338,7 @@ async def test_this_host_notices_a_key_that_began_anew_where_every_trace_of_the_
         await store.open_keys(database)
         await fill(database, 3)
         assert await sightings.note(database, store.data) is None
+        assert (store.data / sightings.FILE).stat().st_mode & 0o777 == 0o600
         assert await sightings.look(database, store.data) is None  # the twin
         for statement in (
             "delete from keys.event_starts",

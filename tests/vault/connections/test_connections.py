@@ -13,7 +13,7 @@ from tests.support.seeded_grant import seed
 from vault import connections
 from vault.audit.audit import list_events
 from vault.connections import find, get_connection, list_connections
-from vault.records import Connection, ConnectionState
+from vault.records import ADVISED, DAY, EXPIRING, SHORT, Connection, ConnectionState
 from vault.refusals import (
     CiphertextRejected,
     ConnectionRequired,
@@ -91,6 +91,35 @@ async def test_a_grant_ends_at_the_earlier_of_its_ends_which_a_use_may_postpone(
 ) -> None:
     connection = replace(await room.connect(), grant_expires_at=grant_end, idle_expires_at=idle_end)
     assert (connection.ends_at, connection.ends_unless_used) == (end, is_postponed)
+
+
+NOW, NEVER = 1_800_000_000, None
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, "active"),
+        ({"state": ConnectionState.NEEDS_REAUTH, "is_ambiguous": True}, "needs_reauth"),
+        ({"is_ambiguous": True, "is_settled": False}, "ambiguous"),
+        ({"is_ambiguous": True, "is_settled": True}, "waiting"),
+        ({"grant_expires_at": NOW + EXPIRING + 1}, "active"),
+        ({"grant_expires_at": NOW + EXPIRING}, "expiring"),
+        ({"grant_expires_at": NOW}, "expiring"),
+        ({"grant_expires_at": NOW, "has_refresh_token": False}, "needs_reauth"),
+        ({"grant_expires_at": NOW + 1, "has_refresh_token": False}, "expiring"),
+        ({"grant_expires_at": NOW, "has_refresh_token": False, "metadata": {ADVISED: "1"}}, "expiring"),
+        ({"grant_expires_at": NOW + 9, "created_at": NOW + 9 - SHORT}, "active"),
+        ({"grant_expires_at": NOW + 9, "created_at": NOW + 8 - SHORT}, "expiring"),
+        ({"grant_expires_at": NOW + 9, "consented_at": NOW + 9 - SHORT}, "active"),
+        ({"grant_expires_at": NOW + 9, "created_at": NOW, "consented_at": NOW + 8 - SHORT}, "expiring"),
+        ({"idle_expires_at": NOW + 9, "created_at": NOW}, "expiring"),
+        ({"grant_expires_at": NOW - 1, "created_at": NOW - 9}, "active"),
+    ],
+)
+async def test_the_status_says_what_the_person_has_to_know(room: Room, changes: dict[str, object], status: str) -> None:
+    plain = replace(await room.connect(), created_at=NOW - 90 * DAY, grant_expires_at=NEVER, idle_expires_at=NEVER)
+    assert replace(plain, **changes).status(NOW) == status
 
 
 async def test_connecting_the_same_account_again_keeps_its_id_and_its_agents(room: Room) -> None:

@@ -207,3 +207,26 @@ def test_of_what_a_schema_lacks_six_parts_are_named() -> None:
     for count, words in ((6, "table t5. A build"), (8, "table t5 and 2 more")):
         with pytest.raises(StorageUnavailable, match=words):
             check_shape(frozenset(), frozenset(f"table t{number}" for number in range(count)))
+
+
+def test_a_sight_that_cant_be_stored_is_said_and_leaves_nothing_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sightings.note_older_rows(tmp_path, 2, now=1)
+    sightings.note_older_rows(tmp_path, 3, now=2)
+    found = sightings.read(tmp_path)
+    assert found is not None
+    assert (found.at, found.older_rows) == (2, 5)
+    sightings.forget(tmp_path)
+    sightings.forget(tmp_path)
+    assert sightings.read(tmp_path) is None
+    assert not caplog.records
+    (tmp_path / sightings.FILE).mkdir()
+    (tmp_path / sightings.FILE / "in the way").touch()
+    sightings.note_older_rows(tmp_path, 1, now=3)
+    assert [one.message for one in caplog.records] == ["the last sight of the database can't be stored"]
+    assert [one.name for one in tmp_path.iterdir()] == [sightings.FILE]
+    for content in ("[]", "{}", '{"unknown": 1}', "junk"):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / sightings.FILE).write_text(content)
+        assert (sightings.read(tmp_path / "other") is not None) is (content == "{}")
