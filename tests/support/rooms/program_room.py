@@ -169,7 +169,8 @@ async def program_room(folder: Path) -> AsyncGenerator[ProgramRoom]:
             },
             "aws": {"enabled": True},
         }
-        async with running_vault(folder / "data", providers=providers) as vault:
+        longer = {"exchange": {"handle_lifetime": 900}}  # than handles of programs
+        async with running_vault(folder / "data", providers=providers, overrides=longer) as vault:
             principal = await local_principal(vault.deployment, AGENT)
             home = folder / "home"
             home.mkdir()
