@@ -61,8 +61,7 @@ async def foresee(deployment: Deployment, assertion: IdentityAssertion) -> Fores
         if named is not None:
             if (await roles.with_groups(deployment, named, reader=database)).role.audits:
                 raise AssertionRefused("admin")
-            if await users.list_identities(database, named.id):
-                raise AssertionRefused("linked")
+            await _check_unlinked(database, assertion, named)
             return Foreseen(_check_has_agents(named), "address")
     if not trusted.create_people:
         raise AssertionRefused("person")
@@ -75,11 +74,17 @@ def _check_has_agents(person: User) -> User:
     return person
 
 
-async def _check_unlinked(reader: Reader, assertion: IdentityAssertion, person: User) -> None:
-    """Refuse a person who has another identity of this issuer. Raises AssertionRefused."""
-    issuer = assertion.identity_issuer
-    if any(one.issuer == issuer for one in await users.list_identities(reader, person.id)):
-        raise AssertionRefused("linked")
+async def _check_unlinked(
+    reader: Reader, assertion: IdentityAssertion, person: User, *, issuers: frozenset[str] | None = None
+) -> None:
+    """Refuse a person who has another identity, of one of these issuers or of any. Raises AssertionRefused.
+
+    This one may be theirs by now: a concurrent request for the same person can link it at any time.
+    """
+    mine = assertion.identity_issuer, assertion.subject
+    for one in await users.list_identities(reader, person.id):
+        if (one.issuer, one.subject) != mine and (issuers is None or one.issuer in issuers):
+            raise AssertionRefused("linked")
 
 
 async def _provisioned_person(reader: Reader, assertion: IdentityAssertion) -> User | None:
@@ -93,7 +98,7 @@ async def _provisioned_person(reader: Reader, assertion: IdentityAssertion) -> U
         case _:
             return None
     if person is not None:
-        await _check_unlinked(reader, assertion, person)
+        await _check_unlinked(reader, assertion, person, issuers=frozenset({assertion.identity_issuer}))
     return person
 
 
@@ -135,9 +140,8 @@ async def _link_unlinked(transaction: Transaction, assertion: IdentityAssertion,
 async def _linked_meanwhile(deployment: Deployment, assertion: IdentityAssertion, error: Exception) -> User:
     """Accept a link made by a concurrent request for the same person; otherwise the identity belongs to someone
     else."""
-    found = await users.find_by_identity(
-        deployment.database, issuer=assertion.identity_issuer, subject=assertion.subject
-    )
+    async with deployment.transaction() as transaction:  # the link may not be committed yet, which readers don't see
+        found = await users.find_by_identity(transaction, issuer=assertion.identity_issuer, subject=assertion.subject)
     if found is None:
         raise AssertionRefused("linked") from error
     return found

@@ -42,6 +42,7 @@ OTHERS: Mapping[str, Mapping[str, object]] = {
     "creating": {"create_people": True},
     "joining": {"create_people": True, "domains": ["acme.example"]},
     "public": {"public_clients": True},
+    "directed": {"directory_claim": "oid"},
 }
 
 
