@@ -79,7 +79,10 @@ async def link_provisioned(deployment: Deployment, *, issuer: str, subject: str,
         if person is None:
             return None
         await users.hold_user(transaction, person.id)  # of two simultaneous identities, one is first
-        if any(one.issuer == issuer for one in await users.list_identities(transaction, person.id)):
+        theirs = {one.subject for one in await users.list_identities(transaction, person.id) if one.issuer == issuer}
+        if theirs == {subject}:  # a simultaneous visit was first
+            return person
+        if theirs:
             raise users.IdentityTaken("this person has another identity of this issuer")
         await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=person.id, now=now)
         details: dict[str, object] = {"issuer": issuer, "method": "scim"}

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from server.oauth.enterprise.refusals import REFUSALS
+from server.sign_in.newcomers import link_provisioned
 from tests.support.rooms.enterprise_room import Company, issuer_of
 from tests.support.rooms.oauth_world import claims_of
 from vault import directory, users
@@ -54,6 +55,21 @@ async def test_the_directorys_id_links_a_person_who_is_found_by_that_link_from_t
     linked = [one for one in await company.place.events("user.linked") if one.user_id == person.id]
     assert [(one.details["issuer"], one.details["method"]) for one in linked] == [(issuer_of("directed"), "scim")]
     assert outcome_of(await ask(company, "second", oid="e-1")) == "linked", "an ID that was given to someone else"
+
+
+async def test_a_second_visit_with_the_same_identity_finds_the_person(company: Company) -> None:
+    deployment, person = company.place.deployment, await provision(company, "e-3")
+    for _ in range(2):
+        found = await link_provisioned(deployment, issuer="https://i.example", subject="s", external_id="e-3")
+        assert found is not None
+        assert found.id == person.id
+    with pytest.raises(users.IdentityTaken):
+        await link_provisioned(deployment, issuer="https://i.example", subject="t", external_id="e-3")
+    other = await link_provisioned(deployment, issuer="https://j.example", subject="t", external_id="e-3")
+    assert other is not None
+    assert other.id == person.id
+    linked = [one for one in await company.place.events("user.linked") if one.user_id == person.id]
+    assert [one.details["issuer"] for one in linked] == ["https://i.example", "https://j.example"]
 
 
 async def test_an_id_that_two_people_have_links_neither(company: Company) -> None:
