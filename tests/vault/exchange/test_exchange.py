@@ -25,7 +25,7 @@ from vault.refusals import (
     TemporarilyUnavailable,
 )
 from vault.storage.database import Reader
-from vault.upstream import Refusal
+from vault.upstream import CredentialKind, Refusal
 
 # What an agent gets
 
@@ -473,3 +473,21 @@ async def test_a_destroyed_key_is_the_end_of_its_tokens(room: Room) -> None:
         await room.vault.keys.destroy_connection_key(transaction, connection.id)
     with pytest.raises(CiphertextRejected):
         await room.exchange()
+
+
+@pytest.mark.parametrize("how", ["turned off", "gone"])
+async def test_a_key_is_used_only_while_its_provider_is_set_up(room: Room, how: str) -> None:
+    await room.connect()
+    policy = replace(room.vault.policies["slack"], credential=CredentialKind.KEY)
+    room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
+    assert (await room.exchange()).value in room.slack.issued
+    upstreams = room.vault.upstreams
+    if how == "gone":
+        room.vault = replace(room.vault, upstreams={})
+    room.slack.is_configured = False
+    with pytest.raises(TemporarilyUnavailable, match="slack is no longer set up") as refused:
+        await room.exchange()
+    assert refused.value.retry_after == 60
+    room.slack.is_configured = True
+    room.vault = replace(room.vault, upstreams=upstreams)
+    assert (await room.exchange()).value in room.slack.issued
