@@ -229,6 +229,23 @@ async def test_now_is_the_time_of_the_database_and_moves_with_the_offset(databas
     assert 3600 <= database.now() - before <= 3602
 
 
+async def test_the_clock_of_the_server_is_read_again_and_again(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.postgres, "CALIBRATE_EVERY", 0.05)
+    database = await postgres_store.open()
+    assert isinstance(database, vault.storage.postgres.PostgresDatabase)
+    try:
+        right = database._clock_difference
+        for wrong in (3600, -3600):
+            database._clock_difference += wrong
+            async with asyncio.timeout(20):
+                while abs(database._clock_difference - right) > 60:
+                    await asyncio.sleep(0.02)
+    finally:
+        await database.close()
+
+
 async def test_statements_of_a_transaction_see_the_key_store_too(database: Database) -> None:
     async with database.transaction() as transaction:
         await transaction.execute(
