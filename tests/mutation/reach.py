@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from math import log
@@ -71,7 +71,7 @@ class Reach:
         self.seconds = {test: seconds for one in recorded for test, seconds in one.seconds.items()}
         self._texts = {file: now.splitlines() for file, now in sources.items()}
         self._tests: dict[str, dict[int, set[str]]] = {file: defaultdict(set) for file in sources}
-        moved: dict[tuple[str, str], Mapping[int, int]] = {}
+        moved: dict[tuple[str, str], Mapping[int, Sequence[int]]] = {}
         for one in recorded:
             names = list(one.seconds)
             for file in one.lines.keys() & sources.keys():
@@ -79,8 +79,8 @@ class Reach:
                 if (file, text) not in moved:
                     moved[file, text] = _line_map((texts / text).read_text(encoding="utf-8"), sources[file])
                 for line, mask in one.lines[file].items():
-                    place, bits = moved[file, text].get(int(line)), int(mask, 16)
-                    if place is not None:
+                    bits = int(mask, 16)
+                    for place in moved[file, text].get(int(line), ()):
                         self._tests[file][place].update(name for at, name in enumerate(names) if bits >> at & 1)
 
     def of_line(self, file: str, line: int) -> set[str]:
@@ -147,8 +147,16 @@ def likeness(source: str, test: str) -> float:
     return len(same) + len(same & stem)
 
 
-def _line_map(then: str, now: str) -> Mapping[int, int]:
+def _line_map(then: str, now: str) -> Mapping[int, Sequence[int]]:
+    """For each line then, the lines that took its place; whoever reached the line before new ones may reach those."""
     if then == now:
-        return {line: line for line in range(1, then.count("\n") + 2)}
-    blocks = SequenceMatcher(None, then.splitlines(), now.splitlines(), autojunk=False).get_matching_blocks()
-    return {a + at + 1: b + at + 1 for a, b, size in blocks for at in range(size)}
+        return {line: (line,) for line in range(1, then.count("\n") + 2)}
+    steps = SequenceMatcher(None, then.splitlines(), now.splitlines(), autojunk=False).get_opcodes()
+    found: dict[int, tuple[int, ...]] = {}
+    for kind, first, last, start, end in steps:
+        if kind == "equal":
+            found |= {first + at + 1: (start + at + 1,) for at in range(last - first)}
+            continue
+        for line in range(first + 1, last + 1) or (first,):
+            found[line] = (*found.get(line, ()), *range(start + 1, end + 1))
+    return found

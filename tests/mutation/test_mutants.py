@@ -122,6 +122,13 @@ def test_tests_of_a_line_are_found_after_it_moved_the_likeliest_first(tmp_path: 
     assert reach.in_order("vault/limits.py", found, seconds=1) == in_order[:1]
 
 
+def test_a_new_line_has_the_tests_of_the_lines_that_it_replaced_or_follows(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("a\nb\nc\n", encoding="utf-8")
+    recorded = FileRecord({"one": 1.0, "two": 1.0}, {"a.py": {"2": "1", "3": "2"}}, {"a.py": "old"})
+    reach = Reach([recorded], {"a.py": "a\nx\ny\nc\nz\n"}, tmp_path)
+    assert [reach.of_line("a.py", line) for line in range(1, 6)] == [set(), {"one"}, {"one"}, {"two"}, {"two"}]
+
+
 def test_each_explained_mutant_is_still_in_the_code() -> None:
     assert [row.before for row in explained_mutants() if stale(row, ROOT)] == []
     assert all(row.kind in {"equivalent", "accepted"} and row.reason for row in explained_mutants())
