@@ -16,7 +16,7 @@ from server.portal.requests import OwnVisit, Visit, sign_in_path
 from server.portal.texts import refusal_words
 from server.setup.client_config import ClientConfig, VaultLocation, client_config
 from server.setup.client_kinds import CLIENTS, Machine, Program
-from server.sign_in import password
+from server.sign_in import password, proofs
 from vault import clients, connections
 from vault.audit import audit
 from vault.keys.passwords import MIN_LENGTH, PasswordRefused
@@ -93,5 +93,8 @@ async def create(visit: Visit) -> Response:
         }
         return visit.page("first_run.html", context, status=status_of("invalid_request"))
     response = pages.go("/first-run")
-    await password.begin_session(visit.deployment, visit.request, response, user=user, method="first_admin")
+    proof = proofs.password_of(user)
+    await password.begin_session(
+        visit.deployment, visit.request, response, user=user, method="first_admin", proof=proof
+    )
     return response

@@ -8,7 +8,7 @@ from server.http import pages
 from server.http.addresses import address_of, counting_key
 from server.portal.forms import PageRefused
 from server.portal.requests import Visit, safe_return
-from server.sign_in import openid, password
+from server.sign_in import openid, password, proofs
 from server.sign_in.openid import OpenIDRefused, SignInAnswer
 from vault import limits
 
@@ -60,6 +60,7 @@ async def callback(visit: Visit) -> Response:
         response,
         user=found.user,
         method="openid",
+        proof=proofs.identity(found.issuer, found.subject),
         signed_in_at=password.UNKNOWN_TIME if found.signed_in_at is None else found.signed_in_at,
         is_strong=found.is_strong,
     )

@@ -15,7 +15,7 @@ from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, Visit, safe_return
 from server.portal.texts import refusal_words
 from server.runtime.browser import forget
-from server.sign_in import passkeys, password
+from server.sign_in import passkeys, password, proofs
 from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
 from vault import limits, users
 from vault.keys.passwords import MIN_LENGTH, PasswordRefused
@@ -93,7 +93,8 @@ async def with_password(visit: Visit) -> Response:
     response = pages.go(return_to)
     try:
         user = await password.check_sign_in(deployment, attempt)
-        await password.begin_session(deployment, visit.request, response, user=user, method="password")
+        proof = proofs.password_of(user)
+        await password.begin_session(deployment, visit.request, response, user=user, method="password", proof=proof)
     except (password.SignInRefused, password.SignInThrottled) as refusal:
         return await _refusal_page(visit, refusal, return_to=return_to, name=attempt.name[:200])
     return response
@@ -107,7 +108,7 @@ async def with_passkey(visit: Visit) -> Response:
         raise PageRefused("no_passkeys", kind="forbidden")
     response = pages.go(return_to)
     try:
-        user, _ = await passkeys.check_sign_in(
+        user, used = await passkeys.check_sign_in(
             deployment,
             answer=passkeys.read_answer(form.one("answer")),
             secret=visit.secret,
@@ -117,9 +118,16 @@ async def with_passkey(visit: Visit) -> Response:
         # Where people sign in at their company, confirming here must not outlast what the company said.
         until = None if deployment.settings.sign_in.local or visit.session is None else visit.session.expires_at
         await password.begin_session(
-            deployment, visit.request, response, user=user, method="passkey", is_strong=True, until=until
+            deployment,
+            visit.request,
+            response,
+            user=user,
+            method="passkey",
+            proof=proofs.passkey(used),
+            is_strong=True,
+            until=until,
         )
-    except (passkeys.PasskeyRefused, password.SignInThrottled) as refusal:
+    except (passkeys.PasskeyRefused, password.SignInRefused, password.SignInThrottled) as refusal:
         return await _refusal_page(visit, refusal, return_to=return_to, needs_passkey=form.one("need") == "passkey")
     return response
 
@@ -185,7 +193,8 @@ async def with_owner_link(visit: Visit) -> Response:
         raise PageRefused("link_over", refusal.description, kind="forbidden") from refusal
     forget(visit.deployment.data, visit.deployment.url(f"/sign-in/local?{visit.request.url.query}"))
     response = pages.go(safe_return(visit.query("return_to")))
-    await password.begin_session(visit.deployment, visit.request, response, user=user, method="owner_link")
+    proof = proofs.password_of(user)
+    await password.begin_session(visit.deployment, visit.request, response, user=user, method="owner_link", proof=proof)
     return response
 
 
@@ -227,7 +236,8 @@ async def with_link(visit: Visit) -> Response:
     except password.SignInRefused as refusal:
         raise PageRefused("link_over", refusal.description, kind="forbidden") from refusal
     response = pages.go("/first-run")
-    await password.begin_session(deployment, visit.request, response, user=user, method="link")
+    proof = proofs.password_of(user)
+    await password.begin_session(deployment, visit.request, response, user=user, method="link", proof=proof)
     return response
 
 

@@ -131,9 +131,11 @@ class SignInAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Who it is and where they wanted to go."""
+    """Who it is, by which identity, and where they wanted to go."""
 
     user: User
+    issuer: str
+    subject: str
     return_to: str = field(repr=False)
     signed_in_at: int | None = None  # when the provider last authenticated the person, if it says so
     is_strong: bool = False  # whether it used several factors
@@ -270,7 +272,9 @@ async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> Sig
             id_token=tokens.id_token,
             refresh_token=tokens.refresh_token,
         )
-    return SignedIn(user, payload["return_to"], signed_in_at=signed_in_at, is_strong=claims.is_strong)
+    return SignedIn(
+        user, claims.iss, claims.sub, payload["return_to"], signed_in_at=signed_in_at, is_strong=claims.is_strong
+    )
 
 
 async def _claim_state(deployment: Deployment, name: str, answer: SignInAnswer) -> dict[str, str]:

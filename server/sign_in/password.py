@@ -10,7 +10,7 @@ import hmac
 import secrets
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 from urllib.parse import quote, urlencode
 
@@ -23,6 +23,7 @@ from server.http.addresses import address_of, counting_key, network_of
 from server.runtime import peers
 from server.settings import Settings
 from server.sign_in.devices import describe_browser
+from server.sign_in.proofs import Proof, hold_person, password_of
 from vault import limits, tickets, users
 from vault.audit import audit
 from vault.keys.passwords import PasswordRefused, check_password, hash_password, needs_rehash, verify_password
@@ -196,35 +197,45 @@ async def begin_session(
     *,
     user: User,
     method: str,
+    proof: Proof,
     signed_in_at: int | None = None,
     is_strong: bool = False,
     until: int | None = None,
 ) -> None:
     """Sign the browser in as `user`: always a new session; the browser's earlier session ends (fixation).
 
+    `proof`: what the person signed in with, which must still hold.
+
     `signed_in_at` is when a provider authenticated the person, perhaps long ago, or UNKNOWN_TIME: an agent that wants a
     fresh sign-in does not accept a new session alone. None: the person authenticated here, just now. `is_strong`: by a
-    passkey, or with several factors. `until`: the session ends then at the latest. Raises SignInThrottled.
+    passkey, or with several factors. `until`: the session ends then at the latest. Raises SignInThrottled or
+    SignInRefused.
     """
     if method != PASSWORD_CHANGED:  # counted before the password was changed
         await _count_session(deployment, user.id)
     now, lifetime = deployment.now(), deployment.settings.sign_in.session_lifetime
     lifetime = lifetime if until is None else min(lifetime, max(0, until - now))
-    planted = read_cookie(deployment, request, "session")
+    at = now if signed_in_at is None else min(now, signed_in_at)
+    facts = SessionFacts(
+        method=method,
+        device=describe_browser(request.headers.get("user-agent", "")),
+        network=network_of(address_of(request)),
+        signed_in_at=at,
+        proved_at=at if is_strong and at != UNKNOWN_TIME else None,
+    )
+    planted, token = read_cookie(deployment, request, "session"), ""
     async with deployment.database.transaction() as transaction:  # of no earlier session
-        at = now if signed_in_at is None else min(now, signed_in_at)
-        facts = SessionFacts(
-            method=method,
-            device=describe_browser(request.headers.get("user-agent", "")),
-            network=network_of(address_of(request)),
-            signed_in_at=at,
-            proved_at=at if is_strong and at != UNKNOWN_TIME else None,
-        )
-        token, _ = await sessions.start_session(transaction, user.id, now=now, lifetime=lifetime, facts=facts)
-        if planted:
-            await sessions.end_session(transaction, sessions.session_hash(planted), now=now)
-        event = Event(kind="session.started", user_id=user.id, details={"method": method})
-        await audit.append(transaction, event, now=now)
+        if await hold_person(transaction, user, proof):
+            token, _ = await sessions.start_session(transaction, user.id, now=now, lifetime=lifetime, facts=facts)
+            if planted:
+                await sessions.end_session(transaction, sessions.session_hash(planted), now=now)
+            event = Event(kind="session.started", user_id=user.id, details={"method": method})
+            await audit.append(transaction, event, now=now)
+    if not token:
+        details: dict[str, object] = {"method": method, "reason": "changed"}
+        event = Event("session.refused", outcome="refused", user_id=user.id, details=details)
+        await deployment.activity.record_refusal(event)
+        raise SignInRefused("Your account changed while you were signing in. Sign in again.", kind="conflict")
     set_cookie(deployment, request, response, "session", value=token, lifetime=lifetime)
     set_cookie(deployment, request, response, "browser", value="")
     known = _new_known_value(deployment, user.id)
@@ -269,23 +280,32 @@ async def check_sign_in(deployment: Deployment, attempt: Attempt) -> User:
         raise SignInThrottled("Too many wrong passwords. Wait 15 minutes and try again.", retry_after=WINDOW)
     is_right = await verify_password(None if user is None else user.password_hash, attempt.password)
     if not is_right or user is None or user.disabled_at is not None:
-        await deployment.activity.record_refusal(
-            Event(
-                kind="session.refused",
-                outcome="refused",
-                user_id=None if user is None else user.id,
-                details={"method": "password"},
-            )
-        )
-        raise SignInRefused("The user name or password is wrong.")
+        raise await _refuse_password(deployment, user)
     old_hash = user.password_hash or ""
     rehashed = await hash_password(attempt.password) if needs_rehash(old_hash) else None
+    is_rehashed = False
     async with deployment.transaction() as transaction:
         for name, limit in buckets:
             await limits.spend(transaction, name, limit=limit, window=WINDOW, now=now, cost=-1)
         if rehashed is not None:
-            await users.store_rehash(transaction, user.id, old_hash=old_hash, new_hash=rehashed)
-    return user
+            is_rehashed = await users.store_rehash(transaction, user.id, old_hash=old_hash, new_hash=rehashed)
+    if rehashed is None:
+        return user
+    if is_rehashed:
+        return replace(user, password_hash=rehashed)
+    # A simultaneous sign-in stored its hash first, or the password was changed.
+    current = await users.get_user(deployment.database, user.id)
+    if current is None or not await verify_password(current.password_hash, attempt.password):
+        raise await _refuse_password(deployment, user)
+    return current
+
+
+async def _refuse_password(deployment: Deployment, user: User | None) -> SignInRefused:
+    details: dict[str, object] = {"method": "password"}
+    user_id = None if user is None else user.id
+    event = Event("session.refused", outcome="refused", user_id=user_id, details=details)
+    await deployment.activity.record_refusal(event)
+    return SignInRefused("The user name or password is wrong.")
 
 
 def _buckets(deployment: Deployment, attempt: Attempt, user: User | None) -> list[tuple[str, int]]:
@@ -323,17 +343,23 @@ def _known_mac(deployment: Deployment, user_id: str, *, nonce: str) -> str:
     return hmac.new(deployment.keys.subkey("known-browser"), message, hashlib.sha256).hexdigest()
 
 
-async def change_password(deployment: Deployment, user: User, *, current: str, new: str, address: str) -> None:
-    """Set a new password, ending every session and grant of the user. The current one, if set, must be known."""
+async def change_password(deployment: Deployment, user: User, *, current: str, new: str, address: str) -> User:
+    """Set a new password, ending every session and grant of the user. The current one, if set, must be known.
+
+    Returns the user with it. Raises PasswordRefused, SignInRefused, or SignInThrottled.
+    """
     check_password(new, name=user.name)
     if user.password_hash is not None:
-        await check_sign_in(deployment, Attempt(name=user.name, address=address, password=current))
+        user = await check_sign_in(deployment, Attempt(name=user.name, address=address, password=current))
     await _count_session(deployment, user.id)
     password_hash = await hash_password(new)
     now = deployment.now()
     async with deployment.transaction() as transaction:
+        if not await hold_person(transaction, user, password_of(user)):  # of two simultaneous changes, one is first
+            raise SignInRefused("The user name or password is wrong.")
         await users.set_password(transaction, user.id, password_hash=password_hash, now=now)
         await audit.append(transaction, Event(kind="user.password_changed", user_id=user.id), now=now)
+    return replace(user, password_hash=password_hash)
 
 
 def check_same(password: str, again: str) -> None:
@@ -463,13 +489,14 @@ async def use_sign_in_link(deployment: Deployment, secret: str, *, new: str | No
     now = deployment.now()
     try:
         async with deployment.transaction() as transaction:
+            await users.hold_user(transaction, user.id)  # before the link, as disabling and deleting do
             await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
             if password_hash is not None:
                 await users.set_password(transaction, user.id, password_hash=password_hash, now=now)
             await audit.append(transaction, Event(kind="user.link_used", user_id=user.id), now=now)
     except TransitionRefused as error:
         raise SignInRefused("This link was already used. Ask an administrator for another.") from error
-    return user
+    return user if password_hash is None else replace(user, password_hash=password_hash)
 
 
 OWNER_ISSUER: Final = "urn:token-vault:data-directory"  # the identity that marks the owner of the data directory

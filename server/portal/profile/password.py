@@ -9,7 +9,7 @@ from server.http import pages
 from server.http.addresses import address_of
 from server.portal.requests import OwnVisit
 from server.portal.texts import refusal_words
-from server.sign_in import password, step_up
+from server.sign_in import password, proofs, step_up
 from vault.keys.passwords import MIN_LENGTH, PasswordRefused
 
 
@@ -40,7 +40,7 @@ async def change(visit: OwnVisit) -> Response:
     _check_first_one(visit)
     try:
         password.check_same(form.one("password"), form.one("password_again"))
-        await password.change_password(
+        user = await password.change_password(
             visit.deployment,
             visit.user,
             current=form.one("current"),
@@ -53,5 +53,7 @@ async def change(visit: OwnVisit) -> Response:
         return _form(visit, error=refusal_words(refusal), status=status_of("too_many_requests"))
     response = pages.go("/account?done=password")
     method = password.PASSWORD_CHANGED
-    await password.begin_session(visit.deployment, request, response, user=visit.user, method=method)
+    await password.begin_session(
+        visit.deployment, request, response, user=user, method=method, proof=proofs.password_of(user)
+    )
     return response

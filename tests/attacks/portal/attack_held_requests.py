@@ -1,7 +1,8 @@
-"""Requests with a stolen credential whose body is held back until its owner has ended the credential."""
+"""Requests with a stolen credential that are held back, or are under way, when its owner ends the credential."""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 import pytest
@@ -68,3 +69,30 @@ async def test_a_removed_service_account_adds_no_admin(target: Target, is_remove
         answer = await held.finish()
     assert answer.status_code == (401 if is_removed else 201), answer.text
     assert (name in await target.command("users", "list")) is not is_removed
+
+
+async def sign_in_often(target: Target, name: str) -> list[Person]:
+    """Sign in with the old password in several browsers at the same time."""
+    thieves = [await target.browser() for _ in range(6)]
+    pages = [await one.open("/sign-in") for one in thieves]
+    await asyncio.gather(
+        *(one.sign_in(name, PASSWORD, page=page) for one, page in zip(thieves, pages, strict=True)),
+    )
+    return thieves
+
+
+async def signed_in(thieves: list[Person]) -> int:
+    """How many of these browsers are signed in."""
+    return sum([(await one.http.get("/account")).status_code == 200 for one in thieves])
+
+
+async def test_no_sign_in_with_the_old_password_survives_its_change(target: Target) -> None:
+    for _ in range(5):
+        name, owner, thief = await victim(target)
+        signing_in = asyncio.ensure_future(sign_in_often(target, name))
+        await change_password(owner)
+        thieves = await signing_in
+        assert await signed_in([*thieves, thief]) == 0
+        assert await signed_in([owner]) == 1
+    name, _, _ = await victim(target)
+    assert await signed_in(await sign_in_often(target, name)) == 6  # the twin

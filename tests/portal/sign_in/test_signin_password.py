@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from server.app import build_app, open_deployment
 from server.sign_in import password as signin
+from server.sign_in import proofs
 from tests.support.harness import PASSWORD, free_socket, serve_app
 from tests.support.person import Person, forms_of, session_cookie
 from tests.support.refused_pages import is_refused
@@ -138,7 +139,9 @@ async def test_signing_in_again_and_again_ends_at_a_generous_number(room: Room) 
     owner = await room.signed_in(user)
     request = Request({"type": "http", "headers": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1)})
     for _ in range(98):
-        await signin.begin_session(room.deployment, request, Response(), user=user, method="openid")
+        await signin.begin_session(
+            room.deployment, request, Response(), user=user, method="openid", proof=proofs.password_of(user)
+        )
     assert [await _try(await room.browser(), user.name, PASSWORD) for _ in range(3)] == [303, 429, 429]
     new = "quite another password"
     changed = {"current": PASSWORD, "password": new, "password_again": new}

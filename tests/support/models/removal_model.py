@@ -1,8 +1,15 @@
-"""The model of a grant that is derived while its client or its base grant is being ended.
+"""The model of something that begins while what it depends on is being ended.
 
 Two transactions under read committed: each statement sees what is committed, and waits if another transaction holds the
-row. The exchange saw the client alive before its own began. `Rules` are those of `vault.grants.derived_grant` and
-`vault.clients.remove_client`; each can be broken to see that the exploration notices.
+row. The exchange saw the client alive before its own began. `Rules` are those of four pairs; each can be broken to see
+that the exploration notices:
+
+| what begins | the row | what ends it |
+| --- | --- | --- |
+| a derived grant (`vault.grants.derived_grant`) | its client | `vault.clients.remove_client` |
+| a session (`server.sign_in.proofs`) | its person, with the password that was checked | `vault.users.set_password` |
+| what a request makes (`server.sign_in.callers`) | the person of its session | `vault.users.end_user_sessions` |
+| an agent's permission (`vault.refresh.consents`) | its client | `vault.clients.remove_client` |
 """
 
 from __future__ import annotations
