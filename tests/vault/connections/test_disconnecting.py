@@ -309,8 +309,8 @@ async def test_an_account_connected_while_its_earlier_grant_ends_is_checked(room
 
 @pytest.mark.parametrize(
     ("agreed", "outcome", "checks"),
-    [(-1, "revoked", 1), (601, "revoked", 0), (601, "failed", 1)],
-    ids=["before", "after", "while it is retried"],
+    [(-1, "revoked", 1), (600, "revoked", 1), (601, "revoked", 0), (601, "failed", 1)],
+    ids=["before", "possibly before", "after", "while it is retried"],
 )
 async def test_a_consent_that_may_be_older_than_a_revocation_is_checked(
     room: Room, agreed: int, outcome: str, checks: int
