@@ -99,3 +99,19 @@ async def test_a_self_registered_page_gets_the_scope_with_the_grant(world: World
         client_id = await world.public_client(**more)
         issued = await world.tokens(client_id, scope="tools exchange")
         assert issued["scope"] == scope
+
+
+async def test_only_our_own_endpoints_stand_for_each_other(world: World) -> None:
+    client_id, ours = await page(world, "either-page", API), f"{world.url}/mcp"
+    code = await world.code(client_id, resource=None, scope="invoices.read")
+    for other in (ours, f"{world.url}/sse", "https://other.example/"):
+        assert error_of(await world.token(code.form(resource=other))) == "invalid_target"
+    assert (await world.token(code.form(resource=API))).status_code == 200
+    unbound = await page(world, "unbound-page")
+    for named, resource, is_issued in (
+        (None, f"{world.url}/sse", True),
+        (ours, f"{world.url}/sse", False),
+        (None, API, False),
+    ):
+        code = await world.code(unbound, resource=named, scope="tools")
+        assert ((await world.token(code.form(resource=resource))).status_code == 200) is is_issued

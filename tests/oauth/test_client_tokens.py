@@ -137,6 +137,22 @@ async def test_an_api_that_needs_a_persons_permission_is_no_resource_of_a_client
             await known_resource(deployment, resource, client=client)
 
 
+@pytest.mark.parametrize("is_strong", [True, False])
+@pytest.mark.parametrize(("path", "is_admin"), [("/admin/v1", True), ("/mcp", False)])
+async def test_only_tokens_for_the_admin_api_say_how_the_person_signed_in(
+    office: Office, path: str, *, is_admin: bool, is_strong: bool
+) -> None:
+    resource, now = f"{office.url}{path}", office.now()
+    grant = Grant("g", "u", "c", frozenset(), resource, "", now)
+    issue = TokenGrant(grant, frozenset(), resource, auth_time=7, is_strong=is_strong)
+    content = await answer_content(office.deployment, issue, now=now, key_thumbprint=None)
+    claims = claims_of(str(content["access_token"]))
+    assert claims.get("auth_time") == (7 if is_admin else None)
+    assert ("amr" in claims) is (is_admin and is_strong)
+    lifetimes = office.deployment.settings.tokens
+    assert content["expires_in"] == (lifetimes.access_lifetime if is_admin else lifetimes.access_lifetime_alone)
+
+
 async def test_a_token_for_nobody_lives_is_seen_and_ends(store: Store) -> None:
     async with running_office(store.data, database_url=store.url) as office:
         assert office.api is not None

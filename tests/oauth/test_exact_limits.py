@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from server.oauth import authorize
 from server.oauth.backchannel import hints, parameters
 from server.oauth.backchannel.clients import DELIVERY
 from server.oauth.backchannel.parameters import LONGEST_EXPIRY, USUAL_EXPIRY
@@ -15,7 +16,7 @@ from server.oauth.clients.rules import is_same_software
 from server.oauth.parameters import Parameters, parse_parameters
 from server.oauth.redirect_uris import check_redirect_uri, redirect_matches
 from server.oauth.rules import OAuthError
-from tests.support.rooms.oauth_world import REDIRECT, World, error_of
+from tests.support.rooms.oauth_world import REDIRECT, WEB, World, error_of
 from vault import clients
 from vault.records import Client, ClientKind
 
@@ -184,3 +185,21 @@ def test_a_client_that_is_told_names_a_token(token: str | None, mode: str, *, co
     else:
         with pytest.raises(OAuthError):
             parameters.ping_token_of(form, client)
+
+
+@pytest.mark.parametrize(
+    ("kind", "uri", "words"),
+    [
+        (ClientKind.DYNAMIC, REDIRECT, ["registered itself"]),
+        (ClientKind.DYNAMIC, "app://host", ["registered itself", "installed on this computer"]),
+        (ClientKind.METADATA, REDIRECT, ["can claim to be this agent"]),
+        (ClientKind.METADATA, WEB, []),
+        (ClientKind.MANUAL, REDIRECT, []),
+        (ClientKind.MANUAL, "app://host", ["installed on this computer"]),
+        (ClientKind.MANUAL, "", []),  # of a device
+    ],
+)
+def test_the_person_is_warned_of_what_is_true_of_the_agent_alone(kind: ClientKind, uri: str, words: list[str]) -> None:
+    found = authorize._warnings(Client("c", kind, "C", "none", (uri or REDIRECT,), 0), uri)
+    assert len(found) == len(words)
+    assert all(word in text for word, text in zip(words, found, strict=True))

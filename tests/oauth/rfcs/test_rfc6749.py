@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from tests.support.person import Person
-from tests.support.rooms.oauth_world import REDIRECT, SCOPE, World, claims_of, error_of, pkce, vault_with
+from tests.support.rooms.oauth_world import REDIRECT, SCOPE, WEB, World, claims_of, error_of, pkce, vault_with
 from vault import grants, users
 from vault.keys import passwords
 
@@ -396,6 +396,17 @@ async def test_credentials_that_cannot_be_read_are_refused_with_a_challenge(worl
         assert (refused.status_code, error_of(refused)) == (401, "invalid_client"), values
         assert refused.headers["www-authenticate"].startswith("Basic "), values
     assert [(await ask(one)).status_code for one in (f"Basic {good}", f"basic  {good}")] == [200, 200]
+
+
+async def test_a_redirect_uri_that_was_not_named_may_be_left_out_but_not_replaced(world: World) -> None:
+    client_id = await world.public_client(redirect_uris=[WEB])
+    codes = [await world.code(client_id, redirect_uri=None) for _ in range(2)]
+    assert error_of(await world.token(codes[0].form(redirect_uri=f"{WEB}/other"))) == "invalid_grant"
+    assert (await world.token(codes[0].form(redirect_uri=WEB))).status_code == 200
+    assert (await world.token(codes[1].form(redirect_uri=None))).status_code == 200
+    named = await world.code(client_id, redirect_uri=WEB)
+    assert error_of(await world.token(named.form(redirect_uri=None))) == "invalid_grant"
+    assert (await world.token(named.form())).status_code == 200
 
 
 @pytest.mark.requirement("S-086")
