@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import httpx2
 import pytest
 
-from server.oauth.rules import default_resource
+from server.oauth.rules import OAuthError, default_resource
+from server.oauth.token_rate import spend_request
 from server.runtime.rate_limits import HOUR, Budgets
 from tests.conftest import Store
 from tests.support.inspection import note_repeats, read_events
@@ -124,3 +126,12 @@ async def test_calls_through_the_proxy_are_bounded_for_each_agent(place: Exchang
     assert (await kinds(place, agent))["proxy.called"] == MOST + 2
     (twin,) = await call(other, second, 1)
     assert twin.status_code == 200
+
+
+async def test_each_person_of_an_agent_has_their_own_number_of_tokens(place: ExchangeRoom) -> None:
+    deployment = replace(place.deployment, token_requests=Budgets(1, window=HOUR))
+    for user_id, client_id in (("a", "one"), ("b", "one"), ("a", "two"), (None, "one")):
+        spend_request(deployment, user_id=user_id, client_id=client_id)
+        with pytest.raises(OAuthError) as refused:
+            spend_request(deployment, user_id=user_id, client_id=client_id)
+        assert refused.value.code == "temporarily_unavailable"

@@ -349,3 +349,11 @@ async def test_access_for_once_ends_with_its_token_and_the_persons_permissions_s
     page = read(await person.open(f"/agents/{asker.client.id}"))
     assert "Its access token expired" in page
     assert await asker.events("grant.revoked") == []
+
+
+async def test_no_one_gives_access_to_the_admin_api_on_another_device(asker: Asker) -> None:
+    url = asker.world.url
+    other = await asker.other(resources=(f"{url}/admin/v1", f"{url}/mcp"))
+    for resource, error in ((f"{url}/admin/v1", "invalid_target"), (f"{url}/mcp", "")):
+        answer = await other.post({"resource": resource, "scope": "openid admin:read tools"})
+        assert (answer.status_code, error and error_of(answer)) == ((400, error) if error else (200, ""))
