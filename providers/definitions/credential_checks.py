@@ -39,6 +39,7 @@ _SHARED: Final = frozenset(
         "proxied",
         "masked",
         "nested_names",
+        "retired",
     }
 )
 # How the token endpoint of these differs, as with OAuth.

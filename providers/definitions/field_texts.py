@@ -30,6 +30,10 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
             "be narrowed, and nothing is assumed about revocation.\n"
             "`live_tested`: when the file was tested at the service."
         ),
+        "retired": (
+            "For an API that the service has closed: since when, and what replaces it. No account can be connected "
+            "anymore, and people see the text at theirs."
+        ),
         "audience": "The audience of [your own API](../guides/own-api.md), instead of OAuth tables.",
         "[credential]": "[Instead of OAuth](#a-credential-that-people-enter).",
     },

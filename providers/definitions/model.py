@@ -325,6 +325,7 @@ class Provider(FilePart):
     facts: Mapping[FactName, Fact] = Field(default_factory=dict[FactName, Fact])
     sources: Mapping[Key, Source] = Field(default_factory=dict[str, Source])
     live_tested: date | None = None
+    retired: Title | None = None  # since when the service no longer has this API, and what it has instead
     proxied: ProxyAllowances = ProxyAllowances()
     enterprise: Enterprise = Enterprise()
     _registration: Registration = PrivateAttr(default=Registration())

@@ -112,9 +112,10 @@ async def tell(
         return plain(refusal)
     heard = refusal if await _may_know(deployment, refusal, principal) else _hide_reason(refusal)
     told, reason = plain(heard), _reason(heard)
-    upstream = deployment.vault.upstreams.get(refusal.provider)
-    if upstream is None or not upstream.is_configured:
-        text = (
+    upstream, provider = deployment.vault.upstreams.get(refusal.provider), deployment.catalog.get(refusal.provider)
+    retired = None if provider is None else provider.retired
+    if upstream is None or not upstream.is_configured or retired is not None:
+        text = retired or (
             f"{refusal.provider} isn't set up on this vault. An admin can set it up at "
             f"{deployment.url(f'/administration/providers/{refusal.provider}')}, or with `token-vault providers setup "
             f"{refusal.provider}`."

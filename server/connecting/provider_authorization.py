@@ -122,6 +122,8 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
     """
     provider = known_provider(deployment, trip.provider)
     await check_may_connect(deployment, session, provider)
+    if provider.retired is not None:
+        raise ConnectRefused(provider.retired, kind="conflict")
     upstream = deployment.vault.upstreams[provider.name]
     if not upstream.is_configured:
         raise ConnectRefused(

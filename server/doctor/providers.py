@@ -57,6 +57,9 @@ async def check_provider(deployment: Deployment, provider: Provider) -> list[Fin
     """Check our registration with the provider itself: https, redirect URI, client ID and secret, and scopes."""
     if provider.credential is not None:
         return await check_credentials(deployment, provider)
+    if provider.retired is not None:
+        fix = f"remove providers.{provider.name}, and ask people to disconnect these accounts"
+        return [note(f"{provider.name}.retired", provider.retired, fix=fix)]
     certificate = check_certificate(provider, now=int(time.time()))
     if not deployment.vault.upstreams[provider.name].is_configured:
         fix = (

@@ -17,6 +17,7 @@ from server.connecting.provider_authorization import ConsentRequest, check_may_c
 from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import section, text
+from server.http.translations import translate
 from server.portal import texts
 from server.portal.access import access, access_changes
 from server.portal.activity import recent_rows
@@ -239,7 +240,8 @@ async def rename(visit: OwnVisit) -> Response:
 
 
 def _is_configured(visit: OwnVisit, provider: Provider) -> bool:
-    return visit.deployment.vault.upstreams[provider.name].is_configured
+    """Whether people can connect its accounts."""
+    return provider.retired is None and visit.deployment.vault.upstreams[provider.name].is_configured
 
 
 def account_title(visit: OwnVisit, provider_name: str) -> str:
@@ -277,7 +279,7 @@ def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, obje
         "label": connection.label,
         "status": status,
         "status_words": texts.status(status),
-        "hint": texts.status_hint("doubted" if _is_doubted(connection, status) else status),
+        "hint": _hint(connection, provider, status=status),
         "scopes": [] if provider is None else scope_words(provider, connection.scopes),
         "created_at": connection.created_at,
         "refreshed_at": connection.refreshed_at,
@@ -292,6 +294,12 @@ def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, obje
         "is_entered": provider is not None and provider.credential is not None,
         "can_reconnect": provider is not None and _is_configured(visit, provider),
     }
+
+
+def _hint(connection: Connection, provider: Provider | None, *, status: str) -> str:
+    if provider is not None and provider.retired is not None and status != ConnectionState.REVOKED.value:
+        return f"{translate(provider.retired)} {text('connections.retired')}"
+    return texts.status_hint("doubted" if _is_doubted(connection, status) else status)
 
 
 def _is_doubted(connection: Connection, status: str) -> bool:
@@ -335,6 +343,8 @@ def _wanted_provider(visit: OwnVisit, name: str) -> tuple[Provider, frozenset[st
         provider, scopes = visit.deployment.catalog.resolve(name)
     except KeyError as error:
         raise PageRefused("no_provider", kind="not_found") from error
+    if provider.retired is not None:
+        raise PageRefused("retired", kind="conflict", provider=provider.title)
     if not _is_configured(visit, provider):
         raise PageRefused("not_set_up", kind="conflict", provider=provider.title)
     return provider, scopes

@@ -81,7 +81,6 @@ HABITS = (
           offline=("scope", "refresh_token"), says_life=False),
     Habit("amazon", "amazon", HOUR, "unknown", "developer.amazon.com/docs/login-with-amazon/access-token"),
     Habit("discord", "discord", 7 * DAY, "unknown", "discord/discord-api-docs: docs/topics/oauth2"),
-    Habit("fitbit", "fitbit", 8 * HOUR, "replaces it, reuse ends all", "dev.fitbit.com: refresh-token, best-practices"),
     Habit("freshbooks", "freshbooks", 12 * HOUR, "replaces it, reuse ends all", "freshbooks.com/api/authentication"),
     Habit("paypal", "paypal", HOUR, "unknown", "developer.paypal.com/docs/api/identity/v1"),
     Habit("snapchat", "snapchat", HOUR, "unknown", "marketingapi.snapchat.com/docs"),
@@ -248,7 +247,7 @@ def test_the_double_has_the_habits(habit: Habit) -> None:
 
 
 def test_every_connection_of_auth0s_vault_is_here() -> None:
-    assert len({habit.connection for habit in HABITS} - {"sign-in-with-slack", "classic-github"}) == 27
+    assert len({habit.connection for habit in HABITS} - {"sign-in-with-slack", "classic-github"}) == 26
 
 
 @pytest.mark.parametrize("habit", HABITS, ids=str)

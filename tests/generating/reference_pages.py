@@ -142,7 +142,8 @@ def _service(provider: Provider) -> str:
     name = "" if provider.name == re.sub(r"[ .]", "-", provider.title.lower()) else f"`{provider.name}`"
     inputs = f"needs {', '.join(f'`{one}`' for one in provider.inputs)}" if provider.inputs else ""
     aliases = f"also {', '.join(f'`{one}`' for one in sorted(provider.aliases))}" if provider.aliases else ""
-    about = "; ".join(one for one in (name, aliases, inputs) if one)
+    closed = "closed by the service" if provider.retired else ""
+    about = "; ".join(one for one in (name, aliases, inputs, closed) if one)
     return f"{provider.title}{f' ({about})' if about else ''}"
 
 

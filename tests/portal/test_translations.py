@@ -225,6 +225,7 @@ def test_titles_and_sentences_of_tools_and_titles_of_scopes_are_translated() -> 
     everything = {one.title for one in tools} | {one.presentation.sentence for one in tools}
     everything |= {text for one in tools for text in (one.presentation.done, one.presentation.done_one)}
     everything |= {scope.title for file in files for scope in read_provider(file).scopes.values()}
+    everything |= {read_provider(file).retired or "" for file in files}
     everything |= {
         one.title for one in builtin_sets(tools, titles={}) if one.name not in {tool.provider for tool in tools}
     }

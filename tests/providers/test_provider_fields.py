@@ -81,6 +81,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("overrides.headers", "microsoft", "overrides.headers", ["Not A Header"]),
     ("overrides.sources", "github", "overrides.sources", ["nobody"]),
     ("rules.*.tells_secrets", "github", "rules.0.tells_secrets", "perhaps"),
+    ("retired", "fitbit", "retired", ""),
     ("nested_names", "stripe", "nested_names", "perhaps"),
     ("masked.*.members", "microsoft", "masked.0.members", []),
     ("masked.*.paths", "microsoft", "masked.0.paths", ["me/drive"]),
