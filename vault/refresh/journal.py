@@ -358,15 +358,19 @@ class Journal:
             place = self._index.get(name)
             if place is None or name in self._writing or not self._is_over(self._index, name, now=now):
                 continue  # reserved again in the meantime
-            self._index.drop(name)  # a reservation made after this gets another place
-            try:
-                await asyncio.to_thread(_write, self._own_descriptor(), place.slot, bytes(place.slots * SLOT))
-            except OSError:
-                if self._index.get(name) is None:
-                    self._index.put(name, place)
-                raise
-            for slot in range(place.slot, place.slot + place.slots):
-                heapq.heappush(self._free, slot)
+            await self._wipe(name, place)
+
+    async def _wipe(self, name: str, place: JournalPlace) -> None:
+        """Overwrite an answer and free its slots. Raises OSError, and then the answer stays known."""
+        self._index.drop(name)  # a reservation made after this gets another place
+        try:
+            await asyncio.to_thread(_write, self._own_descriptor(), place.slot, bytes(place.slots * SLOT))
+        except OSError:
+            if self._index.get(name) is None:
+                self._index.put(name, place)
+            raise
+        for slot in range(place.slot, place.slot + place.slots):
+            heapq.heappush(self._free, slot)
 
     async def forget(self, names: Collection[str]) -> None:
         """Overwrite these connections' answers, in our file and in those without a process.
@@ -382,10 +386,7 @@ class Journal:
                         place = self._index.get(name)
                         if place is None or name in self._writing:
                             continue
-                        self._index.drop(name)
-                        await asyncio.to_thread(_write, self._own_descriptor(), place.slot, bytes(place.slots * SLOT))
-                        for slot in range(place.slot, place.slot + place.slots):
-                            heapq.heappush(self._free, slot)
+                        await self._wipe(name, place)
                     await asyncio.to_thread(wipe_remains, self._own_descriptor(), tuple(self._free), names)
                 await asyncio.to_thread(self._forget_unowned, self._path, names)
             except OSError as error:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from vault.refresh.journal import FOLDER, GROWTH, KEEP, SLOT, Journal, JournalEntry, read_answer, write_answer
 from vault.refresh.journal_slots import slots_for_answer
+from vault.refusals import StorageUnavailable
 from vault.upstream import TokenAnswer
 
 NOW = 1_700_000_000
@@ -127,3 +131,75 @@ def test_an_answer_is_kept_whole(scopes: frozenset[str] | None, *, leaves_earlie
     assert read_answer(write_answer("spent", scopes, answer)) == ("spent", scopes, answer)
     full = TokenAnswer("access", "refresh", scopes=scopes, expires_in=3600, leaves_earlier=leaves_earlier)
     assert read_answer(write_answer("spent", None, full)) == ("spent", None, full)
+
+
+@contextmanager
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """Each write stores only its first bytes."""
+    real = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda descriptor, data, at: real(descriptor, data[:4], at))
+        yield
+
+
+async def test_a_full_disk_refuses_a_place_and_an_answer_and_the_earlier_answer_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    with full_disk(monkeypatch), pytest.raises(StorageUnavailable, match="can't write to"):
+        await journal.reserve("one", now=NOW)
+    await journal.append(entry("one"))
+    await journal.reserve("two", now=NOW)
+    with full_disk(monkeypatch), pytest.raises(StorageUnavailable, match="can't be written"):
+        await journal.append(entry("two"))
+    assert await journal.find("one") == (entry("one"),)
+    assert await journal.find("two") == ()
+    await journal.append(entry("two"))
+    assert await journal.find("two") == (entry("two"),)
+    journal.close()
+
+
+async def test_an_answer_that_cant_be_wiped_stays_known_until_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path)
+    await journal.append(entry("one"))
+    with full_disk(monkeypatch):
+        await journal.sweep(now=NOW + KEEP + 1)
+    assert "journal not swept" in [one.message for one in caplog.records]
+    assert await journal.is_ahead("one", generation=1, era=0)
+    await journal.sweep(now=NOW + KEEP + 1)
+    assert not await journal.is_ahead("one", generation=1, era=0)
+    journal.close()
+    content = (tmp_path / FOLDER / "000.journal").read_bytes()
+    assert not content.strip(b"\x00")
+
+
+async def test_what_is_to_be_forgotten_is_wiped_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, other = Journal(tmp_path), Journal(tmp_path)
+    for name in ("one", "two"):
+        await journal.append(entry(name))
+    await other.append(entry("one", 2))
+    other.close()  # its process has ended
+    await journal.forget([])
+    with full_disk(monkeypatch), pytest.raises(StorageUnavailable, match="can't be written"):
+        await journal.forget(["one"])
+    await journal.forget(["one", "unknown"])
+    assert await journal.find("one") == ()
+    assert await journal.find("two") == (entry("two"),)
+    assert await Journal(tmp_path).find("one") == ()
+    for path in (tmp_path / FOLDER).iterdir():
+        assert b'"one"' not in path.read_bytes()
+    journal.close()
+
+
+async def test_without_a_free_file_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vault.refresh.journal._FILES", 1)
+    first, second = Journal(tmp_path), Journal(tmp_path)
+    await first.append(entry("one"))
+    with pytest.raises(StorageUnavailable, match="all journal files are in use"):
+        await second.append(entry("two"))
+    first.close()
+    await second.append(entry("two"))
+    assert {one.connection_id for one in await second.entries()} == {"one", "two"}
+    second.close()
