@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 
 from providers.definitions.catalog import load_catalog
+from providers.definitions.unruled_calls import ANY_CALL
 from server.programs.program_run import ProgramOptions, problem_of
-from server.proxy.program_access import AccountChoice, PermissionWait, ProgramAccess, WantedCall
+from server.proxy.program_access import AccountChoice, PermissionWait, ProgramAccess, WantedCall, reads
 from server.proxy.program_hosts import ApiAddress, HostMap, addresses_of, hosts_of
 from server.proxy.wire import ProxyRefused
 from server.settings import Settings
@@ -306,6 +307,32 @@ async def test_a_refusal_without_a_link_is_not_repeated(room: ProgramRoom) -> No
 )
 def test_an_address_names_only_an_unusual_port(scheme: str, port: int, url: str) -> None:
     assert ApiAddress("one", "api", scheme, "a.example", port, "/x").url == url
+
+
+async def test_the_person_is_asked_about_the_account_that_was_named(room: ProgramRoom) -> None:
+    issues = calls("/repos/octo/hello/issues")
+    async with connect_another(room, "bob") as bob:
+        await room.allow(READ, connection=bob)
+        for names, code in (((), "account_required"), (("bob",), "delegation_required")):
+            async with room.access(*names) as access:
+                assert await code_of(access.choose(*issues)) == code
+    assert len(room.said) == 1
+    assert "bob" in room.said[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "scope", "expected"),
+    [
+        ("GET", "issues:write", True),
+        ("GET", ANY_CALL, False),
+        ("POST", "issues:write", False),
+        ("POST", "issues:read", True),
+    ],
+)
+def test_a_rule_reads_if_its_method_or_its_scope_does(method: str, scope: str, *, expected: bool) -> None:
+    github = load_catalog().provider("github")
+    rule = github.rules[0].model_copy(update={"method": (method,), "scopes": frozenset({scope})})
+    assert reads(github, rule) is expected
 
 
 async def test_all_handles_end_with_the_program(room: ProgramRoom) -> None:
