@@ -101,3 +101,9 @@ def test_no_package_of_a_service_is_loaded_before_it_is_needed(tmp_path: Path) -
     for source in SOURCES:
         key_source(replace(WHOLE, source=source), data=tmp_path)
     assert not {"boto3", "hvac", "pkcs11", "azure.keyvault.keys", "google.cloud.kms_v1"} & set(sys.modules)
+
+
+def test_a_service_is_named_and_what_to_do_about_its_key() -> None:
+    source = ServiceKeySource(ServiceDouble())
+    assert source.describe() == "double a"
+    assert source.fix == "name the key that wrapped it in keys.key and keys.address (now: double a)"
