@@ -34,6 +34,7 @@ MEGABYTE = "a9" * 524_288
         ("Correct Horse Battery Staple", "Correct Horse Battery Heron"),
         ("aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaab"),
         ("abcabcabcabcabcabc", "abcabcabcabcabcabd"),
+        ("xkqz" * 4 + "xk", "xkqz" * 4 + "xx"),  # the last repetition may be cut
         ("123456789012345", "123456789012346"),
         ("543210987654321", "543210987654322"),
         ("qwertyuiopasdfgh", "qwertyuiopasdfgj"),
@@ -68,6 +69,9 @@ def test_the_own_name_as_password_is_refused() -> None:
     with pytest.raises(PasswordRefused):
         check_password("alice.example-alice.example", name="Alice Example")
     check_password("alice.example-alice.example", name="Bob")
+    with pytest.raises(PasswordRefused):
+        check_password("alice.example-alice", name="Alice Example")
+    check_password("alice.example-alicf", name="Alice Example")
 
 
 @pytest.mark.requirement("S-131")
