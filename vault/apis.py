@@ -7,14 +7,13 @@ A client that is linked to an API is that API: it may exchange and introspect th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vault import grants
+from vault.classes.immutable import immutable
 from vault.records import TENANT, format_scope, parse_scope
 from vault.storage.database import Reader, Row, Transaction, integer, text
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Api:
     """An API whose access tokens this vault issues. `resource` identifies it (RFC 8707 §2); `scopes` are its own."""
 

@@ -7,10 +7,11 @@ what was given.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from vault import company_permissions, delegations
+from vault.classes.immutable import immutable
 from vault.company_permissions import CompanyPermission, Renewal, renew
 from vault.delegations import WRITES
 from vault.records import Connection, Delegation, Event
@@ -36,7 +37,7 @@ def scopes_of(words: frozenset[str], *, granted: frozenset[str], policy: Upstrea
     return reads | (expand(words - WORDS, policy.covers) & (held | policy.own))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class OwnedAccount:
     """A connection of the person, and its provider's policy; None if the vault doesn't know the provider anymore."""
 

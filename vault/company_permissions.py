@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT, Delegation, format_scope, parse_scope
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
@@ -58,7 +58,7 @@ _DROPPED: Final = frozenset({DROPPED})
 Scopes = Mapping[str, frozenset[str]]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CompanyPermission:
     """What a company allowed. `accounts`: by provider, in the operator's words; `given`: by connection, in scopes.
 
@@ -88,7 +88,7 @@ class CompanyPermission:
         return self.ended_at is None and now < self.expires_at
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Renewal:
     """The change to one permission. `scopes` None: it stays unchanged; empty: it ends. `given` is stored."""
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from vault.audit.audit import append
+from vault.classes.immutable import immutable
 from vault.endings import (
     ACCESS_TOKEN,
     REFRESH_TOKEN,
@@ -410,7 +410,7 @@ def _is_another_grant(existing: Row, before: Aside, answer: TokenAnswer, *, is_w
 # Disconnecting
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PendingRevocation:
     """A grant still to be ended at the provider, not before `due_at`; None when there is nothing to do."""
 

@@ -10,9 +10,10 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.groups import name_key
 from vault.records import TENANT
 from vault.refusals import VaultError
@@ -37,7 +38,7 @@ class UserNameTaken(VaultError):
     code = "user_name_taken"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ProvisionedPerson:
     """A person as the directory knows them. `attributes` has the other values that it sent, under their SCIM names."""
 
@@ -51,7 +52,7 @@ class ProvisionedPerson:
     is_disabled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class DirectoryToken:
     """A directory's token without its secret. `previous_until`: the token before its rotation works until then."""
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from vault.classes.immutable import immutable
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, format_scope, new_id
 from vault.refusals import CiphertextRejected
@@ -41,7 +42,7 @@ _REPLACE_PENDING = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Aside:
     """A grant at a provider that no connection uses; None for `refresh_token` and `access_token` that do not open.
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from vault.classes.immutable import immutable
 from vault.refusals import CiphertextRejected
 from vault.spans import KEY_USES
 
@@ -30,7 +30,7 @@ _PAYLOAD_LABEL = b"token-vault envelope payload\x00"
 _FRESH_LABEL = b"token-vault envelope fresh\x00"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Context:
     """What a sealed value belongs to. It isn't secret and isn't stored with the value: whoever opens it must know
     it."""

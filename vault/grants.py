@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from vault import company_permissions, grants, revoked_tokens, tickets
 from vault.approvals import requests
 from vault.audit import audit
+from vault.classes.immutable import immutable
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, new_id, parse_scope
 from vault.refusals import GrantEnded, TransitionRefused
@@ -33,7 +34,7 @@ from vault.storage.database import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LiveGrant:
     """A live grant, with what a call needs to know about its client and user."""
 

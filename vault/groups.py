@@ -11,9 +11,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT, new_id
 from vault.refusals import TransitionRefused, VaultError
 from vault.storage.database import Reader, Row, Transaction, fetch_count, integer, integer_or_none, text, text_or_none
@@ -64,7 +64,7 @@ class GroupNameTaken(VaultError):
     code = "group_name_taken"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Group:
     """A group of people. `is_provisioned`: a company's directory created it and changes it."""
 
@@ -76,7 +76,7 @@ class Group:
     is_provisioned: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Member:
     """A person's membership in a group, by these sources. `expires_at`: when the last of them stops counting."""
 
@@ -87,7 +87,7 @@ class Member:
     expires_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Membership:
     """A group that a person is in, by these sources."""
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import HOUR, TENANT, Principal, format_scope, parse_scope
 from vault.refusals import VaultError
 from vault.storage.database import (
@@ -38,7 +39,7 @@ class HandleRefused(VaultError):
     code = "invalid_token"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Handle:
     """What a handle represents. `principal` is the party it was issued to, with the actor chain of that exchange."""
 
@@ -57,7 +58,7 @@ class Handle:
             raise _refusal("the request doesn't prove the key to which the handle is bound")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HandleState:
     """A handle with all stored facts that its use depends on, as of now.
 

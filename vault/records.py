@@ -9,10 +9,11 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.refusals import TransitionRefused
 
 TENANT = "default"
@@ -47,7 +48,7 @@ def format_scope(scopes: frozenset[str]) -> str:
     return " ".join(sorted(scopes))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Principal:
     """Verified subject, client and grant of one call: whose account, which agent, under which permission."""
 
@@ -96,7 +97,7 @@ def highest(roles: Iterable[Role]) -> Role:
     return min(roles, key=order.index, default=Role.MEMBER)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class User:
     """A person. `role` is their own role; `server.sign_in.roles` adds those from their groups.
 
@@ -126,7 +127,7 @@ class User:
         return self.disabled_at is None and self.stopped_at is None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Session:
     """A signed-in browser. Only a hash of the cookie's token is stored.
 
@@ -184,7 +185,7 @@ class ClientKind(StrEnum):
     LOCAL = "local"  # a stdio client of the owner of the data directory
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Client:
     """An OAuth client: an agent. `metadata` holds the rest of RFC 7591 §2 that was accepted."""
 
@@ -213,7 +214,7 @@ class Client:
         return self.auth_method == "none"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Grant:
     """What a user allowed a client to do with the vault: the record behind its tokens."""
 
@@ -237,7 +238,7 @@ class Grant:
         return self if self.revoked_at is not None else replace(self, revoked_at=now, revoked_reason=reason)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RefreshToken:
     """One generation of a rotating refresh token of our own authorization server."""
 
@@ -285,7 +286,7 @@ class TicketPurpose(StrEnum):
     PUSHED = "pushed"  # an authorization request pushed ahead (RFC 9126), 60 s
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Ticket:
     """A single-use expiring secret with the facts that it represents. Only a hash of the secret is stored."""
 
@@ -322,7 +323,7 @@ ADVISED: Final = "ends_by_advice"  # a fact: at its end, the service only recomm
 DOUBTED: Final = "doubted"  # a reason: an API refused the key of an active connection
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Connection:
     """One upstream account of one user. Sealed values stay in the row; this record has everything but the secrets."""
 
@@ -393,7 +394,7 @@ class ApprovalState(StrEnum):
     CONSUMED = "consumed"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Delegation:
     """What one agent may do with one connection of one user, until when, and what needs approval each time.
 
@@ -424,7 +425,7 @@ class Narrowing(StrEnum):
     FULL = "none"  # released with the account's full authority under the operator's switch
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Event:
     """One line of the activity: past-tense kind, person, agent, and outcome. Never a secret."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing, SaltedKey
 from vault.mcp.servers import McpServer
@@ -53,7 +54,7 @@ _CLAIM: Final = """
 _CLAIMED: Final = 900  # seconds during which no one else renews it
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ClientRenewal:
     """How a dynamically registered client is renewed (RFC 7592): at `url`, with `token`; both may be empty."""
 
@@ -62,7 +63,7 @@ class ClientRenewal:
     token: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class EnteredRegistration:
     """What an administrator enters. `client_secret` is None for a public client.
 
@@ -80,7 +81,7 @@ class EnteredRegistration:
     renewal: ClientRenewal | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StoredRegistration:
     """A row; `revision` changes with each change, `changed_by` is a user's ID."""
 

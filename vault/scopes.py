@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
+from vault.classes.immutable import immutable
 from vault.records import Narrowing, format_scope
 from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
 
@@ -74,7 +74,7 @@ def derives(policy: UpstreamPolicy) -> bool:
     return policy.narrows_by in (Downscope.NATIVE, Downscope.EXCHANGE)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Plan:
     """What an exchange may release, and how.
 

@@ -6,10 +6,11 @@ key, so that no part of it ends with the person who gave it. `vault.refresh.acco
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from vault import connections, groups
+from vault.classes.immutable import immutable
 from vault.groups import Group
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, Connection, ConnectionState, format_scope, parse_scope
@@ -56,7 +57,7 @@ _FORGET_DELETED: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SharingRule:
     """The most that members' agents can have, and what their person is asked about each time (as `Delegation.ask`).
     `scopes` also lists scopes that others in it include (`covers`), so that a member can allow an agent a part.
@@ -66,7 +67,7 @@ class SharingRule:
     ask: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SharedConnection:
     """A group's connection. Its record's `user_id` is the group's ID."""
 

@@ -7,9 +7,11 @@ nothing of ours, so both packages can depend on it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Protocol
+
+from vault.classes.immutable import immutable
 
 
 class RotationMode(StrEnum):
@@ -48,7 +50,7 @@ class CredentialKind(StrEnum):
     SIGNED_TOKEN = "signed_token"  # a private key that a person entered, and the tokens it obtains (RFC 7523 §2.1)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class UpstreamPolicy:
     """What the vault must know about a provider to decide; data from the provider's TOML file."""
 
@@ -114,7 +116,7 @@ class UpstreamPolicy:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Account:
     """The upstream account behind a token: a stable ID and a display name."""
 
@@ -122,7 +124,7 @@ class Account:
     label: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TokenAnswer:
     """A parsed successful answer of an upstream token endpoint (RFC 6749 §5.1)."""
 
@@ -144,14 +146,14 @@ class TokenAnswer:
         return usual if is_renewed else self.expires_in
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rotation:
     """The provider answered with new tokens."""
 
     answer: TokenAnswer
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Refusal:
     """A well-formed refusal: the token wasn't used, or is already dead. `ends_grant` is true for `invalid_grant` and
     its provider-specific names. False means that our client registration at the provider (`invalid_client`) or our
@@ -163,7 +165,7 @@ class Refusal:
     ends_grant: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NotSent:
     """No token was used, so it's safe to repeat the request. Nothing reached the provider, its rate limit applied
     before it examined the token, or it refused a secret that is kept elsewhere and can be replaced there. With
@@ -176,7 +178,7 @@ class NotSent:
     lacks_secret: bool = False  # a secret kept elsewhere can't be read there, or is refused
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Silent:
     """The request was sent and no usable answer came: it is unknown whether the token was used. `is_over`: there was an
     answer, so the provider is no longer processing the request. `retry_after`: the seconds that an answer asks to wait.
@@ -212,7 +214,7 @@ class ProbeOutcome(StrEnum):
     SILENT = "silent"  # no answer, or an inconclusive one
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ProbeAnswer:
     """The answer to a probe, and the `ways` in which it was made: `identity`, `introspection`, `refresh`."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 
 from vault import company_permissions, directory, grants, groups, tickets
 from vault.approvals import access_requests
+from vault.classes.immutable import immutable
 from vault.notices.channels import forget_person
 from vault.records import LAST, TENANT, Role, User, new_id
 from vault.refusals import VaultError
@@ -354,7 +354,7 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
     return await transaction.execute("delete from users where tenant = :tenant and id = :id", key) > 0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Deletion:
     """A deleted person with `grants` that haven't ended at their providers yet."""
 
@@ -400,7 +400,7 @@ _BY_IDENTITY = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LinkedIdentity:
     """A user's identity elsewhere (OpenID Connect Core §5.7)."""
 

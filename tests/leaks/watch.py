@@ -284,7 +284,7 @@ class Watch:
                     self._watch_repr(found)
 
     def _watch_repr(self, kind: type) -> None:
-        if kind in self._makers or not kind.__dataclass_params__.repr:
+        if kind in self._makers or kind.__repr__ is object.__repr__:
             return
         make: Callable[..., None] = kind.__init__
         self._makers[kind] = make

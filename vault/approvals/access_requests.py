@@ -9,10 +9,10 @@ decides who may ask and answer. Writing functions record no event: the caller ap
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import DAY, TENANT, format_scope, new_id, parse_scope
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
 from vault.storage.database import (
@@ -109,7 +109,7 @@ class Kind(StrEnum):
     COMPANY = "company"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RequestedAccess:
     """What a person asks for. `client_id` is empty for a group's accounts, which the person then allows agents.
 
@@ -127,7 +127,7 @@ class RequestedAccess:
     filed_by: str = "person"  # or "agent"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AccessRequest:
     """A request and its outcome. `expires_at` ends the question or, once allowed, the permission.
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeGuard
 
 from vault.approvals.standing_approvals import StandingUse, canonical_digest
+from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import DAY, TENANT, ApprovalState, Principal, new_id
@@ -92,7 +93,7 @@ class ToolCall:
         return _CANONICAL.encode(self.arguments()).encode("utf-8", "surrogatepass")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Ping:
     """What a client is sent once its person has answered: the ID of its request, with a token that the client chose."""
 
@@ -100,7 +101,7 @@ class Ping:
     token: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Approval:
     """What the person is, or was, asked. `expires_at` ends the question or, once approved, the permission."""
 

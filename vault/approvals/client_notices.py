@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, TypeGuard
 
 from vault.approvals.approvals import Approval
+from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT
@@ -32,7 +33,7 @@ _TAKE: Final = """
 _DUE: Final = "select approval_id from backchannel_pings where tenant = :tenant and due_at <= :now limit 1"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class DueNotice:
     """A request whose client must be notified; `attempts` includes this one. `sealed`: what an earlier attempt
     issued."""
@@ -42,7 +43,7 @@ class DueNotice:
     sealed: bytes | None = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IssuedTokens:
     """What was issued for an approval: the grant, from which access tokens can be made again, and its refresh token.
 

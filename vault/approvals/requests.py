@@ -12,12 +12,13 @@ import hashlib
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, TypeGuard
 
 from vault.approvals import approvals, client_notices
 from vault.approvals.approvals import MOST_OPEN, Approval
 from vault.approvals.standing_approvals import canonical_digest
+from vault.classes.immutable import immutable
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ApprovalState, format_scope, parse_scope
 from vault.refusals import TemporarilyUnavailable
@@ -49,7 +50,7 @@ _REFUSED: Final = """
 _STATES: Final[Mapping[str, Value]] = {"none": "", **{state.value: state.value for state in ApprovalState}}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class BackchannelRequest:
     """What a client asks the person for: a token with these scopes for this resource, and for what purpose.
 

@@ -12,11 +12,12 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, TypeGuard
 
 import rfc8785
 
+from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import DAY, TENANT
@@ -103,7 +104,7 @@ _COUNT_YES: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Binding:
     """What a standing approval covers: the person, agent, tool, account, and target."""
 
@@ -134,7 +135,7 @@ def canonical_digest(bound: Mapping[str, object], refusal: str) -> bytes:
         raise ScopeRefused(refusal, missing=frozenset()) from error
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StandingApproval:
     """Allows `per_day` calls on each day (UTC) until `expires_at`; `used` of them were used on the day number `day`."""
 
@@ -159,7 +160,7 @@ class StandingApproval:
         return self.used if self.day == now // DAY else 0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StandingUse:
     """One call that a standing approval allowed: the `used`th of `per_day` on that day."""
 

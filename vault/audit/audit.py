@@ -13,12 +13,12 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextvars import Context
-from dataclasses import dataclass
 
 from pydantic_core import PydanticSerializationError, to_json
 
 from vault.audit.proof import ChainBroken, Head, head, is_keyed, load_start, verify
 from vault.audit.repeats import RepeatedRefusals
+from vault.classes.immutable import immutable
 from vault.records import DAY, LAST, TENANT, Event
 from vault.refusals import StorageUnavailable, VaultError
 from vault.spans import REQUEST_ID
@@ -385,7 +385,7 @@ async def list_events(
     return tuple(event_of(row) for row in rows)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LastUse:
     """When an agent last used an account, and how often recently; `connection_id` None: the vault without an
     account."""

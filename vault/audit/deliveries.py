@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 
 from vault.audit.notes import TreeHead
+from vault.classes.immutable import immutable
 from vault.records import TENANT
 from vault.storage.database import Database, Reader, Value, integer, integer_or_none, text, text_or_none
 
 _TURN = "turn"  # the row that a process holds while it sends
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Delivery:
     """The newest checkpoint for a destination; `failure` is the reason if it wasn't delivered."""
 

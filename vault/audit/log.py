@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,6 +20,7 @@ from vault.audit.audit import append
 from vault.audit.notes import Note, NoteRefused, TreeHead, Verifier, sign
 from vault.audit.proof import ChainBroken, End, Walk, check_end, last_checkpoint, load_end, load_start, pruned_to
 from vault.audit.tree import LeafRun, Tree, count_leaves, store_leaves
+from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.records import DAY, TENANT, Event
 from vault.refusals import CiphertextRejected
@@ -43,7 +44,7 @@ _RESTARTED = """
 _NEWEST = "select * from event_notes where tenant = :tenant and origin = :origin order by size desc limit 1"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LogKey:
     """One key of a log. `seed` is the private key; it signs from `active_at` until `retired_at`."""
 
@@ -57,7 +58,7 @@ class LogKey:
         return self.retired_at is None or now < self.retired_at
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Log:
     """One log of this vault. Its leaf 0 is event `base + 1`; it began when the activity had `after` events.
 
@@ -78,7 +79,7 @@ class Log:
         return tuple(key.verifier for key in self.keys)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SignedCheckpoint:
     """A signed checkpoint. `stamp` is its time stamp (RFC 3161), if it has one."""
 
@@ -300,7 +301,7 @@ async def keep_note(database: Database, issued: SignedCheckpoint) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Restart:
     """A restore, or an accepted return in time: its event, its name, and the last event before it.
 

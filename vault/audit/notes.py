@@ -11,10 +11,11 @@ import hashlib
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from vault.classes.immutable import immutable
 
 ED25519 = 1
 COSIGNATURE = 4
@@ -31,7 +32,7 @@ class NoteRefused(Exception):
         self.description = description
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Verifier:
     """A public key by its name; `kind` is ED25519 or COSIGNATURE."""
 
@@ -61,7 +62,7 @@ class Verifier:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Signature:
     """A signature line: `key_id` of 4 bytes, then the signature."""
 
@@ -82,7 +83,7 @@ class Signature:
         return cls(name, value[:4], value[4:])
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Note:
     """A signed text; `text` ends with a newline."""
 
@@ -114,7 +115,7 @@ class Note:
         return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TreeHead:
     """The text of a checkpoint: which log, how many leaves, and their root (32 bytes)."""
 

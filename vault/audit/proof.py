@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
+from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.records import LAST, TENANT, Tell, tell_nobody
 from vault.refusals import CiphertextRejected, VaultError
@@ -41,7 +42,7 @@ class ChainBroken(VaultError):
         self.after = after
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Head:
     """The end of the chain: number of batches, of events, and the hash of the last batch (32 bytes)."""
 
@@ -50,7 +51,7 @@ class Head:
     hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ChainStart:
     """Where the vault's key was first used: after this batch and event."""
 
@@ -58,7 +59,7 @@ class ChainStart:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Checkpoint:
     """A segment of the chain that was verified and sealed; `pruned_at` is set once its events are deleted.
 
@@ -136,7 +137,7 @@ _CONTEXT = Context(purpose="event_checkpoint", tenant=TENANT)
 _SHOWN = ("first_height", "height", "first_sequence", "sequence", "first_at", "last_at", "pruned_at")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PrunedEvents:
     """Events that were deleted under a retention of this many days; the last deletion was at `at`."""
 
@@ -148,7 +149,7 @@ class PrunedEvents:
     retention_days: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Report:
     """What was proved: events `first` to `last` (none when `first` is greater).
 
@@ -353,7 +354,7 @@ class Walk:
         return ChainBroken(sequence, why, after=self.confirmed)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class End:
     """The head and the rows after it, as one statement sees them."""
 

@@ -7,9 +7,9 @@ and ending an agent both lock the client's row: either the receipt names the tok
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT
 from vault.refusals import GrantEnded
 from vault.storage.database import SWEEP_BATCH, Database, Transaction, Value
@@ -78,7 +78,7 @@ _SWEEP: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TokenRelease:
     """A provider's token on its way to an agent. `token_hash` as in the activity; without an end, None."""
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from vault.audit.audit import event_of
+from vault.classes.immutable import immutable
 from vault.records import LAST, TENANT, Event
 from vault.storage.database import Reader, Value, integer
 
@@ -25,7 +25,7 @@ PATIENCE: Final = 0.25  # seconds after which one search reads no further slice
 OUTCOMES: Final = ("ok", "refused", "failed")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class EventFilter:
     """What to search for; empty means any. `since` and `until` are instants, the second excluded.
 
@@ -41,7 +41,7 @@ class EventFilter:
     account: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Conditions:
     """The conditions of a statement."""
 
@@ -87,7 +87,7 @@ class _Conditions:
         return f"select sequence {self.examined_rows} order by sequence desc limit 1 offset :skipped"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FoundEvents:
     """Events, newest first; `before`: where to continue with older ones, None when there are none."""
 

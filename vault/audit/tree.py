@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from vault.audit.audit import event_of
@@ -24,6 +23,7 @@ from vault.audit.merkle import (
     root,
 )
 from vault.audit.proof import ChainBroken
+from vault.classes.immutable import immutable
 from vault.records import TENANT, Event
 from vault.storage.database import Reader, Transaction, Value, binary, integer
 from vault.storage.event_chain import entry_of, line_start, tail
@@ -122,7 +122,7 @@ async def load_leaves(reader: Reader, begin: int, end: int) -> bytes:
     return bytes(found[start : start + (end - begin) * HASH_LENGTH])
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Tree:
     """The tree of the stored leaves and, after them, `fresh` ones. Leaf 0 is event `base + 1`."""
 

@@ -19,12 +19,13 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import BinaryIO
 
 from vault.audit.audit import head, restart_keyed_head
 from vault.backup import quarantine
+from vault.classes.immutable import immutable
 from vault.envelope import KEY_LENGTH
 from vault.keys.held_keys import ROOT, HeldKeys, open_root
 from vault.keys.key_ring import KeyRing, event_key, vault_id
@@ -53,7 +54,7 @@ _USED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Header:
     """A backup's description of itself, readable without its key."""
 
@@ -98,7 +99,7 @@ class Header:
             raise BackupRefused("the backup is damaged: use another one", detail="header") from error
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Summary:
     """What a backup holds."""
 
@@ -200,7 +201,7 @@ def _value(value: object) -> Value:
 # Restoring
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Backup:
     """A backup file with its key at hand."""
 

@@ -5,8 +5,9 @@ The account stays unchanged. While its vault runs, a refresh may replace the tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from vault.classes.immutable import immutable
 from vault.connections import open_access_token, open_refresh_token
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, Connection
@@ -14,7 +15,7 @@ from vault.refusals import CiphertextRejected
 from vault.storage.database import Reader
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HeldTokens:
     """The tokens in an account's row; `access_token` only where there is no refresh token."""
 

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from vault import groups, replay
 from vault.audit import released_tokens
 from vault.audit.audit import append, head
+from vault.classes.immutable import immutable
 from vault.records import TENANT, ConnectionState, Event, Tell, tell_nobody
 from vault.refresh.accounts import MARGIN
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
@@ -101,7 +102,7 @@ class RestoreVerdict(StrEnum):
     DELETED = "deleted after the backup"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RestoredConnection:
     """One connection of a restored vault."""
 

@@ -3,9 +3,9 @@ applies."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT, Role
 from vault.storage.database import Reader, integer, text, text_or_none
 
@@ -20,7 +20,7 @@ _READ: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ActingNames:
     """The person, with their current groups, and the agent; `client_kind` is empty for an unknown agent.
 

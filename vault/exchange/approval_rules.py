@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from vault.classes.immutable import immutable
 from vault.delegations import WRITES
 from vault.refresh.policy_checks import PolicyVerdict
 from vault.scopes import expand
@@ -16,7 +15,7 @@ TOOL = "tool:"  # prefix of a tool's name among the things that the person is as
 _NOTHING: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ApprovalQuestion:
     """What the person is asked about for one agent at one account; `delegated` is what the agent may do there.
 

@@ -7,9 +7,10 @@ is missing. `vault.exchange` reads, opens and records.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from vault.approvals.approvals import ToolCall
+from vault.classes.immutable import immutable
 from vault.connections import names_account
 from vault.exchange.recent import Basis
 from vault.records import ConnectionState, Event, Narrowing, Principal
@@ -20,7 +21,7 @@ from vault.scopes import Plan, derives, expand, plan
 from vault.upstream import UpstreamPolicy
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExchangeRequest:
     """What an agent requests. `scopes` None: everything delegated. `purpose` names the use: the tool's name.
 
@@ -50,7 +51,7 @@ class ExchangeRequest:
     goes_out_whole: Callable[[str], bool] = field(default=lambda _: False, repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class UpstreamToken:
     """An upstream token and how its scopes are enforced. If `narrowing` is ENFORCED, the value stays in the process.
 

@@ -12,12 +12,13 @@ import hashlib
 import logging
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import ToolCall
 from vault.approvals.standing_approvals import Binding, StandingUse
 from vault.audit.audit import append
+from vault.classes.immutable import immutable
 from vault.connections import ACCESS_TOKEN, narrowed_token
 from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, for_member, settle, words
@@ -53,7 +54,7 @@ log = logging.getLogger("token_vault.exchange")
 ROUNDS = 5  # reads of the row; each after the first follows a refresh, or reading a secret elsewhere
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReadSecret:
     """The value of a sealed `reference`, read from its `source`."""
 
@@ -62,7 +63,7 @@ class ReadSecret:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PolicyAnswer:
     """The question to the operator's own policy, and its answer."""
 

@@ -8,11 +8,12 @@ only the provider knows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from vault import clients, grants, shared_connections, users
 from vault.approvals import standing_approvals
+from vault.classes.immutable import immutable
 from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, choose, for_member, list_refusals, select, settle
 from vault.exchange.exchange import check_policy
@@ -62,7 +63,7 @@ class StepOutcome(StrEnum):
     NOT_CHECKED = "not checked"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FailedStep:
     """What fails. `code` is that of the exchange's refusal."""
 
@@ -72,7 +73,7 @@ class FailedStep:
     fix: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CheckedStep:
     """One step; `failure` if it failed, `why` if it wasn't checked or needs an explanation."""
 
@@ -82,7 +83,7 @@ class CheckedStep:
     failure: FailedStep | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StandingLeft:
     """A standing approval, and how many of its calls are left today (UTC)."""
 
@@ -92,7 +93,7 @@ class StandingLeft:
     per_day: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Explanation:
     """`first_failure` None: the exchange would return a token with `scopes`, enforced as `narrowing` says.
 
@@ -147,7 +148,7 @@ class _Steps:
         return tuple(self._known.get(step, CheckedStep(step, StepOutcome.NOT_CHECKED, rest)) for step in ExchangeStep)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExchangeQuestion:
     """The person, client, connection, and scopes to explain; `scopes` None: everything delegated."""
 

@@ -8,10 +8,11 @@ stores nothing; a caller that keeps a decision must check the rows before each u
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from vault import clients
+from vault.classes.immutable import immutable
 from vault.records import Client
 from vault.refresh import accounts, rotation
 from vault.refresh.accounts import AccountQuery, HeldAccount, HeldToken
@@ -23,7 +24,7 @@ _CLIENT: Final = """c.id as client_id, c.kind, c.name, c.auth_method, c.redirect
 _READ: Final = f"select {_CLIENT}, {accounts.COLUMNS}{accounts.SOURCES}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Basis:
     """The accounts that an exchange found, and the token that it opened, sealed for `purpose`.
 

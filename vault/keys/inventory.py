@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from vault.classes.immutable import immutable
 from vault.keys import masters
 from vault.keys.held_keys import ROOT
 from vault.keys.masters import MasterState
@@ -16,7 +16,7 @@ SigningState = Literal["next", "signing", "verifying", "ended"]
 _RING: Final = "select id, purpose, kek_id, created_at, active_at, retired_at from keys.ring order by active_at, id"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MasterKey:
     """A key-encryption key by its ID, and what still needs it. `uses`: the wraps and unwraps that processes counted."""
 
@@ -31,7 +31,7 @@ class MasterKey:
     retired_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RingKey:
     """A key that signs our tokens. `retired_at`: from then on no token that it signed can be valid."""
 
@@ -42,7 +42,7 @@ class RingKey:
     state: SigningState
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Inventory:
     """All keys with their own lifetime. Keys of accounts end with their accounts and aren't listed."""
 

@@ -11,13 +11,14 @@ import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vault.audit import audit
+from vault.classes.immutable import immutable
 from vault.envelope import KEY_LENGTH, Context, open_sealed, seal
 from vault.keys import masters, signing
 from vault.keys.held_keys import ROOT, ROOT_CONTEXT, HeldKeys, open_root, root_row, stored_of
@@ -72,7 +73,7 @@ class ConnectionKey:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SaltedKey:
     """A key of the vault itself that ends with its salt; `id` identifies it in the values that it sealed."""
 

@@ -7,9 +7,9 @@ themselves are in their sources (`vault.keys.sources`), and in memory (`vault.ke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from vault.classes.immutable import immutable
 from vault.keys.sources.source import StoredKey, fingerprint_of
 from vault.records import TENANT
 from vault.refusals import StorageUnavailable
@@ -42,7 +42,7 @@ _INSERT: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MasterRow:
     """A master key as the database knows it. `described`: its source, for people; `uses`: wraps and unwraps."""
 

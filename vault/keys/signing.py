@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from joserfc.jwk import KeySet, RSAKey
 
+from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.records import DAY, HOUR, TENANT
 from vault.refusals import KeyUnavailable
@@ -30,7 +30,7 @@ LONGEST_TOKEN = DAY  # seconds; no token that we sign lives longer
 RELOAD_EVERY = 60  # seconds; limits how often unknown key IDs trigger a read
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _SigningKey:
     key: RSAKey
     active_at: int
@@ -40,7 +40,7 @@ class _SigningKey:
         return self.retired_at is None or now < self.retired_at
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SigningKeyFacts:
     """One published signing key, without the key material: when it starts to sign, and when it is no longer
     published."""

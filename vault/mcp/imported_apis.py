@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT
 from vault.storage.database import Reader, Row, Transaction, integer, text, text_or_none
 
@@ -41,7 +42,7 @@ _FORGET: Final = """
 _REMOVE: Final = "delete from imported_apis where tenant = :tenant and name = :name returning name"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ImportedApi:
     """One API: what waits for an admin, and what agents can be offered; each is None if there is nothing.
 
@@ -65,7 +66,7 @@ class ImportedApi:
         return self.offered or self.reviewed or self.accepted or ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AcceptedApi:
     """An API that is on, as it was accepted."""
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import HOUR, TENANT
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
@@ -90,7 +91,7 @@ _NAME: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class McpTool:
     """One tool of a server. `effect` and `asks` are the operator's decision, not the server's own claim."""
 
@@ -119,7 +120,7 @@ class McpTool:
         return "accepted" if self.accepted == self.seen else "changed"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class McpServer:
     """One server; `facts` is how it authorizes, as found when it was added."""
 
@@ -142,7 +143,7 @@ class McpServer:
         return next((one for one in self.tools if one.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class OfferChange:
     """What one read of a server's list changed, by the tools' names."""
 
@@ -156,7 +157,7 @@ class OfferChange:
         return not (self.held or self.gone or self.back or self.left)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HeldTools:
     """How many tools of a server wait for an operator's review."""
 
@@ -165,7 +166,7 @@ class HeldTools:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Acceptance:
     """An operator's acceptance of one tool: its effect on data, and whether people approve each call."""
 

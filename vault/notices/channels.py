@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, format_scope, new_id, parse_scope
@@ -46,7 +47,7 @@ _DELETE_ALL: Final = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NoticeSettings:
     """When and how a person wants notices. Times of day are minutes after midnight in `zone`, an IANA name."""
 
@@ -61,7 +62,7 @@ class NoticeSettings:
         return self.kinds.get(kind, DEFAULT_HOW[kind])
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NoticeChannel:
     """A way to reach a person. `target` is a mail address, a URL or a subscription. Unconfirmed channels get
     nothing."""

@@ -10,10 +10,11 @@ import base64
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 from urllib.parse import urlsplit
 
+from vault.classes.immutable import immutable
 from vault.keys.key_ring import KeyRing
 from vault.notices import channels
 from vault.notices.channels import ENDPOINT, NoticeChannel
@@ -52,7 +53,7 @@ _SHELVE: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class EventEndpoint:
     """An address with the event types that it wants. `secret` has the format of Standard Webhooks.
 
@@ -87,7 +88,7 @@ class EventEndpoint:
         return (self.secret, *(secret for secret, until in earlier if now < until))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FailedDelivery:
     """An event that an endpoint didn't accept in any attempt."""
 

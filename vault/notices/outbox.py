@@ -9,10 +9,10 @@ notices that were definitely not accepted are retried.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from vault.audit.audit import event_of
+from vault.classes.immutable import immutable
 from vault.keys.key_ring import KeyRing
 from vault.notices.channels import NoticeChannel, NoticeSettings, get_settings, list_channels
 from vault.notices.endpoints import NOBODY, TYPE_OF_EVENT
@@ -99,7 +99,7 @@ Approvers = Callable[[Event], Awaitable[Sequence[str]]]  # the IDs of the people
 DueAt = Callable[[NoticeSettings, str, int], int]  # (settings, `at_once` or `daily`, now) -> when to send
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Notice:
     """One event being sent on one channel. `attempts` includes this one."""
 

@@ -7,10 +7,11 @@ nothing that a revocation must reach is cached. `vault.exchange` decides with th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from vault import revoked_tokens, tool_choices
+from vault.classes.immutable import immutable
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, Principal, parse_scope
 from vault.refresh.rules import SendDecision, UnresolvedSends, may_send
@@ -64,7 +65,7 @@ _CHOICE: Final = """,
 _READ: Final = f"select {COLUMNS}{_CHOICE}{SOURCES}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AccountQuery:
     """The person and provider whose accounts to read, and optionally a narrowed token.
 
@@ -77,7 +78,7 @@ class AccountQuery:
     tool_sets: frozenset[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HeldToken:
     """A sealed access token; with `expires_at` None it lives until it is revoked."""
 
@@ -105,7 +106,7 @@ class HeldToken:
         return self.ageing_at is not None and now >= self.ageing_at
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HeldAccount:
     """One connection as an exchange by this agent sees it."""
 

@@ -9,9 +9,10 @@ repeated. `vault.refresh.rotation` renews; `vault.refresh.company` opens such co
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Protocol
 
+from vault.classes.immutable import immutable
 from vault.connections import ACCESS_TOKEN
 from vault.records import ConnectionState
 from vault.refresh import attempts, leases, takeover
@@ -37,7 +38,7 @@ class Renew(Protocol):
     async def __call__(self, vault: Vault, connection_id: str, *, if_generation: int) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AssertionGrant:
     """Access to a service, and the ID token to request it with."""
 
@@ -45,7 +46,7 @@ class AssertionGrant:
     id_token: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _RefusedAccess:
     """No access: the identity provider's answer instead of an assertion (`vault.upstream.VouchedAccess`)."""
 

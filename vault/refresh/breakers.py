@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vault.classes.immutable import immutable
+
 SILENCES = 5  # in a row
 RECENT = 15  # seconds: longer than one request may take
 PAUSE = 30  # seconds
@@ -33,7 +35,7 @@ class _Breaker:
     probe_ends: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Trouble:
     """A provider that doesn't answer, or refused our registration, and since when."""
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from vault import connections
 from vault.audit import audit
 from vault.audit.audit import append
+from vault.classes.immutable import immutable
 from vault.records import TENANT, Connection, ConnectionState, Event
 from vault.refresh import assertions, consents, leases, rotation
 from vault.refresh.concurrency import UpstreamTokenRequest, Vault
@@ -31,7 +31,7 @@ _LOOKED_AT: Final = 500  # events
 _UNREACHED: Final = "temporarily_unavailable"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CompanyAnswer:
     """The connection; or a sentence that says why there is none, empty if no one vouches for this person there."""
 
@@ -90,7 +90,7 @@ async def heal(vault: Vault, user_id: str, refusal: ConnectionRequired) -> bool:
     return answer.connection is not None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CompanyFinding:
     """Why a company's connection is missing, for operators."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vault.audit.audit import Activity
+from vault.classes.immutable import immutable
 from vault.keys.key_ring import KeyRing
 from vault.refresh.breakers import Breakers
 from vault.refresh.journal import Journal
@@ -31,7 +32,7 @@ R = TypeVar("R")
 TIDYING = 0.5  # seconds that shutdown waits for work that no caller waits for
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class UpstreamTokenRequest:
     """A token newer than `generation`: the full one, or one of exactly these scopes (and for this one item)."""
 
@@ -217,7 +218,7 @@ class RefreshTasks:
                 task.cancel()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Vault:
     """The dependencies of exchanging and refreshing. `owner` is random per process."""
 

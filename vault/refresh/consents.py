@@ -13,10 +13,11 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from vault import company_access, connections, delegations, endings, tickets
 from vault.audit.audit import append
+from vault.classes.immutable import immutable
 from vault.endings import Aside
 from vault.keys.key_ring import ConnectionKey
 from vault.records import TENANT, Connection, Event, Ticket, format_scope, parse_scope
@@ -59,7 +60,7 @@ _MAY_BE_ENDED = """
 _HOLD_PERSON = "update users set name = name where tenant = :tenant and id = :id"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Consent:
     """The reason why a person was sent to a provider, and what an agent gets afterward.
 
@@ -86,7 +87,7 @@ class Consent:
         return f"consent:{(self.ticket_hash or b'').hex()}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StoredConsent:
     """The result of a consent."""
 

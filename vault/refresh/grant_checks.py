@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT, ConnectionState
 from vault.refresh import leases, rotation
 from vault.refresh.concurrency import Vault
@@ -73,7 +73,7 @@ _SWEEP: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HintedConnection:
     """A live connection that a hint is about."""
 
@@ -175,7 +175,7 @@ async def sweep(transaction: Transaction, *, now: int) -> int:
     return await transaction.execute(_SWEEP, {"before": now - PAUSE, "batch": SWEEP_BATCH})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LiveAccount:
     """A connection that agents may use."""
 

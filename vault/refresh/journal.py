@@ -27,10 +27,10 @@ import time
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from errno import EBADF, EMFILE, ENOSPC
 from pathlib import Path
 
+from vault.classes.immutable import immutable
 from vault.keys.sources.private_file import sync_folder
 from vault.records import DAY, format_scope, parse_scope
 from vault.refresh.journal_slots import (
@@ -99,7 +99,7 @@ def _write(descriptor: int, slot: int, data: bytes) -> None:
     sync(descriptor, is_new=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _IndexState:
     """The index of a file as of the last read; `state` None: the file may have been written since."""
 

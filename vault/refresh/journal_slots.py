@@ -19,10 +19,11 @@ import re
 import struct
 from array import array
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import repeat
 from typing import NamedTuple
 
+from vault.classes.immutable import immutable
 from vault.refusals import StorageUnavailable
 from vault.storage.host_files import sync
 
@@ -38,7 +39,7 @@ _FACTS = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class JournalEntry:
     """One answer: what `owner` received for the refresh token of `generation`."""
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from vault.classes.immutable import immutable
 from vault.endings import ACCESS_TOKEN
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.records import DOUBTED, TENANT, ConnectionState, format_scope, parse_scope
@@ -148,7 +149,7 @@ _DOUBT = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ConnectionFacts:
     """A connection's row as a refresh needs it; `fence` and `generation` identify the exact state that was read."""
 
@@ -294,7 +295,7 @@ def next_fence(fence: int) -> int:
     return fence + 2 + secrets.randbits(36)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Lease:
     """The right of one owner to use one generation once; `fence` identifies the attempt."""
 
@@ -424,7 +425,7 @@ async def lapse(transaction: Transaction, facts: ConnectionFacts) -> None:
     await transaction.execute(_LAPSE, {"tenant": TENANT, "id": facts.connection_id, "fence": facts.fence})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SealedAnswer:
     """The sealed columns of one answer. `scope_key` is set for a narrowed token, None for a full one."""
 

@@ -6,13 +6,14 @@ exactly its scopes, so a connection there holds only the person's consent. `serv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
+from vault.classes.immutable import immutable
 from vault.records import Principal
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MintedToken:
     """A token, and when it ends."""
 

@@ -8,9 +8,10 @@ kept. `vault.refresh.rotation` calls this, after a refresh if one is needed.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import assert_never
 
+from vault.classes.immutable import immutable
 from vault.connections import ACCESS_TOKEN, narrowed_token
 from vault.refresh import leases
 from vault.refresh.accounts import MARGIN, skew_of
@@ -46,7 +47,7 @@ def is_good_parent(facts: ConnectionFacts, *, policy: UpstreamPolicy, now: int) 
     return left > (min(MARGIN, skew // 2) if policy.refresh_ends_access_token else skew)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Narrower:
     """One request for a narrower token, and the connection whose full token it is made from."""
 

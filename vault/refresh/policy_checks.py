@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Protocol
 
 from vault.approvals.approvals import ToolCall
+from vault.classes.immutable import immutable
 from vault.storage.database import Reader
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PolicyQuestion:
     """Who would use which account, through which agent, with which scopes, and for what.
 
@@ -47,7 +48,7 @@ class PolicyOutcome(StrEnum):
     FORBID = "forbid"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PolicyVerdict:
     """The answer. `rule` and `reason` are the operator's words; `digest` identifies the rules that gave it.
     `has_waited`: earlier reads may be stale.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT, ConnectionState
 from vault.refresh import journal_recovery, leases, rotation, sightings, takeover
 from vault.refresh.concurrency import Vault
@@ -45,7 +45,7 @@ _WAITING = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class WaitingAccounts:
     """How many accounts wait for a provider that didn't answer a refresh, and since when the first one waits (Unix
     time)."""

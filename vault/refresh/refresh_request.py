@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum, auto
 from typing import assert_never
 
 from vault import connections, endings
 from vault.audit.audit import append
+from vault.classes.immutable import immutable
 from vault.connections import idle_expiry
 from vault.keys.key_ring import ConnectionKey
 from vault.records import Event
@@ -171,7 +172,7 @@ class _Fate(Enum):
     MOVED = auto()  # the row already holds something newer
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Spender:
     """One refresh token or ID token, opened and about to be sent for one request."""
 

@@ -24,9 +24,9 @@ with the same functions. There are twelve rules, each with a counterexample that
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from enum import Enum, auto
 
+from vault.classes.immutable import immutable
 from vault.records import DAY, HOUR
 from vault.upstream import SEND_DEADLINE, RotationMode, UpstreamPolicy
 
@@ -37,7 +37,7 @@ HANDLING = 30  # seconds after an unanswered request during which the provider m
 CLOCKS = 2  # seconds that clocks of one deployment may differ; a send further in the future says nothing about its age
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class UnresolvedSends:
     """One owner's sends of the current refresh token that have no reported result."""
 

@@ -11,10 +11,11 @@ import json
 import logging
 import secrets
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from vault.audit import audit
+from vault.classes.immutable import immutable
 from vault.records import TENANT
 from vault.storage.database import Database, Reader, Value, binary
 
@@ -33,7 +34,7 @@ _SETTLED = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Sighting:
     """The end of the activity when last seen, with two more facts.
 
@@ -49,7 +50,7 @@ class Sighting:
     key_start: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rollback:
     """Signs that a database went back in time, or that its history was rewritten."""
 

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT, User, new_id
 from vault.refusals import VaultError
 from vault.storage.database import Reader, Row, Transaction, binary, integer, integer_or_none, text
@@ -53,7 +53,7 @@ class TooManyPasskeys(VaultError):
     code = "too_many_passkeys"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Passkey:
     """A credential. `is_synced`: the person's devices share it, so it survives the loss of one.
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
 
+from vault.classes.immutable import immutable
 from vault.records import DAY, TENANT, Session, User
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -32,7 +32,7 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SessionFacts:
     """How someone signed in: the `method` (password, passkey, openid ...), the kind of browser, and the network.
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import SplitResult, unquote
 
+from vault.classes.immutable import immutable
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.event_chain import Batch
 
@@ -26,7 +26,7 @@ Row = Mapping[str, Value]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Statement:
     """One statement of a program."""
 
@@ -192,7 +192,7 @@ class Database(Reader, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SchemaFile:
     """One numbered schema file, its statements split by store.
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from pydantic_core import to_json
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT
 
 START = bytes(32)  # the hash before the first batch
@@ -27,7 +28,7 @@ _TAG_LABEL = b"token-vault events tag 1\x00"
 _BEGIN_LABEL = b"token-vault events begin 1\x00"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ChainEntry:
     """One event as stored, without its number and time. `details` is JSON; `said` has its values while it is
     appended."""
@@ -41,7 +42,7 @@ class ChainEntry:
     said: Mapping[str, object] = field(default_factory=dict[str, object], compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Batch:
     """Events that are committed together; the time is in seconds."""
 
@@ -49,7 +50,7 @@ class Batch:
     entries: Sequence[ChainEntry]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Link:
     """The end of the chain after some batch. `keyed` is None before the vault's key was first used."""
 

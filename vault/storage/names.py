@@ -8,11 +8,12 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from vault.classes.immutable import immutable
 from vault.records import LAST, TENANT, ApprovalState
 from vault.storage.database import Value
 
@@ -40,7 +41,7 @@ _STATEMENTS: Final = {  # kind -> the completed name, then what distinguishes it
 }
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Whose:
     """The person whose names to list, by the key of their name or by an identity; for people, the key to begin at."""
 

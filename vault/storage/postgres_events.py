@@ -7,11 +7,11 @@ any point never blocks the head for others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic_core import to_json
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT
 from vault.storage.event_chain import FOLD_LABEL, LABEL, START, Batch, line_start, mac_and_tag, tail
 
@@ -72,7 +72,7 @@ _ENSURE_HEAD = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Content:
     """Events and their lines as one JSON text, with the key's MACs."""
 

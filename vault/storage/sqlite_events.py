@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import TENANT
 from vault.storage.database import Row, Statement, T, Value, binary, binary_or_none, integer
 from vault.storage.event_chain import START, Batch, digest, fold, mac_and_tag, tail
@@ -17,7 +17,7 @@ _INSERT: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class InsertedRows:
     """A statement with parameters without names: several rows of values, one after another."""
 

@@ -12,9 +12,9 @@ import sqlite3
 import stat
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from vault.classes.immutable import immutable
 from vault.refusals import StorageUnavailable
 from vault.storage import schema_shape
 from vault.storage.database import SchemaFile, check_version, schema_files
@@ -23,7 +23,7 @@ BUSY_WAIT = 5.0  # seconds to wait for another process
 TRANSIENT = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SqliteFiles:
     """The two files of one vault."""
 

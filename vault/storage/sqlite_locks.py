@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from vault.classes.immutable import immutable
 
 _LOCKS: Final = Path("/proc/locks")
 _WRITE: Final = 120  # the byte of the `-shm` file that represents the right to write (sqlite.org/walformat.html §2.3.1)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LockHolder:
     """Another process; `is_stopped`: it doesn't run until someone resumes it."""
 

@@ -24,10 +24,10 @@ network, only until they meet over a third token; and never beyond the end of th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import DAY, RefreshToken
 
 Family = Mapping[int, RefreshToken]  # by generation
@@ -51,7 +51,7 @@ class RepeatVerdict(StrEnum):
         return self in {RepeatVerdict.SAME, RepeatVerdict.MOVED}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TokenRepeat:
     """A used token that its client presents again. Networks are names that are only compared; None is unknown."""
 

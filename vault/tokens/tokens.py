@@ -15,13 +15,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vault import grants
 from vault.audit import audit
+from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.grants import LiveGrant
 from vault.records import DAY, TENANT, Grant, RefreshToken, format_scope, parse_scope
@@ -49,7 +50,7 @@ _KEPT = DAY  # after the family's end
 REMEMBERED = 256
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Lifetimes:
     """Seconds from issue to the family's end, between two uses, and for which a repeat gets the newest token.
 
@@ -65,7 +66,7 @@ class Lifetimes:
         return now + min(self.idle, self.absolute)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RefreshRequest:
     """What came with a refresh token: the client, what it asks for, its DPoP key (RFC 9449 §5), and its network."""
 
@@ -77,7 +78,7 @@ class RefreshRequest:
     is_authenticated: bool = False  # the client, with its own secret or key
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Repetition:
     """Facts of an answered repeat, for its event."""
 
@@ -86,7 +87,7 @@ class Repetition:
     verdict: RepeatVerdict
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AcceptedRefresh:
     """An accepted refresh: the token to issue, and what its access token may have."""
 

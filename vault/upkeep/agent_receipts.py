@@ -8,7 +8,7 @@ signed, in the transaction that ends the agent; an account that is disconnected 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from joserfc import jws
@@ -16,6 +16,7 @@ from joserfc.jwk import RSAKey
 
 from vault.audit.audit import append
 from vault.audit.released_tokens import UNKNOWN
+from vault.classes.immutable import immutable
 from vault.records import LAST, TENANT, Event, new_id
 from vault.refresh.concurrency import Vault
 from vault.spans import KEY_USES
@@ -62,7 +63,7 @@ _OPEN: Final = f"""
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AgentReceipt:
     """A stored receipt; `token` is the signed form. `expires_at`: that of the provider token that the agent may hold.
     `is_connected`: whether the account is still connected.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from vault.audit.proof import last_checkpoint
+from vault.classes.immutable import immutable
 from vault.records import DAY, SHORT, TENANT, ApprovalState, parse_scope
 from vault.refresh.journal import FOLDER
 from vault.storage.database import Database, Reader, fetch_count, integer, integer_or_none, text
@@ -54,7 +54,7 @@ _REFRESHES = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Pulse:
     """Figures that change every second. Times are Unix seconds; None if there was no such event yet."""
 
@@ -63,7 +63,7 @@ class Pulse:
     sealed_until: int | None  # the newest event that was verified and sealed
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Census:
     """Figures that require reading every connection."""
 
@@ -112,7 +112,7 @@ def journal_size(data: Path) -> int:
 # By provider
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class GrantedScopes:
     """Live connections at a provider with the same scopes: their number, and one of them."""
 
@@ -137,7 +137,7 @@ async def count_granted(reader: Reader) -> tuple[GrantedScopes, ...]:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AtProvider:
     """The live connections at one provider, counted up to SEEN_AT_PROVIDER."""
 

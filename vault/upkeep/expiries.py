@@ -7,10 +7,10 @@ the unused connections that may be kept alive; `server.lifecycle.maintenance` re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from vault import replay
 from vault.audit.audit import append
+from vault.classes.immutable import immutable
 from vault.records import EXPIRING, SHORT, TENANT, ConnectionState, Event
 from vault.storage.database import Database, Row, Value, integer, integer_or_none, text
 
@@ -90,7 +90,7 @@ async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -
     return len(events)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RestingConnection:
     """A connection that its provider ends within two weeks unless it is refreshed."""
 

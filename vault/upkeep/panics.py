@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal
 
 from vault import clients, connections, users
 from vault.audit.audit import append
+from vault.classes.immutable import immutable
 from vault.records import LAST, TENANT, Event, Tell, new_id, tell_nobody
 from vault.refresh.concurrency import Vault
 from vault.refusals import TransitionRefused
@@ -46,7 +47,7 @@ _LIVE: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Panic:
     """A request to end many grants at once. `subject` is the ID of a person or agent, or the name of a provider."""
 
@@ -59,7 +60,7 @@ class Panic:
     done_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class EndedCounts:
     """Number of grants by what is known about their end at the provider. `waiting`: not attempted yet."""
 

@@ -11,13 +11,14 @@ import hashlib
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Final
 
 from joserfc import jws
 from joserfc.jwk import RSAKey
 
+from vault.classes.immutable import immutable
 from vault.records import LAST, TENANT
 from vault.spans import KEY_USES
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
@@ -39,7 +40,7 @@ class ReceiptResult(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AttemptVerdict:
     """What an attempt shows. `outcome` is the revocation's; None while it will be retried unchanged."""
 
@@ -49,7 +50,7 @@ class AttemptVerdict:
     outcome: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Evidence:
     """What an attempt did: the provider's answer to the revocation and to the probe, and which tokens were sent."""
 
@@ -97,7 +98,7 @@ def thumbprint(token: str) -> str:
     return urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class EndedGrant:
     """The grant that a receipt is about."""
 
@@ -109,7 +110,7 @@ class EndedGrant:
     pages: Sequence[str]  # the page where the person ends it themselves
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Receipt:
     """A stored receipt; `token` is the signed form."""
 

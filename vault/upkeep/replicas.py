@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import DAY, TENANT
 from vault.storage.database import Reader, Row, Transaction, integer, text, text_or_none
 
@@ -17,7 +17,7 @@ LATE: Final = 90  # seconds without a report after which a process counts as mis
 _KEPT: Final = DAY
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Replica:
     """One process. `failing` maps an upkeep step to the code of its failure, `providers` a provider in trouble to the
     reason. `master_keys`: those that it holds; None for an earlier release. `policy`: digest of its rules, if it has

@@ -7,16 +7,16 @@ batch is a separate transaction, so that others can write in between.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from vault.classes.immutable import immutable
 from vault.records import DAY, TENANT
 from vault.storage.database import SWEEP_BATCH, Database, text
 
 DONE_KEPT: Final = 30 * DAY  # seconds to keep a finished revocation, which the page and `scrub` need for 7 days
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Kind:
     """The IDs to find, at most `batch` at a time, and what to delete for each."""
 

@@ -13,12 +13,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from joserfc.jwk import RSAKey
 
 from vault import connections, tickets, users
 from vault.audit.audit import append
+from vault.classes.immutable import immutable
 from vault.endings import ACCESS_TOKEN, HELD, REFRESH_TOKEN, SUPERSEDED, open_revocation
 from vault.records import DAY, HOUR, TENANT, Event
 from vault.refresh import grant_checks
@@ -139,7 +140,7 @@ _RETRY = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Revocation:
     """The status of ending a grant at its provider.
 

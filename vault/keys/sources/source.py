@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
+
+from vault.classes.immutable import immutable
 
 if TYPE_CHECKING:
     from vault.keys.sources.local import LocalKey
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StoredKey:
     """What the database stores about a master key.
 
@@ -29,7 +31,7 @@ class StoredKey:
         return fingerprint_of(self.id)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MadeKey:
     """A new master key, and what the database must store so that its source can open it again."""
 

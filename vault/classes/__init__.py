@@ -1,0 +1,1 @@
+"""How the classes of the records are made."""
