@@ -59,7 +59,7 @@ def content_of(refused: ProxyRefused, provider: Provider | None) -> object:
     if errors.ok_flag is not None:
         put(shaped, errors.ok_flag, value=False)
     code = errors.by_status.get(str(refused.status), refused.code)
-    for path, value in (*((path, refused.description) for path in errors.message), (errors.code[0], code)):
+    for path, value in (*((path, refused.description) for path in errors.message), (next(iter(errors.code)), code)):
         if at(shaped, path) is None and not _has_value_above(shaped, path):
             put(shaped, path, value)
     listed = at(shaped, "items.0")
