@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from providers.definitions.catalog import load_catalog
-from server.proxy.wire import CallParameters, ProxyRefused, read_body, read_query
+from providers.definitions.model import Provider
+from server.proxy.wire import ProxyRefused, Target, aim, read_body, read_query, read_target
 from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom
 
@@ -52,7 +53,7 @@ def test_a_body_is_an_object_or_nothing_where_rules_look_at_it(
         assert refused.value.code == expected
     else:
         found = read_body(kind, body, SLACK, is_judged=is_judged)
-        assert found == (None if expected is None else CallParameters(expected))
+        assert (None if found is None else found.values) == expected
 
 
 @pytest.mark.parametrize("length", [39, 40, 41])
@@ -71,3 +72,41 @@ def test_a_query_is_read_up_to_its_limit(length: int) -> None:
     else:
         with pytest.raises(ProxyRefused, match="invalid_query"):
             read_query(query, SLACK)
+
+
+GOOGLE = CATALOG.provider("google")
+SLASHED = SLACK.model_copy(update={"trailing_slash": True})
+ROOTED = SLACK.model_copy(update={"rules": (SLACK.rules[0].model_copy(update={"path": "/", "api": "web"}),)})
+
+
+@pytest.mark.parametrize(
+    ("provider", "path", "expected"),
+    [
+        (SLACK, "/proxy/c/web/a", ("web", "/a")),
+        (SLACK, "/proxy/other/web/a", None),
+        (SLACK, "/proxy/c/other/a", None),
+        (SLACK, "/proxy/c/web/a/", "ambiguous_path"),
+        (SLACK, "/proxy/c/web/", "unknown_target"),
+        (SLACK, "/upload/a", None),
+        (SLASHED, "/proxy/c/web/a/", ("web", "/a/")),
+        (SLASHED, "/proxy/c/web/a", ("web", "/a/")),
+        (ROOTED, "/proxy/c/web/", ("web", "/")),
+        (ROOTED, "/proxy/c/other/", "unknown_target"),
+        (ROOTED, "/proxy/other/web", None),
+        (GOOGLE, "/proxy/c/drive/files", ("drive", "/files")),
+        (GOOGLE, "/proxy/c/drive/upload/drive/v3/files", ("drive_upload", "/files")),
+        (GOOGLE, "/proxy/c/gmail/upload/drive/v3/files", ("drive_upload", "/files")),
+        (GOOGLE, "/upload/drive/v3/files", ("drive_upload", "/files")),
+        (GOOGLE, "/upload/drive/v3", None),
+        (GOOGLE, "/upload/drive/v30/files", None),
+    ],
+)
+def test_a_target_is_at_one_api_of_the_account(
+    provider: Provider, path: str, expected: tuple[str, str] | str | None
+) -> None:
+    target = read_target(path.encode())
+    if isinstance(expected, str):
+        with pytest.raises(ProxyRefused, match=expected):
+            aim(target, provider, "c")
+    else:
+        assert aim(target, provider, "c") == (None if expected is None else Target("c", *expected))
