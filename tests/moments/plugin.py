@@ -2,8 +2,9 @@
 
     MOMENT=2026-12-31T23:59:59 pytest -p tests.moments.plugin
 
-libfaketime changes the time that this process reads, and every process that a test starts. The machine's clock and the
-times of files stay as they are, and timers run as usual.
+libfaketime changes the time that this process reads, and every process that inherits its environment. The machine's
+clock and the times of files stay as they are, and timers run as usual. `tests/journeys/test_first_hour.py` fails,
+because it starts programs with an environment of their own.
 """
 
 from __future__ import annotations
