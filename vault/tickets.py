@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from typing import TypeGuard
+from typing import Final, TypeGuard
 
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
@@ -22,6 +22,7 @@ from vault.storage.database import (
     Reader,
     Row,
     Transaction,
+    Value,
     binary,
     binary_or_none,
     integer,
@@ -266,15 +267,40 @@ async def settle_lost_states(transaction: Transaction, *, outcome: str, now: int
     return tuple((binary(row, "ticket_hash"), text(row, "user_id")) for row in rows)
 
 
+async def client_of_state(reader: Reader, ticket_hash: bytes) -> str | None:
+    """The client that a state is for; None once the client was ended for this user."""
+    row = await reader.fetch_one(
+        "select client_id from tickets where tenant = :tenant and ticket_hash = :ticket_hash",
+        {"tenant": TENANT, "ticket_hash": ticket_hash},
+    )
+    return None if row is None else text_or_none(row, "client_id")
+
+
+_WAITING: Final[Mapping[str, Value]] = {"tenant": TENANT, "state": TicketPurpose.UPSTREAM_STATE.value}
+_DETACH: Final = """
+    update tickets set client_id = null where tenant = :tenant and user_id = :user_id and purpose = :state
+        and consumed_at is not null and outcome is null
+"""
+_DETACH_CLIENT: Final = """
+    update tickets set client_id = null where tenant = :tenant and client_id = :client_id and purpose = :state
+        and consumed_at is not null and outcome is null
+"""
+
+
 async def expire_user_tickets(
     transaction: Transaction, user_id: str, *, now: int, made_until: int | None = None
 ) -> int:
-    """End every unused ticket of a user (codes, links, states), or only those created by the time `until`."""
+    """End every unused ticket of a user (codes, links, states), or only those created by the time `until`.
+
+    An answer that is still on its way connects the account, but no longer gives it to an agent.
+    """
+    until = LAST if made_until is None else made_until
+    await transaction.execute(f"{_DETACH} and created_at <= :until", {**_WAITING, "user_id": user_id, "until": until})
     return await transaction.execute(
         "update tickets set expires_at = :now"
         " where tenant = :tenant and user_id = :user_id and consumed_at is null and expires_at > :now"
         " and created_at <= :until",
-        {"tenant": TENANT, "user_id": user_id, "now": now, "until": LAST if made_until is None else made_until},
+        {"tenant": TENANT, "user_id": user_id, "now": now, "until": until},
     )
 
 
@@ -290,13 +316,16 @@ async def expire_purpose(transaction: Transaction, user_id: str, *, purpose: Tic
 async def expire_client_tickets(
     transaction: Transaction, client_id: str, *, user_id: str | None = None, now: int
 ) -> int:
-    """End every unused ticket of a client, for one user or for all."""
+    """End every unused ticket of a client, for one user or for all; also for answers that are still on their way."""
+    which = {**_WAITING, "client_id": client_id}
     if user_id is None:
+        await transaction.execute(_DETACH_CLIENT, which)
         return await transaction.execute(
             "update tickets set expires_at = :now"
             " where tenant = :tenant and client_id = :client_id and consumed_at is null and expires_at > :now",
             {"tenant": TENANT, "client_id": client_id, "now": now},
         )
+    await transaction.execute(f"{_DETACH_CLIENT} and user_id = :user_id", {**which, "user_id": user_id})
     return await transaction.execute(
         "update tickets set expires_at = :now where tenant = :tenant and client_id = :client_id"
         " and user_id = :user_id and consumed_at is null and expires_at > :now",

@@ -327,8 +327,8 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
     await check_may_connect(deployment, session, known_provider(deployment, trip.provider))
     consent = trip.consent_of(user.id)
     answer = TokenAnswer(access_token="", scopes=trip.scopes, account=Account(user.id, user.name))
-    at_ms = consents.milliseconds(deployment.vault)
-    stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)
+    at_ms, guard = consents.milliseconds(deployment.vault), deployment.check_caller
+    stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False, guard=guard)
     if stored is None:
         raise ConnectRefused("Nothing was connected. Try again.", detail="state")
     return connection_outcome(deployment, consent, stored)

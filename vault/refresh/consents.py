@@ -19,6 +19,7 @@ from vault import company_access, connections, delegations, endings, tickets
 from vault.audit.audit import append
 from vault.classes.immutable import immutable
 from vault.endings import Aside
+from vault.grants import hold_client
 from vault.keys.key_ring import ConnectionKey
 from vault.records import TENANT, Connection, Event, Ticket, format_scope, parse_scope
 from vault.refresh import grant_checks, journal_recovery, leases
@@ -77,6 +78,7 @@ class Consent:
     ask: frozenset[str] = frozenset()
     ends_at: int | None = None
     ticket_hash: bytes | None = field(default=None, repr=False)
+    asked_at: int | None = None  # when the person was sent to the provider
     entered: Event | None = None
     renewed_by: str | None = None  # the identity provider's connection that vouched for it
     replaces: str | None = None  # the connection that it must belong to
@@ -107,6 +109,7 @@ def consent_of(ticket: Ticket) -> Consent:
         ask=parse_scope(str(ticket.payload.get("ask", ""))),
         ends_at=ends_at if isinstance(ends_at, int) else None,
         ticket_hash=ticket.ticket_hash,
+        asked_at=ticket.created_at,
     )
 
 
@@ -222,6 +225,8 @@ async def _store(
 ) -> StoredConsent | None:
     now = vault.database.now()
     await transaction.execute(_HOLD_PERSON, {"tenant": TENANT, "id": consent.user_id})
+    # Before the ticket, as in every end of an agent.
+    is_registered = consent.client_id is not None and await hold_client(transaction, consent.client_id)
     if consent.ticket_hash is not None:
         if not await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE if is_late else STORED):
             return None
@@ -240,6 +245,8 @@ async def _store(
             reason="missing",
             scopes=consent.scopes,
         )
+    if not is_registered or await _was_ended(transaction, consent):
+        consent = replace(consent, client_id=None)
     policy = _policy(vault, consent)
     connection = await connections.open_connection(
         transaction,
@@ -283,6 +290,8 @@ async def _store(
     delegated = frozenset[str]()
     if consent.client_id is not None:
         delegated = meet(consent.delegated, policy.delegable(connection.scopes), policy.covers)
+        if await _was_taken_away(transaction, consent, connection):
+            delegated = frozenset[str]()
     if consent.client_id is not None and delegated:
         await delegations.extend(
             transaction,
@@ -320,6 +329,20 @@ async def _doubt_if_ended(transaction: Transaction, connection: Connection, *, s
     if await transaction.fetch_one(_MAY_BE_ENDED, which) is not None:
         hinted = grant_checks.HintedConnection(connection.id, connection.user_id)
         await grant_checks.note(transaction, [hinted], now=now)
+
+
+async def _was_ended(transaction: Transaction, consent: Consent) -> bool:
+    """Whether the agent was ended for this person after the `state` was used."""
+    return consent.ticket_hash is not None and await tickets.client_of_state(transaction, consent.ticket_hash) is None
+
+
+async def _was_taken_away(transaction: Transaction, consent: Consent, connection: Connection) -> bool:
+    """Whether the person took this account away from the agent after they were sent to the provider."""
+    held = await delegations.get(
+        transaction, user_id=consent.user_id, client_id=consent.client_id or "", connection_id=connection.id
+    )
+    ended_at = None if held is None else held.revoked_at
+    return ended_at is not None and consent.asked_at is not None and ended_at > consent.asked_at
 
 
 async def _vouches(transaction: Transaction, consent: Consent) -> bool:
