@@ -35,6 +35,7 @@ PAGE = 500  # clients per read
 SCAN = 2000  # clients that one search examines
 MOST_NAMESAKES: Final = 50
 _TOUCH_INTERVAL = HOUR
+_RETURNING: Final = frozenset({ClientKind.METADATA, ClientKind.LOCAL})  # their IDs aren't random
 _COLUMNS: Final = (
     "id",
     "kind",
@@ -236,17 +237,18 @@ async def remove_client(transaction: Transaction, client_id: str, *, now: int) -
     """Remove the client and all it holds (RFC 7592 §2.3); returns the ended grants, None when it was already gone."""
     # The client first, then codes, requests, companies' permissions, grants, permissions: all code that lets an agent
     # in or ends it locks them in this order.
-    removed = await transaction.execute(
+    removed = await transaction.fetch_one(
         "update clients set removed_at = :now, secret_hash = null, registration_hash = null"
-        " where tenant = :tenant and id = :id and removed_at is null",
+        " where tenant = :tenant and id = :id and removed_at is null returning kind",
         {"tenant": TENANT, "id": client_id, "now": now},
     )
-    if not removed:
+    if removed is None:
         return None
     await released_tokens.owe_receipts(transaction, client_id, now=now)
     await tickets.expire_client_tickets(transaction, client_id, now=now)
     await access_requests.stop_of_client(transaction, client_id, now=now)
-    await company_permissions.forget_client(transaction, client_id)
+    may_return = ClientKind(text(removed, "kind")) in _RETURNING
+    await company_permissions.forget_client(transaction, client_id, may_return=may_return)
     ended = await grants.revoke_all_client_grants(transaction, client_id, reason="client_removed", now=now)
     # A metadata-document client can come back under the same id; its former delegations must not come back with it.
     await transaction.execute(

@@ -205,11 +205,12 @@ async def forget_user(transaction: Transaction, user_id: str) -> None:
     )
 
 
-async def forget_client(transaction: Transaction, client_id: str) -> None:
-    """Delete the rows of a removed agent."""
+async def forget_client(transaction: Transaction, client_id: str, *, may_return: bool) -> None:
+    """Delete the rows of a removed agent. If it can return under its ID, keep what a person or an admin ended."""
     await transaction.execute(
-        "delete from company_permissions where tenant = :tenant and client_id = :client_id",
-        {"tenant": TENANT, "client_id": client_id},
+        "delete from company_permissions where tenant = :tenant and client_id = :client_id"
+        " and (ended_at is null or :may_return = 0)",
+        {"tenant": TENANT, "client_id": client_id, "may_return": int(may_return)},
     )
 
 

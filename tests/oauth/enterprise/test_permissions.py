@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -23,11 +24,11 @@ from tests.support.rooms.enterprise_room import Company, issuer_of, running_comp
 from tests.support.rooms.exchange_room import Caller
 from tests.support.rooms.mcp_room import SLACK, Agent, modern, modern_headers
 from tests.support.rooms.oauth_world import claims_of
-from vault import company_access, company_permissions, delegations, grants, users
+from vault import clients, company_access, company_permissions, delegations, grants, users
 from vault.company_access import OwnedAccount
 from vault.company_permissions import CUT_OFF, DROPPED, Renewal, renew
 from vault.grants import derive_grant
-from vault.records import Connection, Delegation, Principal
+from vault.records import ClientKind, Connection, Delegation, Principal
 
 READS = frozenset({"channels:read", "channels:history"})
 DAY = 86400
@@ -230,6 +231,48 @@ async def test_an_agent_that_the_person_cut_off_comes_back_only_by_the_person(co
     await admit(company)
     assert (await company.permission()).is_live(company.now())
     assert await live_scopes(company, connection) == frozenset(), "it was taken away, so the person gives it"
+
+
+async def remove_and_return(company: Company, kind: ClientKind) -> None:
+    """The operator removes the agent, and if its kind can, it comes back under its ID."""
+    agent = company.caller.client
+    set_kind = "update clients set kind = :kind where id = :id"  # the rules name agents of other kinds by their ID
+    async with company.place.deployment.transaction() as transaction:
+        await transaction.execute(set_kind, {"kind": kind.value, "id": agent.id})
+        await clients.remove_client(transaction, agent.id, now=company.now())
+        if kind is ClientKind.METADATA:
+            await clients.save_client(transaction, replace(agent, kind=kind))
+            await transaction.execute(set_kind, {"kind": agent.kind.value, "id": agent.id})
+
+
+async def end_by_admin(company: Company) -> None:
+    await companies.end(Actor(company.place.deployment, None, "command_line"), await company.permission())
+
+
+async def keep(_company: Company) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("end", "reason"), [(cut_off, "ended"), (end_by_admin, "ended_by_admin"), (keep, "")])
+async def test_an_agent_that_was_removed_and_returns_is_still_cut_off(
+    company: Company, end: Callable[[Company], Awaitable[None]], reason: str
+) -> None:
+    await admit(company)
+    await end(company)
+    await remove_and_return(company, ClientKind.METADATA)
+    assert (await explain_assertion(company.place.deployment, company.assertion())).reason == reason
+    assert ((await company.ask()).status_code == 200) is (end is keep)
+    if end is cut_off:
+        await company.place.agent(company.caller, company.user.name)  # the person signs the agent in
+        await admit(company)
+
+
+async def test_nothing_is_kept_about_an_agent_that_can_not_return(company: Company) -> None:
+    await admit(company)
+    await cut_off(company)
+    await remove_and_return(company, ClientKind.MANUAL)
+    known = await company_permissions.list_for_user(company.place.deployment.database, company.user.id)
+    assert [one for one in known if one.client_id == company.caller.client.id] == []
 
 
 async def derive(company: Company, derived_from: str) -> None:
