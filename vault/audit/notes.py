@@ -54,7 +54,7 @@ class Verifier:
         name, _, rest = text.strip().partition("+")
         number, _, encoded = rest.partition("+")
         key = _decode(encoded)
-        found = cls(name, key[1:], key[0] if key else 0)
+        found = cls(name, key[1:], int.from_bytes(key[:1], "big"))
         if not _is_name(name) or found.kind not in {ED25519, COSIGNATURE} or len(found.public) != 32:
             raise NoteRefused("a verifier key must be NAME+ID+KEY, with an Ed25519 key")
         if found.id.hex() != number.lower():
@@ -130,7 +130,7 @@ class TreeHead:
     def parse(cls, text: str) -> TreeHead:
         """Raises NoteRefused."""
         lines = text.split("\n")
-        if len(lines) < 4 or not lines[0] or not lines[1].isascii() or not lines[1].isdigit() or len(lines[1]) > 18:
+        if len(lines) < 4 or not lines[0] or not lines[1].isdecimal() or len(lines[1]) > 18:
             raise NoteRefused("this isn't a checkpoint")
         found = cls(lines[0], int(lines[1]), _decode(lines[2]))
         if len(found.root) != 32 or str(found.size) != lines[1]:

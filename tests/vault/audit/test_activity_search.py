@@ -122,3 +122,11 @@ async def test_a_search_that_takes_long_reads_no_further_slice(
         found.append([event.sequence for event in page.events])
         before = page.before
     assert found == ([[22, 1]] if patience else [[], [22], [], [1]])
+
+
+@pytest.mark.parametrize(("limit", "rest"), [(5, None), (4, 2), (6, None)])
+async def test_a_page_that_holds_the_last_event_has_no_next_one(
+    database_with_events: Database, limit: int, rest: int | None
+) -> None:
+    found = await search.search(database_with_events, USER, EventFilter(), limit=limit)
+    assert (len(found.events), found.before) == (min(limit, 5), rest)

@@ -66,8 +66,10 @@ async def test_every_leaf_of_every_small_tree_is_proved_and_no_other_leaf_is() -
             assert root_of_inclusion(leaf_hash(b"other"), index, size, path) != whole
             assert root_of_inclusion(leaf_hash(bytes([index])), index + 1, size, path) != whole
             assert root_of_inclusion(leaf_hash(bytes([index])), index, size, [*path, whole]) is None
-    with pytest.raises(ValueError, match="isn't in the tree"):
-        await inclusion_proof(large, 4, 4)
+    for index in (-1, 4):
+        with pytest.raises(ValueError, match="isn't in the tree"):
+            await inclusion_proof(large, index, 4)
+        assert root_of_inclusion(leaf_hash(b""), index, 4, await inclusion_proof(large, 0, 4)) is None
 
 
 async def test_every_pair_of_small_trees_is_proved_consistent_and_no_other_root_is() -> None:
@@ -79,5 +81,6 @@ async def test_every_pair_of_small_trees_is_proved_consistent_and_no_other_root_
             assert is_consistent(old, size, before, whole, path)
             if old > 0:
                 assert not is_consistent(old, size, leaf_hash(b"other"), whole, path)
-    with pytest.raises(ValueError, match="the larger one"):
-        await consistency_proof(large, 5, 4)
+    for old in (-1, 5):
+        with pytest.raises(ValueError, match="the larger one"):
+            await consistency_proof(large, old, 4)

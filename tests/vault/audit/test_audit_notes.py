@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from vault.audit.notes import COSIGNATURE, Note, NoteRefused, Signature, TreeHead, Verifier
+from vault.audit.notes import (
+    COSIGNATURE,
+    Note,
+    NoteRefused,
+    Signature,
+    TreeHead,
+    Verifier,
+    cosigned_at,
+    sign,
+    write_proof,
+)
 
 ROOT = b64encode(bytes(range(32))).decode()
 
@@ -28,6 +40,7 @@ def test_a_checkpoint_names_its_log_its_size_and_its_root(size: str) -> None:
         f"log.example/one\n\n{ROOT}\n",
         f"log.example/one\n-7\n{ROOT}\n",
         f"log.example/one\n٧\n{ROOT}\n",
+        f"log.example/one\n²\n{ROOT}\n",
         f"log.example/one\n07\n{ROOT}\n",
         f"log.example/one\n{'9' * 19}\n{ROOT}\n",
         f"log.example/one\n7\n{b64encode(bytes(31)).decode()}\n",
@@ -42,7 +55,12 @@ def test_what_isnt_a_checkpoint_is_refused(text: str) -> None:
 
 def test_a_signature_has_at_least_a_byte_after_the_id_of_its_key() -> None:
     assert Signature.parse(f"— name {b64encode(b'1234s').decode()}") == Signature("name", b"1234", b"s")
-    for line in (f"— name {b64encode(b'1234').decode()}", f"— na+me {b64encode(b'1234s').decode()}"):
+    for line in (
+        f"— name {b64encode(b'1234').decode()}",
+        f"— na+me {b64encode(b'1234s').decode()}",
+        f"name {b64encode(b'1234s').decode()}",
+        "— name MTIz!NHM=",
+    ):
         with pytest.raises(NoteRefused):
             Signature.parse(line)
 
@@ -67,3 +85,40 @@ def test_a_verifier_key_of_gos_module_is_read() -> None:
     """The example in the documentation of golang.org/x/mod/sumdb/note."""
     key = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
     assert str(Verifier.parse(key)) == key
+
+
+TEXT, END = "two words\n", "\n— name AAAAAAAA\n"
+
+
+def test_a_note_has_a_text_a_gap_and_whole_lines() -> None:
+    assert Note.parse(TEXT + END) == Note(TEXT, (Signature("name", bytes(4), bytes(2)),))
+    assert len(Note.parse(f"{TEXT}\nmore\n{END}— other AAAAAAAA\n").signatures) == 2
+    for wrong in (END, f"\n{END}", TEXT + END[1:], (TEXT + END)[:-1], f"{TEXT}\x00{END}", f"{TEXT}\t{END}"):
+        with pytest.raises(NoteRefused):
+            Note.parse(wrong)
+
+
+def test_a_note_is_signed_by_the_known_keys_whose_signatures_hold() -> None:
+    key, witness = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    log = Verifier("log", key.public_key().public_bytes_raw())
+    mine = sign(TEXT, name="log", key=key)
+    cosigner = Verifier("witness", witness.public_key().public_bytes_raw(), COSIGNATURE)
+    at = (1_800_000_000).to_bytes(8, "big")
+    message = f"cosignature/v1\ntime 1800000000\n{TEXT}".encode()
+    theirs = Signature("witness", cosigner.id, at + witness.sign(message))
+    note = Note(TEXT, (mine, theirs))
+    assert Note.parse(str(note)) == note
+    assert note.signed_by([cosigner, log]) == (log, cosigner)
+    assert note.signed_by([cosigner]) == (cosigner,)
+    assert note.signed_by([Verifier("log", cosigner.public)]) == ()
+    assert cosigned_at(theirs) == 1_800_000_000
+    later = replace(theirs, value=(1_800_000_001).to_bytes(8, "big") + theirs.value[8:])
+    for wrong in (Note("another\n", (mine,)), Note(TEXT, (later,)), Note("another\n", (theirs,))):
+        with pytest.raises(NoteRefused, match="is wrong"):
+            wrong.signed_by([log, cosigner])
+
+
+def test_a_proof_holds_the_leaf_its_path_and_the_checkpoint() -> None:
+    note = Note.parse(TEXT + END)
+    proof = write_proof(index=3, path=[b"one", b"two"], note=note, extra=b"leaf")
+    assert proof == f"c2sp.org/tlog-proof@v1\nextra bGVhZg==\nindex 3\nb25l\ndHdv\n\n{TEXT}{END}"

@@ -138,6 +138,15 @@ async def test_a_rotated_token_of_a_directory_works_until_its_grace_is_over(data
         third = await directory.make_token(transaction, "okta", expires_at=None, grace=600, now=NOW + 200)
     assert await directory.find_token(database, second, now=NOW + 799) is not None
     assert await directory.find_token(database, second, now=NOW + 800) is None
+    async with database.transaction() as transaction:
+        for secret, at, works in (
+            (second, 799, True),
+            (second, 800, False),
+            (third, 800, True),
+            (first, 99, False),
+            ("unknown", 0, False),
+        ):
+            assert await directory.hold_token(transaction, secret, now=NOW + at) is works
     stored = await database.fetch("select * from directory_tokens")
     assert third not in repr(stored)
     async with database.transaction() as transaction:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from vault.storage.host_files import lock, sync
+from vault.storage.host_files import is_supported, lock, sync
 
 
 @pytest.fixture
@@ -78,3 +80,15 @@ def test_on_macos_the_cache_of_the_drive_is_flushed_where_the_file_system_can(
     monkeypatch.setattr(fcntl, "fcntl", control)
     sync(0, is_new=False)
     assert calls == (["fcntl 51"] if has_it else ["fsync"])
+
+
+@pytest.mark.parametrize(("module", "name"), [(fcntl, "flock"), (os, "O_NOFOLLOW"), (os, "pwrite")])
+def test_a_host_needs_locks_and_safe_opening(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> None:
+    assert is_supported()
+    monkeypatch.delattr(module, name)
+    assert not is_supported()
+
+
+def test_a_host_without_kernel_locks_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    assert not is_supported()
