@@ -28,6 +28,12 @@ def path_of(length: int) -> bytes:
     return b"/proxy/c/api/".ljust(length, b"x")
 
 
+def parameters_of(values: dict[str, object], repeated: frozenset[str] = frozenset()) -> CallParameters:
+    """Parameters as they are read from a query without names that are paths."""
+    is_split = any(isinstance(value, str) and ";" in value for value in values.values())
+    return CallParameters(values, repeated, sent=frozenset(values), is_split=is_split)
+
+
 def test_a_path_and_a_query_have_a_longest_length() -> None:
     assert len(read_target(path_of(LONGEST)).path) == LONGEST - len("/proxy/c/api")
     with refusal("ambiguous_path"):
@@ -94,16 +100,16 @@ def test_a_body_is_nested_100_levels_deep_at_most() -> None:
 @pytest.mark.parametrize("charset", ["utf-8", '"UTF-8"', "us-ascii", "utf-8; charset=us-ascii"])
 def test_a_body_is_utf_8_by_whatever_name(charset: str) -> None:
     found = read_body(f"application/json; charset={charset}", b'{"a":1}', GITHUB, is_judged=True)
-    assert found == CallParameters({"a": 1})
+    assert found == parameters_of({"a": 1})
     with refusal("unsupported_body"):
         read_body(f"application/json; charset={charset}; charset=latin-1", b'{"a":1}', GITHUB, is_judged=True)
 
 
 def test_a_judged_parameter_has_one_value_and_one_spelling() -> None:
-    once, twice = CallParameters({"owner": "a"}), CallParameters({"owner": "a"}, frozenset({"owner"}))
-    nothing, split = CallParameters(), CallParameters({"x": "1;owner=b"})
+    once, twice = parameters_of({"owner": "a"}), parameters_of({"owner": "a"}, frozenset({"owner"}))
+    nothing, split = CallParameters(), parameters_of({"x": "1;owner=b"})
     assert merge(once, nothing, ["owner/name"]) == merge(nothing, once, ["owner"]) == {"owner": "a"}
-    for query, body in ((twice, nothing), (once, once), (split, nothing), (CallParameters({"Owner": "b"}), once)):
+    for query, body in ((twice, nothing), (once, once), (split, nothing), (parameters_of({"Owner": "b"}), once)):
         merge(query, body, [])
         with refusal("ambiguous_parameter"):
             merge(query, body, ["owner/name"])
@@ -112,12 +118,12 @@ def test_a_judged_parameter_has_one_value_and_one_spelling() -> None:
 def test_an_annotation_of_a_body_stands_beside_a_judged_parameter() -> None:
     nothing = CallParameters()
     for name, judged in (("@odata.type", "owner"), ("@odata.type", "@odata.type")):
-        assert merge(nothing, CallParameters({name: "a"}), [judged]) == {name: "a"}
+        assert merge(nothing, parameters_of({name: "a"}), [judged]) == {name: "a"}
         with refusal("ambiguous_parameter"):
-            merge(CallParameters({name: "a"}), nothing, [judged])
+            merge(parameters_of({name: "a"}), nothing, [judged])
     for name in ("@@odata.type", "owner@odata.bind", "@ODATA.type", "@"):
         with refusal("ambiguous_parameter"):
-            merge(nothing, CallParameters({name: "a"}), ["@odata.type"])
+            merge(nothing, parameters_of({name: "a"}), ["@odata.type"])
 
 
 def test_a_header_that_must_be_unique_is_sent_once_and_others_are_joined() -> None:
