@@ -117,4 +117,6 @@ class Breakers:
 def _has_answered(state: _Breaker, connection_id: str, generation: int, answered_at: int | None) -> bool:
     """Whether a token issued after the breaker opened shows that the provider works, and accepts our client."""
     refused, before = state.refused
-    return (connection_id == refused and generation > before) or (answered_at or 0) > state.opened_at
+    if connection_id == refused and generation > before:
+        return True
+    return answered_at is not None and answered_at > state.opened_at

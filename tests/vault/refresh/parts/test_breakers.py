@@ -52,6 +52,9 @@ def test_one_probe_at_a_time_soon_for_others_and_after_the_pause_for_the_silent_
     assert waits(seen, "third", now=probes + PROBE) == 0  # its turn, as the first probe took too long
     assert waits(seen, "other", now=probes + PROBE) == PROBE
     assert waits(silent_provider(), "silent", now=NOW + PAUSE) == 0
+    seen = silent_provider()
+    assert waits(seen, "other", now=probes) == waits(seen, "other", now=probes + PROBE) == 0  # it probes once more
+    assert waits(seen, "third", now=probes + PROBE) == PROBE
 
 
 def test_a_probe_without_an_answer_starts_the_waits_again_and_keeps_when_it_opened() -> None:
@@ -83,6 +86,8 @@ def test_a_refusal_of_the_registration_lasts_until_a_newer_token_of_that_connect
     assert seen.troubles() == {"slack": Trouble("refused", NOW)}
     assert waits(seen, "refused", now=NOW, generation=4) == 0
     assert seen.troubles() == {}
+    seen.note_refusal_of_us("slack", "refused", generation=0, now=NOW)
+    assert seen.trouble("slack") == Trouble("refused", NOW)
 
 
 def test_each_provider_in_trouble_is_listed_once() -> None:
