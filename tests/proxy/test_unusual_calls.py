@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 
 from providers.definitions.catalog import load_catalog
@@ -9,6 +13,8 @@ from providers.definitions.model import Provider
 from server.proxy.wire import ProxyRefused, Target, aim, read_body, read_query, read_target
 from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom
+from vault import spans
+from vault.spans import Attribute, Span
 
 CATALOG = load_catalog()
 SLACK = CATALOG.provider("slack")
@@ -110,3 +116,34 @@ def test_a_target_is_at_one_api_of_the_account(
             aim(target, provider, "c")
     else:
         assert aim(target, provider, "c") == (None if expected is None else Target("c", *expected))
+
+
+class KeptSpan:
+    """A span that keeps what it is told."""
+
+    def __init__(self, name: str, attributes: dict[str, Attribute]) -> None:
+        self.name, self.noted = name, attributes
+
+    def note(self, **attributes: Attribute) -> None:
+        self.noted |= attributes
+
+
+async def test_each_call_with_a_handle_is_a_span_with_its_outcome(room: ProxyRoom, upstream: Upstream) -> None:
+    seen: list[KeptSpan] = []
+
+    @contextmanager
+    def listener(name: str, attributes: dict[str, Attribute], parent: Mapping[str, str] | None) -> Generator[Span]:
+        seen.append(KeptSpan(name, dict(attributes)))
+        yield seen[-1]
+
+    handle = await room.ready()
+    upstream.answer = reply_in_pieces(b"{}")
+    spans.listen(listener)
+    try:
+        assert (await handle.call("GET", "/conversations.list")).status_code == 200
+        assert (await handle.call("GET", "/unknown")).status_code == 403
+        assert (await replace(handle, value="tvp_" + "x" * 43).call("GET", "/conversations.list")).status_code == 401
+    finally:
+        spans.listen(None)
+    found = [(one.noted["http_status"], one.noted.get("error")) for one in seen if one.name == "proxy"]
+    assert found == [(200, None), (403, "call_not_allowed")]
