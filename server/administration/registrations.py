@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from providers.definitions.catalog import Provider, is_shipped
-from providers.definitions.inputs import input_values, value_problem
+from providers.definitions.inputs import InputRefused, input_values, value_problem
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from server.doctor.findings import Finding
@@ -116,7 +116,18 @@ async def own_registration(actor: Actor, provider: Provider, *, revision: str | 
 
 
 async def check_nothing_left(deployment: Deployment, transaction: Transaction, name: str) -> None:
-    """Check that no token of this provider is left to be sent, since its address may change. Raises ChangeRefused."""
+    """Check that no token of this provider is left to be sent, since its address may change. Raises ChangeRefused.
+
+    In the order in which an account changes: an answer becomes a connection, and that a revocation.
+    """
+    pending = await tickets.unfinished_states(transaction, deployment.keys, now=deployment.now())
+    if any(consents.consent_of(one).provider == name for one in pending):
+        raise ChangeRefused(
+            "still_connecting",
+            f"An account is being connected to {name}. Try again in a minute. If a host of the vault stopped "
+            "meanwhile, start it again: it may hold the answer.",
+            kind="conflict",
+        )
     seen = await census.count_at_provider(transaction, name)
     if seen.count:
         raise ChangeRefused(
@@ -129,21 +140,21 @@ async def check_nothing_left(deployment: Deployment, transaction: Transaction, n
         raise ChangeRefused(
             "still_ending",
             f"Grants at {name} are still being ended. Follow them with token-vault receipts list, and try again when "
-            "they are done, after about three days at the latest.",
+            "they are done.",
             kind="conflict",
         )
-    pending = await tickets.unfinished_states(transaction, deployment.keys, now=deployment.now())
-    if any(consents.consent_of(one).provider == name for one in pending):
-        raise ChangeRefused(
-            "still_ending",
-            f"An account is being connected to {name}. Try again in a minute. If a host of the vault stopped "
-            "meanwhile, start it again: it may hold the answer.",
-            kind="conflict",
-        )
+
+
+def _has_these_inputs(provider: Provider, stored: StoredRegistration, inputs: Mapping[str, str]) -> bool:
+    """Whether the provider's addresses stay the same."""
+    try:
+        return input_values(provider, stored.inputs) == input_values(provider, inputs)
+    except InputRefused:  # the provider's file has changed
+        return False
 
 
 async def _check_addresses(
-    deployment: Deployment,
+    actor: Actor,
     transaction: Transaction,
     provider: Provider,
     stored: StoredRegistration | None,
@@ -151,18 +162,26 @@ async def _check_addresses(
 ) -> None:
     """Check that tokens aren't sent to another host than the one that issued them. Raises ChangeRefused.
 
-    Without a stored registration, the earlier host is unknown.
+    Without a stored registration, the earlier host is unknown, as when it was in the settings: only the operator, who
+    can change those, may say that it is the same.
     """
-    if stored is None or input_values(provider, stored.inputs) != input_values(provider, inputs):
-        try:
-            await check_nothing_left(deployment, transaction, provider.name)
-        except ChangeRefused as left:
-            raise ChangeRefused(
-                "inputs_in_use",
-                f"With other inputs, tokens of {provider.title} would be sent to another address. {left} Or set them "
-                f"in the settings file, at providers.{provider.name}.inputs.",
-                kind="conflict",
-            ) from left
+    if stored is None and actor.is_operator and actor.agent is None:
+        return
+    if stored is not None and _has_these_inputs(provider, stored, inputs):
+        return
+    try:
+        await check_nothing_left(actor.deployment, transaction, provider.name)
+    except ChangeRefused as left:
+        why = (
+            f"The vault doesn't know for which address the tokens of {provider.title} are."
+            if stored is None
+            else f"With other inputs, tokens of {provider.title} would be sent to another address."
+        )
+        raise ChangeRefused(
+            "inputs_in_use",
+            f"{why} {left} Or let the operator set them in the settings file, at providers.{provider.name}.inputs.",
+            kind="conflict",
+        ) from left
 
 
 async def save(
@@ -177,7 +196,7 @@ async def save(
         raise _wrong("", str(refusal)) from refusal
     async with actor.change() as transaction:
         if provider.inputs:
-            await _check_addresses(deployment, transaction, provider, stored, entered.inputs)
+            await _check_addresses(actor, transaction, provider, stored, entered.inputs)
         kept = await registrations.save_registration(
             transaction,
             deployment.keys,
@@ -253,6 +272,12 @@ async def _secret(
         return None
     has_kept = stored is not None and stored.sealed is not None and stored.client_id == wanted.client_id
     if not wanted.client_secret and stored is not None and has_kept:
+        if not _has_these_inputs(provider, stored, wanted.inputs):
+            raise ChangeRefused(
+                "secret_elsewhere",
+                "With other inputs, the secret would be sent to another address. Enter the one for that address.",
+                field="client_secret",
+            )
         try:
             kept = await registrations.open_registration(deployment.database, deployment.keys, stored)
         except CiphertextRejected as error:

@@ -132,6 +132,7 @@ async def add(actor: Actor, wanted: NewServer) -> McpServer:
         raise _server_refusal(str(refusal)) from refusal
     by = "" if actor.user is None else actor.user.id
     async with actor.change() as transaction:
+        await check_nothing_left(deployment, transaction, wanted.name)
         is_new = await servers.add_server(
             transaction, wanted.name, url=wanted.url, title=title, facts=facts, by=by, now=now
         )

@@ -295,8 +295,11 @@ async def test_a_registration_that_would_send_tokens_to_another_host_is_refused_
     assert (await refusal(change)).reason == "inputs_in_use"
     change = registrations.remove(room.operator, provider, stored=await read_stored())
     assert (await refusal(change)).reason == "still_connected"
-    change = registrations.save(room.operator, provider, wanted, stored=None)
+    admin = actor_for(room, await room.person("alice"))
+    change = registrations.save(admin, provider, wanted, stored=None)
     assert (await refusal(change)).reason == "inputs_in_use", "which host it was before is unknown"
+    change = registrations.save(room.operator, provider, wanted, stored=None)
+    assert (await refusal(change)).reason == "registration_changed", "only the operator may know"
     async with room.deployment.transaction() as transaction:
         await connections.disconnect(transaction, room.deployment.keys, account, now=room.deployment.now())
     change = registrations.save(room.operator, provider, other, stored=await read_stored())
@@ -306,5 +309,27 @@ async def test_a_registration_that_would_send_tokens_to_another_host_is_refused_
     async with room.deployment.transaction() as transaction:
         sql = "update upstream_revocations set done_at = :now, next_at = null where connection_id = :id"
         await transaction.execute(sql, {"now": room.deployment.now(), "id": account.id})
+    keeps = replace(other, client_secret="")
+    change = registrations.save(room.operator, provider, keeps, stored=await read_stored())
+    refused = await refusal(change)
+    assert (refused.reason, refused.field) == ("secret_elsewhere", "client_secret"), "it would get the stored secret"
     await registrations.save(room.operator, provider, other, stored=await read_stored())
+    await registrations.save(room.operator, provider, keeps, stored=await read_stored())
     await registrations.remove(room.operator, provider, stored=await read_stored())
+
+
+async def test_a_registration_whose_inputs_no_longer_exist_can_be_entered_again(room: AdminRoom) -> None:
+    provider = registrations.provider_named(room.deployment, "gitea")
+    wanted = RegistrationInput("7e9f3a52-2f0c-4a1f-9d4c-0123456789ab", "gto_" + "b" * 52, {"host": "git.example"})
+    await registrations.save(room.operator, provider, wanted, stored=None)
+    stored = await registrations.own_registration(room.operator, provider, revision=None)
+    assert stored is not None
+    user = await room.room.user()
+    account = await room.room.account(user, "gitea", label="Team", scopes=frozenset({"read:user"}))
+    earlier = replace(stored, inputs={"subdomain": "git"})  # as of an earlier version of the file
+    change = registrations.save(room.operator, provider, wanted, stored=earlier)
+    assert (await refusal(change)).reason == "inputs_in_use"
+    async with room.deployment.transaction() as transaction:
+        await connections.disconnect(transaction, room.deployment.keys, account, now=room.deployment.now())
+        await transaction.execute("update upstream_revocations set done_at = 1, next_at = null")
+    await registrations.save(room.operator, provider, wanted, stored=earlier)

@@ -123,7 +123,9 @@ ADMIN: Final[dict[str, str]] = {
     "import_unreadable, unreadable": "The file or stored secret can't be read. Provide it again.",
     "connected": "The account exists. To replace its credential, send `replaces`.",
     "credential": "The credential has the wrong format, or its service refuses it. The text explains which.",
-    "input_missing, registration_refused": "The provider's registration lacks a value, or has a wrong one.",
+    "input_missing, registration_refused, secret_elsewhere": (
+        "The provider's registration lacks a value, or has a wrong one."
+    ),
     "in_settings, named_by_setting": "A setting decides this. Change the settings file.",
     "named_by_rule": "A rule names it. Change the rule first.",
     "group_managed, member_by_request, not_member": (
@@ -132,7 +134,7 @@ ADMIN: Final[dict[str, str]] = {
     "last_admin, last_owner": "Give someone else the role first.",
     "still_connected": "Accounts are connected. End them with `token-vault panic --provider NAME`.",
     "inputs_in_use": "Other inputs would send tokens to another address. End the grants first, or use the settings.",
-    "still_ending": "Grants are still being ended there, or an account is being connected. Wait, then try again.",
+    "still_connecting, still_ending": "An account is being connected, or grants are being ended. Wait, then try again.",
     "grant_held, nothing_to_retry, nothing_to_settle": (
         "This grant can't be ended that way: it is in use, over, or the provider's to end."
     ),

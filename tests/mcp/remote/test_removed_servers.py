@@ -10,9 +10,10 @@ from server.administration.actor import ChangeRefused
 from server.remote import servers
 from tests.mcp.remote.remote_room import RemoteRoom, link_of
 from tests.support.doubles.mcp_double import agree
-from vault import tickets
+from vault import connections, tickets
 from vault.records import TicketPurpose
 from vault.upkeep import revocations
+from vault.upstream import Account, TokenAnswer, UpstreamPolicy
 
 SILENT = {"authorization_response_iss_parameter_supported": False}  # then `iss` can't tell servers apart
 
@@ -73,8 +74,9 @@ async def test_a_server_stays_while_an_answer_of_its_own_is_on_its_way(place: Re
         )
     async with deployment.transaction() as transaction:
         used = await tickets.consume(transaction, deployment.keys, state, purpose=TicketPurpose.UPSTREAM_STATE, now=now)
-    with pytest.raises(ChangeRefused, match="being connected"):
+    with pytest.raises(ChangeRefused, match="being connected") as refused:
         await servers.remove(place.operator, name)
+    assert refused.value.reason == "still_connecting"
     async with deployment.transaction() as transaction:
         assert await tickets.settle_state(transaction, used.ticket_hash, outcome="refused")
     await servers.remove(place.operator, name)
@@ -91,3 +93,26 @@ async def test_a_code_goes_only_to_the_server_that_made_it(place: RemoteRoom, *,
     page = await place.person.open(back)
     assert (page.status_code, other.token_requests) == (400 if is_replaced else 200, [])
     assert len(first.token_requests) == (0 if is_replaced else 1)
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+async def test_a_name_is_free_only_when_no_account_has_it(place: RemoteRoom, *, is_left: bool) -> None:
+    """An account whose key was entered while its server was being removed."""
+    name = f"s{secrets.token_hex(4)}"
+    double, agent, now = place.site.add(name), await place.room.agent(), place.deployment.now()
+    if is_left:
+        async with place.deployment.transaction() as transaction:
+            await connections.open_connection(
+                transaction,
+                place.deployment.keys,
+                user_id=agent.principal.user_id,
+                provider=name,
+                answer=TokenAnswer("made-up", scopes=frozenset({"mcp"}), account=Account("a", "a")),
+                asked=frozenset({"mcp"}),
+                policy=UpstreamPolicy(name),
+                now=now,
+            )
+        with pytest.raises(ChangeRefused, match="still connected"):
+            await servers.add(place.operator, servers.NewServer(name, double.url))
+    else:
+        await servers.add(place.operator, servers.NewServer(name, double.url))
