@@ -50,13 +50,17 @@ UNKEPT_WAIT = 20.0  # seconds after which an answer that is on no disk is ended 
 
 # A revocation of an earlier grant of the account that may have reached the provider after this consent did. It can end
 # the newer grant, too.
-_MAY_BE_ENDED = """
-    select 1 from upstream_revocations r
+_OF_ACCOUNT = """
     join connections k on k.tenant = r.tenant and k.id = r.connection_id
-    where r.tenant = :tenant and r.user_id = :user_id and r.provider = :provider
-        and (k.account = :account or k.account = :unknown) and r.attempts > 0
-        and (r.done_at is null or r.done_at >= :since) limit 1
+    where r.tenant = :tenant and r.provider = :provider and r.attempts > 0
+        and (k.account = :account or k.account = :unknown) and (r.user_id = :user_id or cast(:whole as bigint) = 1)
 """
+_MAY_BE_ENDED = f"""
+    select 1 from upstream_revocations r {_OF_ACCOUNT} and r.done_at is null
+    union all
+    select 1 from upstream_revocations r {_OF_ACCOUNT} and r.done_at >= :since
+    limit 1
+"""  # noqa: S608  constants
 # Locks the person before the ticket, as disabling and deleting them do.
 _HOLD_PERSON = "update users set name = name where tenant = :tenant and id = :id"
 
@@ -262,8 +266,9 @@ async def _store(
     )
     if consent.replaces not in {None, connection.id}:
         raise TransitionRefused("This account has been disconnected in the meantime. Nothing was connected.")
-    if policy.revoke_ends_grant is not False:
-        await _doubt_if_ended(transaction, connection, since=at_ms // 1000 - CONSENT_TIME, now=now)
+    if policy.revoke_ends_grant is not False or policy.revoke_ends_account:
+        since = at_ms // 1000 - CONSENT_TIME
+        await _doubt_if_ended(transaction, connection, since=since, is_whole=policy.revoke_ends_account, now=now)
     if is_late and consent.ticket_hash is not None:
         await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE + connection.id, before=LATE)
     details: dict[str, object] = {
@@ -316,8 +321,13 @@ async def _store(
     return StoredConsent(connection, delegated)
 
 
-async def _doubt_if_ended(transaction: Transaction, connection: Connection, *, since: int, now: int) -> None:
-    """Have the connection checked if an earlier grant of the account was being ended while the person agreed."""
+async def _doubt_if_ended(
+    transaction: Transaction, connection: Connection, *, since: int, is_whole: bool, now: int
+) -> None:
+    """Have the connection checked if an earlier grant of the account was being ended while the person agreed.
+
+    `is_whole`: ending one person's grant ends everyone's.
+    """
     which: dict[str, Value] = {
         "tenant": TENANT,
         "user_id": connection.user_id,
@@ -325,6 +335,7 @@ async def _doubt_if_ended(transaction: Transaction, connection: Connection, *, s
         "account": connection.account,
         "unknown": "",
         "since": since,
+        "whole": int(is_whole),
     }
     if await transaction.fetch_one(_MAY_BE_ENDED, which) is not None:
         hinted = grant_checks.HintedConnection(connection.id, connection.user_id)

@@ -332,3 +332,19 @@ async def test_a_consent_that_may_be_older_than_a_revocation_is_checked(
     assert stored is not None
     assert await grant_checks.run_due(room.vault) == checks
     assert await connection_status(room, stored.connection) == ("needs_reauth" if agreed < 0 else "active")
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_someone_elses_revocation_can_end_a_consent_where_it_ends_the_account(
+    room: Room, *, is_whole: bool
+) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    policy = replace(room.vault.policies["google"], revoke_ends_grant=False, revoke_ends_account=is_whole)
+    room.vault.policies["google"] = policy
+    first = await room.connect("google")
+    await room.disconnect(first)
+    answer = room.google.consent("alice", GOOGLE_SCOPES)
+    assert await revocations.revoke_upstream(room.vault, first.id) == "revoked"
+    consent = Consent(bob.user.id, "google", GOOGLE_SCOPES)
+    assert await consents.store(room.vault, consent, answer, at_ms=room.now * 1000, is_late=False)
+    assert await grant_checks.run_due(room.vault) == (1 if is_whole else 0)
