@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import Final
 
 from vault.classes.immutable import immutable
-from vault.records import TENANT
+from vault.records import TENANT, ClientKind
 from vault.refusals import GrantEnded
 from vault.storage.database import SWEEP_BATCH, Database, Transaction, Value
 
@@ -56,7 +56,8 @@ _OWE: Final = """
     on conflict (tenant, client_id, user_id, connection_id, ended_at) do nothing
 """
 # A token without a hash: after a restore, no one knows what was released since the backup. It lives as long as the
-# account's last token did.
+# account's last token did. Only agents with a secret that an operator registered get tokens, and tokens without an end
+# only if the operator chose so (`server.oauth.exchange.release`).
 _ASSUME: Final = """
     insert into released_tokens
         (tenant, client_id, user_id, connection_id, token_hash, released_at, expires_at)
@@ -64,7 +65,9 @@ _ASSUME: Final = """
         case when k.access_expires_at > coalesce(k.refreshed_at, k.created_at)
             then cast(:now as bigint) + k.access_expires_at - coalesce(k.refreshed_at, k.created_at) end
     from delegations d join connections k on k.tenant = d.tenant and k.id = d.connection_id and k.ended_at is null
+    join clients c on c.tenant = d.tenant and c.id = d.client_id and c.kind = :manual and c.auth_method <> :none
     where d.tenant = :tenant and d.revoked_at is null
+        and (k.access_expires_at is not null or c.metadata like :chosen)
     on conflict (tenant, client_id, user_id, connection_id) do update set token_hash = excluded.token_hash,
         released_at = excluded.released_at, expires_at = excluded.expires_at
     where released_tokens.expires_at is not null
@@ -140,8 +143,9 @@ async def owe_receipts(transaction: Transaction, client_id: str, *, user_id: str
 
 
 async def assume(transaction: Transaction, *, now: int) -> int:
-    """After a restore: note that every agent may hold a token of each account that it could use. Returns how many."""
-    return await transaction.execute(_ASSUME, {"tenant": TENANT, "now": now, "unknown": UNKNOWN})
+    """After a restore: note that an agent may hold a token of each account that it could use. Returns how many."""
+    which: dict[str, Value] = {"manual": ClientKind.MANUAL.value, "none": "none", "chosen": '%"release"%'}
+    return await transaction.execute(_ASSUME, {"tenant": TENANT, "now": now, "unknown": UNKNOWN, **which})
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:

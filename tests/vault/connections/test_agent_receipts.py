@@ -52,6 +52,14 @@ async def remove_agent(room: Room) -> None:
         await clients.remove_client(transaction, room.alice.client.id, now=room.now)
 
 
+async def become(room: Room, **facts: str) -> None:
+    """Make alice's agent another kind of client."""
+    async with room.database.transaction() as transaction:
+        for name, value in facts.items():
+            sql = f"update clients set {name} = :value where id = :id"
+            await transaction.execute(sql, {"value": value, "id": room.alice.client.id})
+
+
 async def issue_receipts(room: Room) -> tuple[AgentReceipt, ...]:
     await agent_receipts.issue_all(room.vault)
     return await agent_receipts.list_receipts(room.database, client_id=room.alice.client.id, limit=9)
@@ -118,6 +126,7 @@ async def test_a_token_without_an_end_is_named_so(room: Room) -> None:
 async def test_after_a_restore_what_was_released_since_the_backup_is_unknown(room: Room, known: str | None) -> None:
     connection = await room.connect()
     now = room.now
+    await become(room, kind="manual", auth_method="client_secret_basic")
     if known is not None:
         await hand_out(room, connection, token=known, expires_at=now + 60 if known == "short" else None)
     room.pass_time(7)
@@ -137,6 +146,32 @@ async def test_after_a_restore_what_was_released_since_the_backup_is_unknown(roo
     assert receipt.is_outstanding(room.now)
     (event,) = await room.events("agent.receipt_issued")
     assert event.details.get("token_expires_at") == receipt.expires_at
+
+
+@pytest.mark.parametrize(
+    ("facts", "expires", "reason"),
+    [
+        ({"kind": "manual", "auth_method": "none"}, True, "shared_grant"),
+        ({"kind": "dynamic", "auth_method": "client_secret_basic"}, True, "shared_grant"),
+        ({"kind": "manual", "auth_method": "client_secret_basic"}, False, "shared_grant"),
+        (
+            {"kind": "manual", "auth_method": "client_secret_basic", "metadata": '{"release": {"slack": "full"}}'},
+            *(False, "unknown_before_restore"),
+        ),
+        ({"kind": "manual", "auth_method": "private_key_jwt"}, True, "unknown_before_restore"),
+    ],
+    ids=["public", "registered itself", "endless", "endless for its operator", "a key"],
+)
+async def test_after_a_restore_nothing_is_unknown_of_an_agent_that_gets_no_tokens(
+    room: Room, facts: dict[str, str], *, expires: bool, reason: str
+) -> None:
+    await room.connect(refreshable=expires)
+    await become(room, **facts)
+    async with room.database.transaction() as transaction:
+        await quarantine.quarantine(transaction, room.vault.policies, now=room.now)
+    await remove_agent(room)
+    (receipt,) = await issue_receipts(room)
+    assert receipt.reason == reason
 
 
 async def test_a_token_of_an_account_that_the_agent_may_no_longer_use_counts(room: Room) -> None:
