@@ -30,6 +30,7 @@ from vault.tokens.tokens import Lifetimes
 if TYPE_CHECKING:
     from providers.outbound.client import Outbound
     from server.policy.gate import PolicyGate
+    from server.policy.rules import RuleSet
     from server.programs.hosted.pool import HostedServers
     from server.telemetry.export import Telemetry
 
@@ -124,6 +125,7 @@ class Deployment:
     hosted: HostedServers | None = None  # MCP servers that the vault runs itself, if the settings have any
     telemetry: Telemetry | None = None  # where metrics and traces go, if anywhere
     caller: RequestCaller | None = field(default=None, repr=False)  # of one request; see `for_caller`
+    planned_rules: Sequence[RuleSet] | None = field(default=None, repr=False)  # see `with_rules`
 
     @property
     def catalog(self) -> Catalog:
@@ -148,6 +150,18 @@ class Deployment:
         """The deployment as one request uses it: each of its transactions first checks that the caller's credential is
         still live. A credential may end after the request was accepted, for example while its body arrives."""
         return replace(self, caller=caller)
+
+    @property
+    def rule_sets(self) -> Sequence[RuleSet]:
+        """The operator's rules, active and on trial. A tool that one of them names can't be removed."""
+        if self.planned_rules is not None:
+            return self.planned_rules
+        gate = self.policy
+        return () if gate is None else [one for one in (gate.rules, gate.shadow) if one is not None]
+
+    def with_rules(self, planned: Sequence[RuleSet]) -> Deployment:
+        """The deployment as a command uses it that opened the vault without its rules because it replaces them."""
+        return replace(self, planned_rules=planned)
 
     def transaction(self, *, holds_admins: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """A transaction that starts by checking the caller, if this is the deployment of a request.

@@ -41,6 +41,7 @@ async def plan_imports(
             yield PlannedChange(verb, "imported_api", name, differences, partial(_save, actor, name, content, choices))
     if prunes:
         for name in sorted(known.keys() - wanted.keys()):
+            await asyncio.to_thread(imported_apis.check_removal, actor.deployment, known[name])
             yield PlannedChange("remove", "imported_api", name, (), partial(imported_apis.remove, actor, name))
 
 

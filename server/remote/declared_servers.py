@@ -66,6 +66,7 @@ async def _plan_servers(
             yield PlannedChange("update", "mcp_server", name, differences, run)
     if prunes:
         for name in sorted(known.keys() - wanted.keys()):
+            servers.check_no_rule(actor.deployment, name)
             yield PlannedChange("remove", "mcp_server", name, (), partial(servers.remove, actor, name))
 
 

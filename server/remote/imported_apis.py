@@ -250,17 +250,23 @@ async def discard(actor: Actor, name: str, digest: str) -> None:
 async def remove(actor: Actor, name: str) -> None:
     """Turn off and forget an API to which no account is connected anymore. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
-    gone = _tools_by_name((await api_named(deployment, name)).accepted)
-    if name in deployment.settings.providers:
-        description = f"The setting providers.{name} is about this API. Remove it there first."
-        raise ChangeRefused("named_by_setting", description, kind="conflict")
-    _check_not_named(deployment, gone.keys())
+    gone = check_removal(deployment, await api_named(deployment, name))
     async with actor.change() as transaction:
         await check_nothing_left(deployment, transaction, name)
         await imported_apis.remove(transaction, name)
         await _withdraw_approvals(transaction, gone, now=now)
         await audit.append(transaction, actor.event("api.import_removed", provider=name), now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
+
+
+def check_removal(deployment: Deployment, api: ImportedApi) -> Collection[str]:
+    """Check that no rule or setting names the API or one of its tools. Returns the tools. Raises ChangeRefused."""
+    if api.name in deployment.settings.providers:
+        description = f"The setting providers.{api.name} is about this API. Remove it there first."
+        raise ChangeRefused("named_by_setting", description, kind="conflict")
+    gone = _tools_by_name(api.accepted).keys()
+    _check_not_named(deployment, gone)
+    return gone
 
 
 async def _withdraw_approvals(transaction: Transaction, tools: Collection[str], *, now: int) -> None:
@@ -291,9 +297,8 @@ def _check_not_named(deployment: Deployment, gone: Collection[str]) -> None:
 
     Raises ChangeRefused.
     """
-    gate = deployment.policy
-    for rules in () if gate is None else (gate.rules, gate.shadow):
-        for rule in () if rules is None else rules.rules:
+    for rules in deployment.rule_sets:
+        for rule in rules.rules:
             if named := sorted(set(rule.actions or ()) & set(gone)):
                 description = f"The rule {rule.name} names {named[0]}. Change the rule first."
                 raise ChangeRefused("named_by_rule", description, kind="conflict")

@@ -275,7 +275,7 @@ async def remove(actor: Actor, name: str) -> None:
     """Remove a server to which no account is connected anymore. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     server = await server_named(deployment, name)
-    _check_no_rule(deployment, name)
+    check_no_rule(deployment, name)
     stored = await registrations.get_registration(deployment.database, name)
     client = None if stored is None else await registration_there(deployment, server, stored)
     async with actor.change() as transaction:
@@ -320,14 +320,14 @@ async def disconnect_all(actor: Actor, name: str) -> int:
     return ended
 
 
-def _check_no_rule(deployment: Deployment, name: str) -> None:
+def check_no_rule(deployment: Deployment, name: str) -> None:
     """Check that no rule or setting names its tools: a rule would make all rules unusable, a setting stop the start.
 
     Raises ChangeRefused.
     """
-    gate, prefix = deployment.policy, f"{name.replace('-', '_')}_"
-    for rules in () if gate is None else (gate.rules, gate.shadow):
-        for rule in () if rules is None else rules.rules:
+    prefix = f"{name.replace('-', '_')}_"
+    for rules in deployment.rule_sets:
+        for rule in rules.rules:
             if any(one.startswith(prefix) for one in rule.actions or ()):
                 raise ChangeRefused(
                     "named_by_rule",

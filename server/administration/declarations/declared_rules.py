@@ -18,7 +18,7 @@ from server.administration.declaration import DeclarationRefused, DeclaredPolicy
 from server.administration.declarations.planned_changes import Verb
 from server.policy import rule_folder
 from server.policy.files import SUFFIX, UNFINISHED, RulesRefused, rules_of
-from server.policy.gate import check
+from server.policy.gate import SHADOW, check, load
 from server.policy.rule_folder import FolderChanged, FolderState
 from server.policy.schema import actions_of
 from server.policy_settings import PolicySettings
@@ -118,6 +118,17 @@ async def try_rules(actor: Actor, planned: RulePlan, settings: PolicySettings) -
     async for _ in replay.run(deployment.database, since=since, report=report, most=EVENTS):
         pass
     return report
+
+
+def rule_sets(planned: RulePlan, settings: PolicySettings) -> Sequence[RuleSet]:
+    """The rules as they will be, and the usable rules on trial: those that can name a tool."""
+    if settings.shadow_folder is None:
+        return (planned.rules,)
+    try:
+        shadow = load(settings.shadow_folder.expanduser(), planned.rules.actions, setting=SHADOW)
+    except RulesRefused:
+        return (planned.rules,)
+    return planned.rules, shadow
 
 
 def _files_to_write(before: Mapping[str, bytes], texts: Mapping[str, bytes]) -> Iterator[RuleFileChange]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,6 +109,7 @@ async def _apply(setup: Setup, wanted: DeclarationFile, *, is_dry: bool, prunes:
             settings = setup.settings().policy
             rules = declared_rules.plan(actor, wanted.policies, settings, prunes=prunes)
             replay = await declared_rules.try_rules(actor, rules, settings) if rules.changes else None
+            actor = replace(actor, deployment=deployment.with_rules(declared_rules.rule_sets(rules, settings)))
         pending = await declared_servers.plan(actor, wanted, prunes=prunes)
         if is_dry:
             return _Result(pending, (), rules, replay)

@@ -14,9 +14,12 @@ import pytest
 from providers.tools.imported_api import content_of
 from providers.tools.openapi_import import import_document
 from server.administration.actor import Actor, ChangeRefused
-from server.policy.gate import PolicyGate
+from server.administration.declaration import parse_declaration
+from server.policy.gate import PolicyGate, load
+from server.policy.schema import actions_of
 from server.policy_settings import PolicySettings
 from server.remote import imported_apis, servers
+from server.remote.declared_servers import plan
 from server.remote.servers import NewServer, ReviewDecision
 from tests.mcp.remote.remote_room import RemoteRoom
 from tests.portal.administration.test_imported_apis import AUDIENCE, document
@@ -117,7 +120,16 @@ async def test_a_server_that_a_rule_names_stays(place: RemoteRoom, tmp_path: Pat
         assert refused.value.reason == "named_by_rule"
         other, _ = await place.add()
         await servers.remove(actor, other)
-    await servers.remove(place.operator, name)
+    planned = load(tmp_path / "folder", actions_of(place.deployment.tools), setting="policies")
+    wanted = parse_declaration({"mcp_servers": {}})
+    actor = replace(place.operator, deployment=place.deployment.with_rules([planned]))
+    with pytest.raises(ChangeRefused, match="The rule sums names a tool"):
+        await plan(actor, wanted, prunes=True)
+    with pytest.raises(ChangeRefused, match="The rule sums names a tool"):
+        await servers.remove(actor, name)
+    actor = replace(place.operator, deployment=place.deployment.with_rules([]))
+    assert name in [one.name for one in await plan(actor, wanted, prunes=True) if one.verb == "remove"]
+    await servers.remove(actor, name)
     with pytest.raises(ChangeRefused):
         await servers.server_named(place.deployment, name)
 
