@@ -68,7 +68,7 @@ def test_no_plan_at_any_shipped_provider_holds_more_than_the_request_the_permiss
     if made.needs_narrow_token:
         assert not policy.downscope_is_destructive
         assert policy.downscope is not Downscope.NONE
-        assert derives(policy) or (item is None and made.scopes <= connection)
+        assert derives(policy) or made.scopes <= connection  # RFC 6749 §6
     elif made.narrowing is Narrowing.UPSTREAM:
         assert item is None
         assert not policy.grants_more_than_asked

@@ -100,7 +100,7 @@ async def test_a_reader_and_our_own_transaction_are_no_holders(sqlite_store: Sto
         ("POSIX", "WRITE", "4242", "0", "119", False),
         ("POSIX", "WRITE", "0", "120", "120", False),
         ("POSIX", "WRITE", "-1", "120", "120", False),
-        ("POSIX", "WRITE", str(os.getpid()), "120", "120", False),
+        ("POSIX", "WRITE", "self", "120", "120", False),
     ],
 )
 def test_the_holder_is_another_process_that_may_write(
@@ -114,6 +114,7 @@ def test_the_holder_is_another_process_that_may_write(
     last: str,
     is_holder: bool,
 ) -> None:
+    pid = str(os.getpid()) if pid == "self" else pid
     locks = tmp_path / "locks"
     monkeypatch.setattr(sqlite_locks, "_LOCKS", locks)
     assert find_lock_holder([tmp_path / "missing"]) is None
