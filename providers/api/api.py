@@ -427,7 +427,7 @@ class UpstreamAPI:
                     answer = await self._outbound.send(request if attempt == 1 else self._again(request))
                 except HttpError as error:
                     raise self._failure(error, is_write=is_write) from error
-                return self._content(self._without_members(answer, call), is_write=is_write, form=form)
+                return self._content(await self._without_members(answer, call), is_write=is_write, form=form)
             except (RateLimited, UpstreamUnavailable) as refused:
                 spread = random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
                 pause = None if refused.repeat is None else refused.repeat.pause(attempt=attempt, spread=spread)
@@ -436,14 +436,16 @@ class UpstreamAPI:
             await asyncio.sleep(pause)
         raise AssertionError("counting has no end")  # pragma: no cover
 
-    def _without_members(self, answer: OutboundResponse, call: Call) -> OutboundResponse:
+    async def _without_members(self, answer: OutboundResponse, call: Call) -> OutboundResponse:
         where = {"api": call.api, "method": call.method, "path": call.path}
         kind = answer.headers.get("content-type", "")
         try:
             masked = masked_names(self._provider, self._scopes, **where, content_type=kind)
         except UnreadableAnswer as error:
             raise UpstreamRefused("unreadable", f"{self.title} answered in a form that can't be searched.") from error
-        return answer if masked is None else replace(answer, body=MemberMask(masked.names).whole(answer.body))
+        if masked is None:
+            return answer
+        return replace(answer, body=await MemberMask(masked.names).whole_in_turns(answer.body))
 
     def _content(self, answer: OutboundResponse, *, is_write: bool, form: Form) -> Mapping[str, object]:
         if (body := mask(answer.body, self._secrets)) != answer.body:

@@ -7,6 +7,7 @@ of JSON, events, and JSON inside a text of JSON are searched, too.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from providers.api.rules import expand, judged_method, of_path
 from providers.definitions.model import Provider
 from providers.definitions.unruled_calls import EVERYTHING
 
-_PART: Final = re.compile(rb'[\[\]{}]|(\\*)"')
+_PART: Final = re.compile(rb'[\[\]{}"]')
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _LEVELS: Final = frozenset({0, 1, 3, 7})  # backslashes before a quote: of JSON, of JSON in a text of JSON, and so on
-_ESCAPE: Final = re.compile(rb"\\+u00([2-7][0-9A-Fa-f])")
-_BEGINNING: Final = re.compile(rb'\\*(?:"[^"\s]*)?\Z')  # of a name, at the end of a piece
-_CUT_ESCAPE: Final = re.compile(rb"\\+(?:u0{0,2}[2-7]?)?\Z")
-_LONGEST: Final = 2048  # bytes of a name in its longest spelling
+_MOST: Final = 8  # backslashes before a letter's escape at the innermost level; before a quote, one less
+_ESCAPE: Final = re.compile(rb"\\{1,8}u00([2-7][0-9A-Fa-f])")
+_CUT_ESCAPE: Final = re.compile(rb"\\{1,8}(?:u0{0,2}[2-7]?)?\Z")
+_LETTER: Final = _MOST + 5  # bytes of an escaped letter
+_CYCLE: Final = 16  # a quote after so many more backslashes has the same meaning at every level
+_TURN: Final = 16_384  # bytes to mask before other tasks run
 # Kinds of answers that can't contain JSON, and kinds in which members can't be found.
 _OTHER: Final = re.compile(
     r"(?:image|audio|video|font)/.*|text/(?:html|css|csv|calendar|vcard)|application/(?:pdf|zip|gzip|octet-stream)"
@@ -108,22 +111,43 @@ class MemberMask:
     """Masks a stream: call `feed` with pieces, then `finish`. Holds back only what may be the beginning of a name.
 
     Every text below a member of these `names` becomes a mask of the same length. `found`: the members that had one.
+    Time grows with the length of the answer, and what is held back is never longer than `most_held`: providers' answers
+    contain what others wrote.
     """
 
-    __slots__ = ("_current", "_depth", "_held", "_level", "_names", "_state", "found")
+    __slots__ = ("_before", "_current", "_depth", "_held", "_level", "_longest", "_names", "_state", "found")
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(name.encode() for name in names)
+        self._longest = max(map(len, self._names), default=1)
         self._held = b""
+        self._before = 0  # backslashes of a text before `_held`, which were masked
         self._state = "search"  # then "colon", "value", "text" or "inside" (objects and arrays), "inner" (a text there)
         self._current = ""
         self._level = 0
         self._depth = 0
         self.found: set[str] = set()
 
+    @property
+    def most_held(self) -> int:
+        """The most bytes that are held back: a name in its longest spelling, with the backslashes around it."""
+        return self._longest * _LETTER + 2 * _MOST
+
     def whole(self, body: bytes) -> bytes:
         """Mask a complete body."""
         return self.feed(body) + self.finish()
+
+    async def whole_in_turns(self, body: bytes) -> bytes:
+        """Like `whole`, but lets other tasks run in between if the body is long."""
+        return await self.feed_in_turns(body) + self.finish()
+
+    async def feed_in_turns(self, piece: bytes) -> bytes:
+        """Like `feed`, but lets other tasks run in between if the piece is long."""
+        done = [self.feed(piece[:_TURN])]
+        for at in range(_TURN, len(piece), _TURN):
+            await asyncio.sleep(0)
+            done.append(self.feed(piece[at : at + _TURN]))
+        return b"".join(done)
 
     def feed(self, piece: bytes) -> bytes:
         """The part that can be sent now."""
@@ -150,12 +174,14 @@ class MemberMask:
         return b"*" * len(held) if self._state in {"text", "inner"} else held
 
     def _search(self, content: bytes, at: int, done: list[bytes]) -> int:
-        for found in _name_pattern(self._names).finditer(content, at):
+        for found in _name_pattern(self._longest).finditer(content, at):
             level = len(found[2])
-            if level in _LEVELS and _backslashes(content, at, found.start()) == level:
-                self._state, self._current, self._level = "colon", _unescape(found[1]).decode(), level
-                done.append(content[at : found.end()])
-                return found.end()
+            if level not in _LEVELS or (name := _unescape(found[1])) not in self._names:
+                continue
+            if _backslashes(content, max(at, found.start() - _MOST), found.start()) == level:
+                self._state, self._current, self._level = "colon", name.decode(), level
+                done.append(content[at : found.end() + 1])
+                return found.end() + 1
         keep = self._beginning(content, at)
         self._held = content[keep:]
         done.append(content[at:keep])
@@ -163,12 +189,11 @@ class MemberMask:
 
     def _beginning(self, content: bytes, at: int) -> int:
         """Where a name may begin that this content doesn't end."""
-        found = _BEGINNING.search(content, max(at, len(content) - _LONGEST))
-        _, quote, name = (b"", b"", b"") if found is None else found[0].partition(b'"')
-        begun = _unescape(_CUT_ESCAPE.sub(b"", name))
-        if found is not None and quote and any(one.startswith(begun) for one in self._names):
-            return found.start()
-        return len(content) - _backslashes(content, at, len(content))  # these may precede a quote
+        quote = content.rfind(b'"', max(at, len(content) - self._longest * _LETTER - _MOST))
+        begun = _unescape(_CUT_ESCAPE.sub(b"", content[quote + 1 :])) if quote >= 0 else b""
+        is_begun = quote >= 0 and any(one.startswith(begun) for one in self._names)
+        end = quote if is_begun else len(content)
+        return end - _backslashes(content, max(at, end - _MOST), end)  # these may precede a quote
 
     def _read_beginning(self, content: bytes, at: int, done: list[bytes]) -> int:
         """Pass over blanks and the colon to the value."""
@@ -204,7 +229,7 @@ class MemberMask:
                 self._depth += 1
             elif one in (b"]", b"}"):
                 self._depth -= 1
-            elif len(found[1]) >= self._level:
+            elif _backslashes(content, max(at, found.start() - _MOST), found.start()) >= self._level:
                 self._state = "inner"
             else:  # the text around the inner JSON ends
                 self._depth = 0
@@ -212,7 +237,7 @@ class MemberMask:
                 self._state = "inner" if self._state == "inner" else "search"
                 done.append(content[at : found.end()])
                 return found.end()
-        ends = len(content) - _backslashes(content, at, len(content))
+        ends = len(content) - _backslashes(content, max(at, len(content) - _MOST), len(content))
         self._held = content[ends:]
         done.append(content[at:ends])
         return len(content)
@@ -222,12 +247,16 @@ class MemberMask:
         level, length, quote = self._level, 0, at - 1
         while quote < at or _is_escaped(length, level):
             quote = content.find(b'"', quote + 1)
-            length = _backslashes(content, at, len(content) if quote < 0 else quote)
+            before = len(content) if quote < 0 else quote
+            length = _backslashes(content, at, before)
+            length += self._before if length == before - at else 0
             if quote < 0:
-                ends = len(content) - length
-                self._mask(ends - at, done)
-                self._held = content[ends:]
-                return len(content)
+                held = min(length, level)  # without those that were masked, since these are fewer than a cycle
+                self._before = length - held if length < _CYCLE else _CYCLE + length % _CYCLE - held
+                self._mask(before - held - at, done)
+                self._held = content[before - held :]
+                return before
+        self._before = 0
         ends = quote - min(length, level)
         self._mask(ends - at, done)
         done.append(content[ends : quote + 1])
@@ -248,22 +277,20 @@ def _is_escaped(length: int, level: int) -> bool:
 
 def _backslashes(content: bytes, start: int, end: int) -> int:
     """How many stand before `end`."""
-    before = end
-    while before > start and content[before - 1] == 0x5C:
-        before -= 1
-    return end - before
+    width = _MOST
+    while True:  # in steps that double, so that time depends on their number alone
+        first = max(start, end - width)
+        count = end - first - len(content[first:end].rstrip(b"\\"))
+        if count < end - first or first == start:
+            return count
+        width *= 2
 
 
 def _unescape(name: bytes) -> bytes:
     return _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), name) if b"\\" in name else name
 
 
-@lru_cache(maxsize=512)
-def _name_pattern(names: frozenset[bytes]) -> re.Pattern[bytes]:
-    """Finds these names in quotes, with any character escaped."""
-    spelled = b"|".join(b"".join(map(_letter, name)) for name in sorted(names))
-    return re.compile(rb'"(' + spelled + rb')(\\*)"')
-
-
-def _letter(one: int) -> bytes:
-    return rb"(?:%s|\\+u00(?i:%02x))" % (re.escape(bytes([one])), one)
+@lru_cache(maxsize=32)
+def _name_pattern(longest: int) -> re.Pattern[bytes]:
+    """Finds names of up to this length in quotes, with any character escaped. Each quote may begin one."""
+    return re.compile(rb'"((?:[^"\\]|\\{1,8}u00[2-7][0-9A-Fa-f]){1,%d}+)(\\{0,7})(?=")' % longest)

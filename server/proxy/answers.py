@@ -103,11 +103,13 @@ async def hand_on(
     if body is not None:
         incoming.received = len(body)
         content = replacer.whole(body)
-        await send_whole(incoming.send, answer.status, headers, members.whole(content) if members else content)
+        if members is not None:
+            content = await members.whole_in_turns(content)
+        await send_whole(incoming.send, answer.status, headers, content)
         return
     if encodings in ([], ["identity"]) and "content-length" in fields and replacer is masker:
         headers.append((b"content-length", fields["content-length"].encode("latin-1")))
-    await _stream(incoming, answer, headers, [replacer, *([members] if members else [])])
+    await _stream(incoming, answer, headers, replacer, members)
 
 
 def _member_mask(
@@ -132,16 +134,17 @@ async def _stream(
     incoming: ProxyRequest,
     answer: StreamedAnswer,
     headers: Sequence[tuple[bytes, bytes]],
-    masks: Sequence[Replacer | MemberMask],
+    replacer: Replacer,
+    members: MemberMask | None,
 ) -> None:
     await answers.start(incoming.send, answer.status, headers)
     gone: asyncio.Future[None] | None = None
     try:
         async for chunk in answer.chunks():
             incoming.received += len(chunk)
-            piece = chunk
-            for mask in masks:
-                piece = mask.feed(piece)
+            piece = replacer.feed(chunk)
+            if members is not None:
+                piece = await members.feed_in_turns(piece)
             if piece:
                 await answers.piece(incoming.send, piece)
             if gone is None and incoming.received > _WATCH_AFTER:
@@ -151,9 +154,9 @@ async def _stream(
     finally:
         if gone is not None:
             gone.cancel()
-    rest = b""
-    for mask in masks:
-        rest = mask.feed(rest) + mask.finish()
+    rest = replacer.finish()
+    if members is not None:
+        rest = members.feed(rest) + members.finish()
     await answers.piece(incoming.send, rest, is_last=True)
 
 

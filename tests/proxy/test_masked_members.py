@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import itertools
 import json
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import pytest
@@ -141,6 +143,12 @@ def test_what_is_no_such_member_stays(body: str) -> None:
     assert not mask.found
 
 
+@pytest.mark.parametrize("text", ["client_secret", "x"])
+def test_a_name_is_found_after_a_text_that_reads_like_one(text: str) -> None:
+    body = json.dumps({"note": f'{text}"client_secret":"canary"'}).encode()
+    assert MemberMask(NAMES).whole(body) == body.replace(b"canary", b"******")
+
+
 @pytest.mark.parametrize("start", ["", "data: ", '{"a":1}\n'])
 def test_lines_of_json_and_events_are_searched_without_being_held_back(start: str) -> None:
     mask = MemberMask(NAMES)
@@ -151,6 +159,95 @@ def test_lines_of_json_and_events_are_searched_without_being_held_back(start: st
     assert mask.feed(b'id":"x"}') == b'"client_id":"x"}'
     assert mask.feed(b'"client_secret":"cana') == b'"client_secret":"****'
     assert mask.finish() == b""
+
+
+HOSTILE = {
+    "backslashes": (b"", b"\\"),
+    "backslashes in a text": (b'{"client_secret":"', b"\\"),
+    "backslashes in an object": (b'{"client_secret":{', b"\\"),
+    "quotes": (b"", b'"'),
+    "escaped quotes in a text": (b'{"client_secret":"', b'\\"'),
+    "long runs before quotes": (b"", b'"' + b"\\" * 500),
+    "names": (b"", b'"client_secret"'),
+    "names of members": (b"", b'"client_secret":'),
+    "beginnings of names": (b"", b'"client_secre'),
+    "escaped letters": (b'"', b"\\u0063"),
+    "a long name": (b'"', b"c"),
+    "texts in an array": (b'{"client_secret":[', b'"c",'),
+    "a deep array": (b'{"client_secret":', b"["),
+    "a member in each other": (b"", b'{"client_secret":'),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_time_and_memory_grow_with_the_length_of_hostile_content(kind: str) -> None:
+    """Eight times the content takes about eight times the time: a square would be 64 times."""
+    start, part = HOSTILE[kind]
+
+    def seconds(size: int, step: int) -> float:
+        content = part * (size // len(part))
+        pieces = [content[at : at + step] for at in range(0, len(content), step)]
+        mask = MemberMask(NAMES)
+        held = len(start) - len(mask.feed(start))
+        began = time.thread_time()
+        for piece in pieces:
+            held += len(piece) - len(mask.feed(piece))
+            assert held <= mask.most_held < 500
+        return time.thread_time() - began
+
+    for step in (1000, 2**17):
+        short = min(seconds(2**14, step) for _ in range(3))
+        assert seconds(2**17, step) < 24 * short + 0.05, step
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(b"\\" * count for count in (1, 2, 3, 7, 8, 9, 16, 33)),
+                *(level + b'"client_secret' + level + b'"' for level in (b"", b"\\", b"\\" * 3, b"\\" * 7)),
+                *(b'"', b":", b" ", b"{", b"}", b"[", b"]", b",", b"x", b'"client_se', b"c", b"\\u0063"),
+                *(b'"client_secret":"', b'\\"client_secret\\":\\"', b'"client_secret":{"'),
+            ]
+        ),
+        max_size=14,
+    ).map(b"".join),
+    st.lists(st.integers(0, 200), max_size=8) | st.just(range(400)),
+)
+def test_pieces_of_any_content_are_masked_like_the_whole(body: bytes, cuts: Sequence[int]) -> None:
+    whole, mask = MemberMask(NAMES), MemberMask(NAMES)
+    expected = whole.whole(body)
+    assert through(mask, body, cuts) == expected
+    assert mask.found == whole.found
+    assert len(expected) == len(body)
+
+
+@pytest.mark.parametrize("run", range(40))
+def test_a_quote_ends_a_text_by_the_number_of_backslashes_before_it(run: int) -> None:
+    for level in (0, 1, 3):
+        quote = b"\\" * level + b'"'
+        body = quote + b"client_secret" + quote + b":" + quote + b"x" + b"\\" * run + b'"shown'
+        is_end = run < level or (run - level) % (2 * level + 2) == 0
+        masked = MemberMask(NAMES).whole(body)
+        assert masked.endswith(b"shown") is is_end
+        assert masked == through(MemberMask(NAMES), body, range(len(body)))
+
+
+@pytest.mark.parametrize(("size", "are_others_run"), [(1000, False), (1_000_000, True)])
+async def test_other_tasks_run_while_a_long_piece_is_masked(size: int, are_others_run: bool) -> None:
+    ran = 0
+
+    async def other() -> None:
+        nonlocal ran
+        while True:
+            ran += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    body = b'{"client_secret":"' + b"\\" * size + b'"}'
+    assert await MemberMask(NAMES).whole_in_turns(body) == body.replace(b"\\", b"*")
+    assert (ran > 50) is are_others_run
+    task.cancel()
 
 
 @pytest.mark.parametrize(
