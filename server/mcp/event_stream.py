@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -29,6 +30,7 @@ _BOUNDS: Final = SessionLimits()
 _SESSION: Final = re.compile(rb"event: endpoint\r\ndata: [^\r\n]*[?&]session_id=([0-9a-f]{32})\r\n")
 _DATA: Final = re.compile(rb"event: message\r\ndata: ([^\r\n]*)\r\n")
 _ACCEPTED: Final = WholeAnswer(HTTPStatus.ACCEPTED, [TEXT], b"Accepted")
+Confirm = Callable[[Scope], Awaitable[WholeAnswer | None]]
 _POSTED: ContextVar[Scope | None] = ContextVar("posted", default=None)  # the POST that brought a call
 
 
@@ -157,11 +159,16 @@ class EventStream:
 
 
 class Messages:
-    """ASGI: the POST half of HTTP+SSE; malformed bodies are refused here, in plain words."""
+    """ASGI: the POST half of HTTP+SSE; malformed bodies are refused here, in plain words.
 
-    def __init__(self, app: ASGIApp, streams: OpenStreams) -> None:
+    The answer comes on the stream, so the grant is checked again after the body was read and before it has any effect.
+    """
+
+    def __init__(self, app: ASGIApp, streams: OpenStreams, confirm: Confirm) -> None:
+        """`confirm` returns the answer for a caller whose grant has ended."""
         self._app = app
         self._streams = streams
+        self._confirm = confirm
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
@@ -170,6 +177,9 @@ class Messages:
         body = await read_body(receive, limit=BODY_LIMIT)
         if mcp_bodies.is_costly(body):
             await mcp_bodies.refuse_costly().write(send)
+            return
+        if (challenge := await self._confirm(scope)) is not None:
+            await challenge.write(send)
             return
         stream = self._streams.find(scope)
         if stream is not None and stream.calls is not None:

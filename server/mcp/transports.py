@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -101,9 +101,17 @@ def routes(deployment: Deployment) -> list[BaseRoute]:
         stream = event_stream.EventStream(server, vault, transport, streams)
         bearer = Bearer(deployment, path="/sse")
         found += _both("/sse", _WithPrincipal(stream, bearer, watch=watch))
-        messages = event_stream.Messages(transport.handle_post_message, streams)
+        messages = event_stream.Messages(transport.handle_post_message, streams, partial(_confirm, bearer))
         found += _both("/messages", _WithPrincipal(messages, bearer, watch=watch))
     return found
+
+
+async def _confirm(bearer: Bearer, scope: Scope) -> WholeAnswer | None:
+    """Read the caller's grant now, and not again for the answer."""
+    challenge, allow = await bearer.confirm(current_principal(), scope), ON_LIVE.get()
+    if challenge is None and allow is not None:
+        allow()
+    return challenge
 
 
 def _both(path: str, endpoint: ASGIApp) -> list[BaseRoute]:

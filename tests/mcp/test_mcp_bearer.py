@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Mapping, Sequence
 
 import httpx2
@@ -280,3 +282,47 @@ async def test_a_message_that_arrives_after_its_grant_ended_is_not_answered(
         answer = await held.finish()
     assert answer.status_code == (401 if has_ended else 200), answer.text
     assert ("result" in answer.json()) is not has_ended
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+async def test_a_message_for_a_stream_that_arrives_after_its_grant_ended_is_not_answered_there(
+    place: Room, has_ended: bool
+) -> None:
+    agent = await place.agent()
+    answers: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+    async with (
+        place.http(agent) as http,
+        http.stream("GET", "/sse", timeout=30) as stream,
+        asyncio.TaskGroup() as group,
+    ):
+        lines = stream.aiter_lines()
+        path = await anext(line.removeprefix("data: ") async for line in lines if line.startswith("data: "))
+
+        async def read() -> None:
+            async for line in lines:
+                if line.startswith("data: "):
+                    answers.put_nowait(json.loads(line.removeprefix("data: ")))
+
+        reading = group.create_task(read())
+        assert (await http.post(path, json=INITIALIZE)).status_code == 202
+        assert "result" in await answers.get()
+        initialized = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+        assert (await http.post(path, json=initialized)).status_code == 202
+        call = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "connections", "arguments": {}}}
+        ping = {"jsonrpc": "2.0", "id": 8, "method": "ping"}  # the SDK handles it
+        async with (
+            held_json(place.url, path, call, token=agent.token) as first,
+            held_json(place.url, path, ping, token=agent.token) as second,
+        ):
+            if has_ended:
+                async with place.vault.deployment.transaction() as transaction:
+                    await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=1)
+            for held in (first, second):
+                assert (await held.finish()).status_code == (401 if has_ended else 202)
+        if has_ended:
+            await reading  # the stream ends with the grant
+            assert answers.empty()
+        else:
+            found = [await answers.get(), await answers.get()]
+            assert {answer["id"] for answer in found if "result" in answer} == {7, 8}
+            reading.cancel()
