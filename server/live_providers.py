@@ -132,7 +132,11 @@ class LiveProviders:
         known = self.current.entered.get(name)
         if known is not None and entered.server is None:
             entered = replace(entered, server=known.server)
-        await asyncio.to_thread(self._make, {**self.current.entered, name: entered})
+        await self.make_with({name: entered})
+
+    async def make_with(self, entered: Entered) -> ProviderSet:
+        """The current set with these registrations, without using it. Raises one of REFUSALS."""
+        return await asyncio.to_thread(self._make, {**self.current.entered, **entered})
 
     async def _use(self, stored: _StoredSet, database: Database, keys: KeyRing) -> None:
         entered = dict(imported_registrations(stored.apis))

@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from providers.tools.imported_api import ImportChoice
+from providers.tools.spec import ToolSpec
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.declaration import DeclaredImportedApi
 from server.administration.declarations.planned_changes import PlannedChange, Verb, differences_between
+from server.live_providers import REFUSALS
 from server.remote import imported_apis
 from server.remote.described_apis import DescribedApi, content_of_description
 from server.remote.imported_apis import ApiReview
 from vault.mcp.imported_apis import ImportedApi, list_apis
+from vault.registrations import EnteredRegistration
 
 
 async def plan_imports(
@@ -36,8 +39,8 @@ async def plan_imports(
         if differences := differences_between(before, after):
             verb: Verb = "create" if held is None else "update"
             choices = declared.tools if is_reviewed else None
-            if is_reviewed:
-                await asyncio.to_thread(_check, actor, name, held, content, declared.tools)
+            if is_reviewed:  # check that it could be turned on, before it is stored
+                await asyncio.to_thread(_chosen_of, actor, name, held, content, declared.tools)
             yield PlannedChange(verb, "imported_api", name, differences, partial(_save, actor, name, content, choices))
     if prunes:
         for name in sorted(known.keys() - wanted.keys()):
@@ -79,13 +82,38 @@ def _facts(
     return before, after
 
 
-def _check(
+async def tools_after(actor: Actor, wanted: Mapping[str, DeclaredImportedApi]) -> Sequence[ToolSpec] | None:
+    """Every tool that a rule can name once the declared imports are turned on; None if that adds and changes none.
+
+    Raises ChangeRefused.
+    """
+    live, entered = actor.deployment.live, dict[str, EnteredRegistration]()
+    known = {one.name: one for one in await list_apis(actor.deployment.database)}
+    for name, declared in wanted.items():
+        if declared.reviewed is None or declared.document is None:
+            continue
+        content = await content_of_description(_description_of(name, declared, declared.document))
+        if declared.reviewed == imported_apis.import_digest(content):
+            held = known.get(name)
+            chosen = await asyncio.to_thread(_chosen_of, actor, name, held, content, declared.tools)
+            if held is None or held.accepted != chosen:
+                entered[name] = EnteredRegistration("", imported=chosen)
+    if not entered:
+        return None
+    try:
+        made = await live.make_with(entered)
+    except REFUSALS as refusal:
+        raise ChangeRefused("import_refused", str(refusal), field="imported_apis") from refusal
+    return [*made.tools, *made.away, *live.current.away]
+
+
+def _chosen_of(
     actor: Actor, name: str, held: ImportedApi | None, content: str, choices: Mapping[str, ImportChoice]
-) -> None:
-    """Check that the import could be turned on, before it is stored."""
+) -> str:
+    """The import as the declaration turns it on. Raises ChangeRefused."""
     api = replace(held or ImportedApi(name, None, 0, None), offered=None, reviewed=content)
     proposed: dict[str, ImportChoice] = {one.name: one.choice for one in _review_of(held, content).tools}
-    imported_apis.chosen_of(actor.deployment, api, {**proposed, **choices})
+    return imported_apis.chosen_of(actor.deployment, api, {**proposed, **choices})
 
 
 def _review_of(held: ImportedApi | None, content: str) -> ApiReview:

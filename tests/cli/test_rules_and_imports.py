@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from server.policy.rule_folder import hold
 from tests.support.commands import run
 from tests.support.processes import Place
 
@@ -111,3 +112,54 @@ async def test_unusable_rules_on_trial_keep_no_tool(import_file: ImportFile) -> 
     code, said = await import_file.apply("[imported_apis]\n[policies]\n", "--prune")
     assert code == 0, said
     assert await import_file.usable() == []
+
+
+async def test_an_import_and_a_rule_about_its_tool_are_applied_together(import_file: ImportFile) -> None:
+    waiting = import_file.reviewed.replace("reviewed", "# reviewed").replace("tools", "# tools")
+    for options in (("--plan",), ()):
+        code, said = await import_file.apply(waiting + import_file.policies, *options)
+        assert (code, "unrecognized action" in said) == (1, True)
+        assert said.endswith("Nothing was changed.\n")
+    assert await import_file.usable() == []
+    code, said = await import_file.apply(import_file.reviewed + import_file.policies, "--plan")
+    assert code == 2, said
+    assert list(import_file.folder.glob("*.cedar")) == []
+    code, said = await import_file.apply(import_file.reviewed + import_file.policies)
+    assert code == 0, said
+    assert "+ policy tickets.cedar" in said
+    assert "+ imported_api tickets" in said
+    assert (import_file.folder / "tickets.cedar").read_text() == import_file.rule
+    assert await import_file.usable() == ["tickets"]
+    assert (await run(import_file.place, "policy", "check")).exit_code == 0
+    assert await import_file.apply(import_file.reviewed + import_file.policies) == (0, "Nothing to change.\n")
+
+
+async def test_an_import_that_was_made_before_its_rules_is_mentioned(import_file: ImportFile) -> None:
+    together = import_file.reviewed + import_file.policies
+    with hold(import_file.folder):
+        code, said = await import_file.apply(together)
+    assert code == 1
+    assert "are being changed: run this again. Already changed: imported_apis (tickets)" in said
+    assert await import_file.usable() == ["tickets"]
+    code, said = await import_file.apply(together)
+    assert (code, "imported_api" in said) == (0, False)
+    assert await import_file.usable() == ["tickets"]
+
+
+async def test_an_import_keeps_what_the_earlier_rules_name_until_they_change(import_file: ImportFile) -> None:
+    """The rules change after the import, so both must fit the import."""
+    assert (await import_file.apply(import_file.reviewed + import_file.policies))[0] == 0
+    document = json.loads(json.dumps(DESCRIPTION).replace("listTickets", "findTickets").replace("/tickets", "/found"))
+    (import_file.file.parent / "api.json").write_text(json.dumps(document))
+    waiting = '[imported_apis.tickets]\ndocument_file = "api.json"\n'
+    import_file.file.write_text(waiting)
+    planned = await run(import_file.place, "apply", str(import_file.file), "--plan", "--json")
+    differences = json.loads(planned.stdout)["changes"][0]["differences"]
+    (tool,) = (one for one in differences if one.startswith("tickets_") and one != import_file.tool)
+    changed = f'{waiting}reviewed = "{differences["import"]["after"]}"\n'
+    code, said = await import_file.apply(changed + import_file.policies.replace(import_file.tool, tool))
+    assert (code, f"The rule no-lists names {import_file.tool}. Change the rule first." in said) == (1, True), said
+    assert (await import_file.apply("[policies]\n", "--prune"))[0] == 0
+    code, said = await import_file.apply(changed + import_file.policies.replace(import_file.tool, tool))
+    assert code == 0, said
+    assert await import_file.usable() == ["tickets"]

@@ -6,6 +6,7 @@ Only the command applies them: they are files on the vault's host, like the sett
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import unified_diff
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 from providers.definitions.file_errors import reason_of
+from providers.tools.spec import ToolSpec
 from server.administration.actor import Actor
 from server.administration.declaration import DeclarationRefused, DeclaredPolicy
 from server.administration.declarations.planned_changes import Verb
@@ -20,7 +22,7 @@ from server.policy import rule_folder
 from server.policy.files import SUFFIX, UNFINISHED, RulesRefused, rules_of
 from server.policy.gate import SHADOW, check, load
 from server.policy.rule_folder import FolderChanged, FolderState
-from server.policy.schema import actions_of
+from server.policy.schema import Action, actions_of
 from server.policy_settings import PolicySettings
 from vault.audit import audit
 
@@ -51,17 +53,33 @@ class RuleFileChange:
 
 @dataclass(frozen=True, slots=True)
 class RulePlan:
-    """What to write, and all rules of the folder afterwards. `is_unfinished`: an earlier change was interrupted."""
+    """What to write, and all rules of the folder afterwards. `is_unfinished`: an earlier change was interrupted.
+
+    `needs_imports`: the rules name tools of imported APIs that the same declaration turns on, which must come first.
+    `before` are the rules in force until then.
+    """
 
     folder: Path
     changes: Sequence[RuleFileChange]
     rules: RuleSet = field(repr=False)
     state: FolderState = field(repr=False)
     is_unfinished: bool
+    needs_imports: bool = False
+    before: RuleSet | None = field(default=None, repr=False)
 
 
-def plan(actor: Actor, wanted: Mapping[str, DeclaredPolicy], settings: PolicySettings, *, prunes: bool) -> RulePlan:
-    """The files to change. Raises DeclarationRefused, RulesRefused, and SettingsRefused, with nothing changed."""
+def plan(
+    actor: Actor,
+    wanted: Mapping[str, DeclaredPolicy],
+    settings: PolicySettings,
+    *,
+    prunes: bool,
+    later: Sequence[ToolSpec] | None = None,
+) -> RulePlan:
+    """The files to change. Raises DeclarationRefused, RulesRefused, and SettingsRefused, with nothing changed.
+
+    `later`: the tools that rules can name after the declaration's other changes, if these are different ones.
+    """
     if settings.folder is None:
         raise DeclarationRefused(f"{SETTING}: there is no folder for rules: set policy.folder")
     folder = settings.folder.expanduser()
@@ -74,15 +92,26 @@ def plan(actor: Actor, wanted: Mapping[str, DeclaredPolicy], settings: PolicySet
     removed = _files_to_remove(state, texts) if prunes else []
     after = {name: text for name, text in {**state.contents, **texts}.items() if name not in removed}
     current = actor.deployment.live.current
+    actions = actions_of([*current.tools, *current.away])
     try:
-        rules = check(rules_of(after, setting=SETTING), actions_of([*current.tools, *current.away]), setting=SETTING)
+        known = actions if later is None else actions_of(later)
+        rules = check(rules_of(after, setting=SETTING), known, setting=SETTING)
     except RulesRefused as refused:
         raise RulesRefused(SETTING, [_with_source(one, wanted, folder) for one in refused.problems]) from None
     changes = [
         *_files_to_write(state.contents, texts),
         *(_change("remove", name, state.contents[name], b"") for name in removed),
     ]
-    return RulePlan(folder, changes, rules, state, is_unfinished)
+    needs_imports = later is not None and _usable(after, actions) is None
+    before = _usable(state.contents, actions) if needs_imports else None
+    return RulePlan(folder, changes, rules, state, is_unfinished, needs_imports, before)
+
+
+def _usable(contents: Mapping[str, bytes], actions: Mapping[str, Action]) -> RuleSet | None:
+    try:
+        return check(rules_of(contents, setting=SETTING), actions, setting=SETTING)
+    except RulesRefused:
+        return None
 
 
 async def apply(actor: Actor, planned: RulePlan) -> None:
@@ -121,14 +150,12 @@ async def try_rules(actor: Actor, planned: RulePlan, settings: PolicySettings) -
 
 
 def rule_sets(planned: RulePlan, settings: PolicySettings) -> Sequence[RuleSet]:
-    """The rules as they will be, and the usable rules on trial: those that can name a tool."""
-    if settings.shadow_folder is None:
-        return (planned.rules,)
-    try:
-        shadow = load(settings.shadow_folder.expanduser(), planned.rules.actions, setting=SHADOW)
-    except RulesRefused:
-        return (planned.rules,)
-    return planned.rules, shadow
+    """All rules whose tools must stay: the planned ones, those in force until then, and the usable ones on trial."""
+    found = [planned.rules] if planned.before is None else [planned.rules, planned.before]
+    if settings.shadow_folder is not None:
+        with suppress(RulesRefused):
+            found.append(load(settings.shadow_folder.expanduser(), planned.rules.actions, setting=SHADOW))
+    return found
 
 
 def _files_to_write(before: Mapping[str, bytes], texts: Mapping[str, bytes]) -> Iterator[RuleFileChange]:

@@ -12,6 +12,9 @@ import typer
 from server.terminal.context import Setup, complain, fail, note, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from server.administration.actor import Actor
     from server.administration.declaration import DeclarationFile
     from server.administration.declarations.declared_rules import RuleFileChange, RulePlan
     from server.administration.declarations.planned_changes import PlannedChange
@@ -100,22 +103,43 @@ async def _apply(setup: Setup, wanted: DeclarationFile, *, is_dry: bool, prunes:
     from server.administration import reconciliation
     from server.administration.actor import Actor
     from server.administration.declarations import declared_rules
-    from server.remote import declared_servers
+    from server.remote import declared_imports, declared_servers
 
     rules = replay = None
     async with setup.open(uses_accounts=wanted.policies is None) as deployment:
         actor = Actor(deployment, None, "command_line")
         if wanted.policies is not None:
             settings = setup.settings().policy
-            rules = declared_rules.plan(actor, wanted.policies, settings, prunes=prunes)
+            later = await declared_imports.tools_after(actor, wanted.imported_apis or {})
+            rules = declared_rules.plan(actor, wanted.policies, settings, prunes=prunes, later=later)
             replay = await declared_rules.try_rules(actor, rules, settings) if rules.changes else None
             actor = replace(actor, deployment=deployment.with_rules(declared_rules.rule_sets(rules, settings)))
         pending = await declared_servers.plan(actor, wanted, prunes=prunes)
         if is_dry:
             return _Result(pending, (), rules, replay)
-        if rules is not None:
-            await declared_rules.apply(actor, rules)
-        return _Result(pending, await reconciliation.apply(pending), rules, replay)
+        made = await reconciliation.apply(pending) if rules is None else await _apply_with_rules(actor, rules, pending)
+        return _Result(pending, made, rules, replay)
+
+
+async def _apply_with_rules(
+    actor: Actor, rules: RulePlan, pending: Sequence[PlannedChange]
+) -> tuple[AppliedChange, ...]:
+    """Write the rules first, but after the imports whose tools they name: a vault doesn't start with unknown ones."""
+    from server.administration import reconciliation
+    from server.administration.declaration import DeclarationRefused
+    from server.administration.declarations import declared_rules
+    from server.policy.files import RulesRefused
+
+    first = [one for one in pending if rules.needs_imports and one.kind == "imported_api" and one.verb != "remove"]
+    made = await reconciliation.apply(first)
+    try:
+        await declared_rules.apply(actor, rules)
+    except (DeclarationRefused, RulesRefused) as refused:
+        if not first:
+            raise
+        names = ", ".join(one.name for one in first)
+        raise DeclarationRefused(f"{refused}. Already changed: imported_apis ({names})") from refused
+    return made + await reconciliation.apply([one for one in pending if one not in first])
 
 
 def _rule_row(one: RuleFileChange) -> dict[str, object]:
