@@ -34,6 +34,8 @@ from tests.generating.published.service import Part, Service
 ANSWERS: Final = Path(__file__).parents[1] / "data" / "published_answers.json"
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*")
 MEMBER: Final = re.compile(r"[A-Za-z0-9_$@][A-Za-z0-9_.$@-]*")
+_Content = tuple[Document, Mapping[str, object], Path]
+_Operation = tuple[Document, Mapping[str, object], Sequence[object], Path]
 _SECRET: Final = re.compile(
     r"secret|passw|credential|private_?key|api_?key|host_key|signing|start_url|zak|passcode|(access|refresh|auth|deploy|bot|user|protection)_?token|^token$",
     re.IGNORECASE,
@@ -74,9 +76,10 @@ def scopes_of(service: Service, operation: Mapping[str, object], call: str = "")
     return found
 
 
-def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
-    """The rules, in the document's order."""
+def rules(name: str, document: Document, older: Sequence[Document] = ()) -> Iterator[Mapping[str, object]]:
+    """The rules, in the document's order, also with the parameters of the same calls in `older` documents."""
     service, rest = SERVICES[name], set[str]()
+    before = _by_call(service, older)
     operations = (
         (method, template, operation, told, where)
         for method, path, operation, told, where in document.operations()
@@ -92,7 +95,7 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
                 closing = [*_closing_rules(service, method, template, secrets_told(document, operation, where))]
                 yield from closing
                 if method == "GET" and not closing:
-                    rest |= set(_parameters(service, document, (method, call, operation, told, where)).get("query", ()))
+                    rest |= set(_parameters(service, call, [(document, operation, told, where)]).get("query", ()))
             continue
         if service.closes_rest and method != "GET":
             continue  # as any other write
@@ -111,7 +114,7 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
         rule["scopes"] = sorted(scopes) if service.alternatives else list(scopes[:1])
         if not service.alternatives and scopes[1:]:
             rule["needs"] = sorted(scopes[1:])
-        rule |= _parameters(service, document, (method, call, operation, told, where))
+        rule |= _parameters(service, call, [(document, operation, told, where), *before.get(call, ())])
         if widening := service.widening_scopes(call):
             rule["inseparable"] = widening
         if call in service.telling or (not service.is_public(call) and secrets_told(document, operation, where)):
@@ -151,14 +154,30 @@ def _closing_rules(service: Service, method: str, template: str, secrets: set[st
         yield rule | {"query": "any"}
 
 
-def _parameters(
-    service: Service, document: Document, found: tuple[str, str, Mapping[str, object], Sequence[object], Path]
-) -> dict[str, list[str]]:
-    """The parameters that a rule names for the query and for the body."""
-    method, call, operation, told, where = found
-    query = {one["name"] for one in told if one.get("in") == "query" and _QUERY_NAME.fullmatch(one["name"])}
-    content = document.body(operation, told, where)
-    body = set(_writable_paths(document, content, service.omitted_inside)) if content is not None else set[str]()
+def _by_call(service: Service, documents: Sequence[Document]) -> Mapping[str, list[_Operation]]:
+    found: dict[str, list[_Operation]] = {}
+    for document in documents:
+        for method, path, operation, told, where in document.operations():
+            for template in service.place_paths(template_of(path)):
+                found.setdefault(f"{method} {template}", []).append((document, operation, told, where))
+    return found
+
+
+def _parameters(service: Service, call: str, found: Sequence[_Operation]) -> dict[str, list[str]]:
+    """The parameters that a rule names for the query and for the body, in any of the documents."""
+    method = call.partition(" ")[0]
+    query = {
+        one["name"]
+        for _, _, told, _ in found
+        for one in told
+        if one.get("in") == "query" and _QUERY_NAME.fullmatch(one["name"])
+    }
+    contents = [
+        (document, *content)
+        for document, operation, told, where in found
+        if (content := document.body(operation, told, where)) is not None
+    ]
+    body = set(_writable_paths(contents, service.omitted_inside))
     if service.is_search(call.partition(" ")[2]):
         body = {one for one in body if not service.shows_more(one)}
     names = {"query": {one for one in query if not service.shows_more(one)}}
@@ -167,16 +186,16 @@ def _parameters(
     return {place: sorted(left) for place, one in names.items() if (left := one - service.refused_parameters(call))}
 
 
-def _writable_paths(
-    document: Document, content: tuple[Mapping[str, object], Path], omitted: frozenset[str], way: str = ""
-) -> Iterator[str]:
+def _writable_paths(contents: Sequence[_Content], omitted: frozenset[str], way: str = "") -> Iterator[str]:
     """The members that a client can send; those of an inner object one by one if it has one of `omitted`."""
-    for name in document.writable_members(*content):
-        inner = document.member(*content, name)
+    names = dict.fromkeys(name for document, *content in contents for name in _member_names(document, *content))
+    for name in names:
         if name in omitted:
             continue
-        if inner is not None and _has_member(document, inner, omitted):
-            yield from _writable_paths(document, inner, omitted, f"{way}{name}/")
+        found = [(document, document.member(*content, name)) for document, *content in contents]
+        inner = [(document, *content) for document, content in found if content is not None]
+        if any(_has_member(document, content, omitted) for document, *content in inner):
+            yield from _writable_paths(inner, omitted, f"{way}{name}/")
         else:
             yield way + name
 
@@ -186,8 +205,17 @@ def _has_member(document: Document, content: tuple[Mapping[str, object], Path], 
     return bool(names) and any(
         name in names
         or ((inner := document.member(*content, name)) is not None and _has_member(document, inner, names))
-        for name in document.members(*content)
+        for name in _member_names(document, *content)
     )
+
+
+def _member_names(document: Document, schema: Mapping[str, object], where: Path) -> Iterator[str]:
+    """The members that a client can send in an object, or in those of an array."""
+    schema, where = document.follow(schema, where)
+    yield from document.writable_members(schema, where)
+    for one in (schema, *(document.follow(part, where)[0] for part in schema.get("anyOf", []))):
+        if "items" in one:
+            yield from _member_names(document, one["items"], where)
 
 
 def _part(rule: Mapping[str, object], part: Part) -> Mapping[str, object]:
@@ -262,13 +290,13 @@ def _body(document: Document, kind: Mapping[str, object], where: Path) -> object
     return kind["example"] if "example" in kind else document.example(kind["schema"], where)
 
 
-def file_text(name: str, document: Document, *, version: str) -> str:
+def file_text(name: str, document: Document, *, version: str, older: Sequence[Document] = ()) -> str:
     """The content of the file: one line per rule."""
     source = {
         "generated_by": f"python -m tests.generating.openapi {name}",
         "document": f"{SERVICES[name].repository} {version}",
     }
-    lines = ",\n".join(json.dumps(rule) for rule in rules(name, document))
+    lines = ",\n".join(json.dumps(rule) for rule in rules(name, document, older))
     return f'{{"source": {json.dumps(source)},\n"rules": [\n{lines}\n]}}\n'
 
 
@@ -284,7 +312,7 @@ def _keep_answers(name: str, document: Document, *, version: str) -> None:
     ANSWERS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
-def main(name: str, paths: Sequence[Path], *, version: str | None = None) -> None:
+def main(name: str, paths: Sequence[Path], *, version: str | None = None, older: Sequence[Path] = ()) -> None:
     """Write the rules of one service, and print the scopes that its provider file lacks."""
     is_library = stripe_library.is_library(paths[0])
     if version is None and is_library:
@@ -299,8 +327,12 @@ def main(name: str, paths: Sequence[Path], *, version: str | None = None) -> Non
         _keep_answers(name, document, version=version)
     if not service.has_rules or (service.compared and not is_library):
         return
+    also = [stripe_library.version_of(path) if stripe_library.is_library(path) else path.name for path in older]
+    version += f", and parameters of {', '.join(also)}" if also else ""
     target = service.file_of("json")
-    target.write_text(file_text(name, document, version=version), encoding="utf-8")
+    target.write_text(
+        file_text(name, document, version=version, older=[Document(path) for path in older]), encoding="utf-8"
+    )
     made = json.loads(target.read_text(encoding="utf-8"))["rules"]
     needed = {scope for rule in made for scope in (*rule["scopes"], *rule.get("needs", ()))}
     known = service.titles
@@ -312,5 +344,6 @@ if __name__ == "__main__":
     parser.add_argument("name")
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--version")
+    parser.add_argument("--older", nargs="*", type=Path, default=())
     parsed = parser.parse_args()
-    main(parsed.name, parsed.paths, version=parsed.version)
+    main(parsed.name, parsed.paths, version=parsed.version, older=parsed.older)

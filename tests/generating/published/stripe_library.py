@@ -4,7 +4,10 @@ Stripe generates the library from its OpenAPI description, so the library of a v
 object that an answer only names by its ID is text here, because it is shown only on request (`expand`).
 
     pip download stripe --no-deps && unzip stripe-*.whl -d stripe_library
-    python -m tests.generating.openapi stripe-connect stripe_library/stripe
+    python -m tests.generating.openapi stripe-connect stripe_library/stripe --older 13.0.1/stripe 8.0.0/stripe ...
+
+An account has the version of the API that it began with, so rules also list the parameters of older descriptions: two
+more libraries, and the document that tools are compared with.
 """
 
 from __future__ import annotations
@@ -51,7 +54,14 @@ class _Module:
 
     @cached_property
     def classes(self) -> Mapping[str, ast.ClassDef]:
-        return {one.name: one for one in self.tree.body if isinstance(one, ast.ClassDef)}
+        """By name; in libraries before 13.0.0, parameters are classes inside a service, here `Service.Parameters`."""
+        found = {one.name: one for one in self.tree.body if isinstance(one, ast.ClassDef)}
+        return found | {
+            f"{name}.{one.name}": one
+            for name, outer in found.items()
+            for one in outer.body
+            if isinstance(one, ast.ClassDef)
+        }
 
     @cached_property
     def imports(self) -> Mapping[str, str]:
@@ -102,7 +112,7 @@ class _Library:
     def _parameters(self, module: _Module, told: ast.expr) -> Iterator[Sequence[str]]:
         """Each parameter, with the spellings of its parts in a form."""
         for text in _names_in(told):
-            home = self.module(module.imports.get(text, ""))
+            home = module if text in module.classes else self.module(module.imports.get(text, ""))
             if home is None or text not in home.classes:
                 continue
             for name, annotation in _members(home.classes[text]):
@@ -184,6 +194,8 @@ def _names_in(annotation: ast.expr) -> list[str]:
     for one in ast.walk(annotation):
         if isinstance(one, ast.Name):
             found.append(one.id)
+        elif isinstance(one, ast.Attribute):
+            found.append(ast.unparse(one))
         elif isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.replace("_", "").isidentifier():
             found.append(one.value)
         elif isinstance(one, ast.Constant) and isinstance(one.value, str) and "Params" in one.value:
@@ -195,7 +207,9 @@ def _request_of(function: ast.FunctionDef) -> tuple[str, str] | None:
     """Method and path of the only call that the function makes."""
     for one in ast.walk(function):
         match one:
-            case ast.Call(func=ast.Attribute(attr="_request"), args=[ast.Constant(value=str(method)), path, *_]):
+            case ast.Call(
+                func=ast.Attribute(attr="_request" | "request"), args=[ast.Constant(value=str(method)), path, *_]
+            ):
                 match path:
                     case ast.Constant(value=str(text)):
                         return method, text

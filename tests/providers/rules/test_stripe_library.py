@@ -84,6 +84,61 @@ def test_operations_parameters_and_their_spellings_are_read(library: Path) -> No
     assert wider["scopes"] == ["read_write"]
 
 
+OLDER = """
+class InvoiceService(StripeService):
+    class CreateParams(TypedDict):
+        tax: NotRequired["float"]
+        first: NotRequired["List[InvoiceService.CreateParamsFirst]"]
+        second: NotRequired["InvoiceService.CreateParamsSecond"]
+
+    class CreateParamsFirst(TypedDict):
+        coupon: NotRequired["str"]
+        transfer_data: NotRequired["str"]
+
+    class CreateParamsSecond(TypedDict):
+        coupon: NotRequired["str"]
+
+    def create(self, params: "InvoiceService.CreateParams" = {}) -> "Invoice":
+        return cast(Invoice, self._requestor.request("post", "/v1/invoices", api_mode="V1", params=params))
+"""
+NEWEST = """
+class InvoiceService(StripeService):
+    def create(self, params: Optional["InvoiceCreateParams"] = None) -> "Invoice":
+        return self._request("post", "/v1/invoices", params=params)
+"""
+MAKING = """
+class InvoiceCreateParams(TypedDict):
+    first: NotRequired["List[InvoiceCreateParamsFirst]"]
+    second: NotRequired["InvoiceCreateParamsSecond"]
+
+class InvoiceCreateParamsFirst(TypedDict):
+    quantity: NotRequired[int]
+
+class InvoiceCreateParamsSecond(TypedDict):
+    quantity: NotRequired[int]
+"""
+
+
+def test_parameters_of_older_libraries_are_added_but_no_member_that_pays_others(tmp_path: Path) -> None:
+    newest, older = tmp_path / "newest" / "stripe", tmp_path / "older" / "stripe"
+    (newest / "params").mkdir(parents=True)
+    older.mkdir(parents=True)
+    for folder in (newest, older):
+        (folder / "_stripe_client.py").write_text("", encoding="utf-8")
+    (newest / "_invoice_service.py").write_text(
+        "from stripe.params._invoice_create_params import InvoiceCreateParams\n" + NEWEST, encoding="utf-8"
+    )
+    (newest / "params" / "_invoice_create_params.py").write_text(MAKING, encoding="utf-8")
+    (older / "_invoice_service.py").write_text(OLDER, encoding="utf-8")
+    documents = openapi.Document(newest), openapi.Document(older)
+    (alone,) = openapi.rules("stripe-connect", documents[0])
+    assert alone["body"] == ["first", "second"]
+    (merged,) = openapi.rules("stripe-connect", documents[0], documents[1:])
+    assert merged["body"] == ["first/coupon", "first/quantity", "second", "tax"]
+    (only,) = openapi.rules("stripe-connect", documents[1])
+    assert only["body"] == ["first/coupon", "second", "tax"]
+
+
 @pytest.mark.parametrize(("member", "is_secret"), [("client_secret", True), ("client_name", False)])
 def test_what_an_answer_contains_is_found_but_not_what_it_only_names(
     library: Path, member: str, is_secret: bool

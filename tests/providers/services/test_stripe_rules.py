@@ -77,3 +77,29 @@ def test_the_titles_of_stripe_s_scopes_say_where_money_goes(
     assert allows(provider, call, frozenset({scope}))
     assert not allows(provider, call, frozenset({"read", "read_only"}))
     assert said in provider.scopes[scope].title
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/payment_intents", {"payment_method_types": ["card"]}),
+        ("/payment_intents/pi_1/confirm", {"payment_method_types": ["card"]}),
+        ("/checkout/sessions", {"payment_method_types": ["card"]}),
+        ("/subscriptions", {"coupon": "c"}),
+        ("/subscriptions/sub_1", {"promotion_code": "p"}),
+        ("/customers", {"coupon": "c"}),
+        ("/subscription_schedules", {"phases": [{"coupon": "c", "iterations": "3"}]}),
+    ],
+)
+def test_accounts_with_an_older_version_of_the_api_can_send_its_parameters(path: str, body: dict[str, object]) -> None:
+    stripe = CATALOG.provider("stripe-connect")
+    for added, is_allowed in (({}, True), ({"on_behalf_of": "acct_2"}, False), ({"unknown": "x"}, False)):
+        call = Call("main", "POST", path, {}, Payload(body={**body, **added}))
+        assert allows(stripe, call, frozenset({"read_write"})) is is_allowed
+
+
+def test_an_app_can_send_older_parameters_of_a_customer() -> None:
+    stripe = CATALOG.provider("stripe-apps")
+    for name, is_allowed in (("coupon", True), ("expand", False)):
+        call = Call("main", "POST", "/customers", {}, Payload(body={name: "c"}))
+        assert allows(stripe, call, WRITE) is is_allowed
