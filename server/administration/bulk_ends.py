@@ -6,18 +6,18 @@ rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from server.administration import agents, people, registrations
 from server.administration.actor import Actor, ChangeRefused
-from server.deployment import Deployment
 from vault import users
 from vault.records import Role
+from vault.refresh.concurrency import Vault
 from vault.storage.database import Transaction
 from vault.upkeep import panics, revocations
-from vault.upkeep.panics import EndedCounts, Kind, Panic
+from vault.upkeep.panics import EndedCounts, Kind
 
 PATIENCE: Final = 10.0  # seconds until a caller is answered while the work continues
 
@@ -47,7 +47,7 @@ async def preview(actor: Actor, kind: Kind, subject: str) -> BulkState:
 
 
 async def start(actor: Actor, kind: Kind, subject: str, *, patience: float = PATIENCE) -> BulkState:
-    """End sessions, agents' access, and accounts, or continue an unfinished request for the same.
+    """End sessions, agents' access, and accounts. Continues an unfinished request for the same first.
 
     Only an owner ends an owner's access, or everyone's. An administrator can end all accounts at a provider, since they
     can also disconnect each of them. Answers after `patience` seconds at the latest. Raises ChangeRefused.
@@ -57,20 +57,27 @@ async def start(actor: Actor, kind: Kind, subject: str, *, patience: float = PAT
     by = "command_line" if actor.user is None else actor.user.name
     async with actor.change() as transaction:
         await _check_may_end(actor, transaction, kind, subject)
-        request = await panics.find_open(transaction, kind, subject)
+        unfinished = await panics.find_open(transaction, kind, subject)
+        request = unfinished
         if request is None:
             request = await panics.start(transaction, kind, subject, by=by, via=actor.via, now=deployment.now())
     # Never canceled: an attempt at a provider that is under way must be able to record its result.
     tasks, name = deployment.vault.tasks, f"panic:{request.id}"
     if not tasks.is_finishing(name):
-        tasks.finish(name, _work(deployment, request))
+        vault = deployment.vault
+        tasks.finish(
+            name,
+            _work(vault, panics.go_on(vault, request))
+            if unfinished is None
+            else _work(vault, panics.finish(vault, unfinished, by=by, via=actor.via)),
+        )
     await tasks.wait_until_finished(name, patience=patience)
     return await _state(actor, kind, subject)
 
 
-async def _work(deployment: Deployment, request: Panic) -> None:
-    await panics.go_on(deployment.vault, request)
-    await revocations.run_due(deployment.vault)
+async def _work(vault: Vault, request: Awaitable[int]) -> None:
+    await request
+    await revocations.run_due(vault)
 
 
 async def _state(actor: Actor, kind: Kind, subject: str) -> BulkState:

@@ -89,16 +89,22 @@ async def test_what_nobody_has_ended_is_not_complete_even_if_nothing_is_connecte
     assert (await _ok(room, "POST", json=which))["complete"] is True
 
 
-async def test_an_unfinished_request_is_continued_and_a_finished_one_is_not(room: AdminRoom) -> None:
+@pytest.mark.parametrize("connects_more", [True, False])
+async def test_an_unfinished_request_is_continued_with_what_began_after_it(
+    room: AdminRoom, *, connects_more: bool
+) -> None:
     person, agent = await _person(room)
     which = {"of": "provider", "id": "slack"}
-    async with room.deployment.transaction() as transaction:  # before the account was connected
-        await panics.start(transaction, "provider", "slack", by="alice", now=room.deployment.now() - 60)
-    assert (await _ok(room, "POST", json=which))["complete"] is False
-    assert (await _requests(room), await _live(room, person)) == (1, 1)
-    assert await panics.list_open(room.deployment.database) == ()
+    age = 60 if connects_more else 0  # seconds: 60 are before the account was connected
+    async with room.deployment.transaction() as transaction:
+        await panics.start(transaction, "provider", "slack", by="bob", now=room.deployment.now() - age)
     await _ok(room, "POST", json=which)
-    assert (await _requests(room), await _live(room, person)) == (2, 0)
+    assert (await _requests(room), await _live(room, person)) == (2 if connects_more else 1, 0)
+    assert await panics.list_open(room.deployment.database) == ()
+    told = [one for one in await read_events(room.deployment) if one.kind == "vault.panic"]
+    assert [(one.details["by"], one.details.get("via")) for one in told][1:] == (
+        [("alice", "Automation")] if connects_more else []
+    )
     await _until_complete(room, which)
     assert await clients.get_client(room.deployment.database, agent.id) is not None
 

@@ -8,7 +8,7 @@ ended at its provider as usual (`vault.upkeep.revocations`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, Literal
 
@@ -258,6 +258,29 @@ async def go_on(vault: Vault, panic: Panic, *, tell: Tell = tell_nobody) -> int:
             },
         )
     return ended
+
+
+async def finish(
+    vault: Vault,
+    unfinished: Panic,
+    *,
+    by: str,
+    via: str = "",
+    tell: Tell = tell_nobody,
+    on_more: Callable[[], None] = lambda: None,
+) -> int:
+    """Continue an earlier request, then end what began after it, in a request of its own; returns how many accounts.
+
+    `by` and `via` are of the caller, who asked again. Calls `on_more` if there is anything that began later.
+    """
+    ended = await go_on(vault, unfinished, tell=tell)
+    if not await is_access_left(vault.database, unfinished):
+        return ended
+    on_more()
+    now = vault.database.now()
+    async with vault.database.transaction() as transaction:
+        request = await start(transaction, unfinished.kind, unfinished.subject, by=by, via=via, now=now)
+    return ended + await go_on(vault, replace(request, since=unfinished.since), tell=tell)
 
 
 async def _next_accounts(reader: Reader, panic: Panic, *, after: str) -> tuple[tuple[str, str], ...]:

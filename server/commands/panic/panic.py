@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,10 +17,10 @@ from server.terminal.context import Setup, fail, note
 if TYPE_CHECKING:
     from server.deployment import Deployment
     from vault.records import Tell
-    from vault.storage.database import Transaction
-    from vault.upkeep.panics import EndedCounts, Kind, Panic
+    from vault.upkeep.panics import EndedCounts, Kind
 
 RETRIED, BY_HAND, STILL_ALIVE = 3, 4, 5  # exit codes, higher for more serious results
+_BY = "command_line"
 _LOOK = 1.0  # seconds between checks for due revocations
 
 
@@ -139,25 +140,18 @@ async def _end(setup: Setup, kind: Kind, named: str, *, wait: int) -> tuple[Ende
         subject = await _subject(deployment, kind, named)
         async with deployment.transaction() as transaction:
             unfinished = await panics.find_open(transaction, kind, subject)
-            request = unfinished or await _start(transaction, kind, subject, now=deployment.now())
+            request = unfinished or await panics.start(transaction, kind, subject, by=_BY, now=deployment.now())
             first = await panics.first_asked(transaction, kind, subject, now=request.requested_at)
         if unfinished is not None:
             note(f"Continuing the request from {when(unfinished.requested_at)}, which isn't finished.")
         with show_progress() as tell:
-            await panics.go_on(deployment.vault, request, tell=tell)
-            if unfinished is not None and await panics.is_access_left(deployment.database, unfinished):
-                note("Also ending what began after that request.")
-                async with deployment.transaction() as transaction:
-                    request = await _start(transaction, kind, subject, now=deployment.now())
-                await panics.go_on(deployment.vault, replace(request, since=unfinished.since), tell=tell)
+            if unfinished is None:
+                await panics.go_on(deployment.vault, request, tell=tell)
+            else:
+                more = partial(note, "Also ending what began after that request.")
+                await panics.finish(deployment.vault, unfinished, by=_BY, tell=tell, on_more=more)
             note("Every account is disconnected. Revoking at the providers; you can interrupt this and run it again.")
             return await _revoke(deployment, kind, subject, since=first, wait=wait, tell=tell), unfinished is not None
-
-
-async def _start(transaction: Transaction, kind: Kind, subject: str, *, now: int) -> Panic:
-    from vault.upkeep import panics
-
-    return await panics.start(transaction, kind, subject, by="command_line", now=now)
 
 
 async def _revoke(
