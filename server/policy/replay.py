@@ -21,7 +21,7 @@ from server.policy.rules import Judgement, RuleSet
 from server.policy.schema import CALL_ONLY, EXCHANGE, PROXY, Action
 from vault.audit import audit
 from vault.audit.search import first_at
-from vault.records import Event, parse_scope
+from vault.records import LAST, Event, parse_scope
 from vault.refresh.policy_checks import PolicyOutcome
 from vault.storage.database import Reader
 from vault.upstream import UpstreamPolicy
@@ -31,7 +31,6 @@ _PAGE: Final = 1000  # events
 _NEVER_KEPT: Final = frozenset({"address", "signedInSeconds"})
 _WIRE: Final = frozenset({"method", "api", "path"})
 _KNOWN_PEOPLE: Final = 10_000
-_NEVER: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class Replay:
         """Every use since an instant, oldest first; updates `report`. `most`: only the last events, this many."""
         after, last = await first_at(reader, since) - 1, -1
         if most is not None:
-            after = max(after, await first_at(reader, _NEVER) - 1 - most)
+            after = max(after, await first_at(reader, LAST) - 1 - most)
         people = dict[tuple[str, str], tuple[PersonFacts, AgentFacts]]()
         while after != last:
             last = after

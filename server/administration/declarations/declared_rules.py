@@ -25,6 +25,7 @@ from server.policy.rule_folder import FolderChanged, FolderState
 from server.policy.schema import Action, actions_of
 from server.policy_settings import PolicySettings
 from vault.audit import audit
+from vault.records import DAY
 
 if TYPE_CHECKING:
     from server.policy.replay import ReplayReport
@@ -143,7 +144,7 @@ async def try_rules(actor: Actor, planned: RulePlan, settings: PolicySettings) -
 
     deployment, report = actor.deployment, ReplayReport()
     replay = Replay(planned.rules, deployment.live.policies, ZoneInfo(settings.time_zone), deployment.settings.admin)
-    since = deployment.now() - DAYS * 86400
+    since = deployment.now() - DAYS * DAY
     async for _ in replay.run(deployment.database, since=since, report=report, most=EVENTS):
         pass
     return report
