@@ -120,3 +120,34 @@ def test_a_record_matches_by_position(kind: type[Token]) -> None:
             assert (name, secret) == ("a", "x")
         case _:
             pytest.fail("no match")
+
+
+def _hide(_: object) -> str:
+    return "hidden"
+
+
+@pytest.mark.parametrize("name", ["__init__", "__eq__", "__hash__", "__repr__", "__reduce__", "__setattr__"])
+def test_a_class_with_its_own_form_of_what_records_share_is_refused(name: str) -> None:
+    own = type("Own", (), {name: _hide, "__annotations__": {"secret": "str"}})
+    with pytest.raises(TypeError, match=f"^Own: a record can't have its own {name}$"):
+        immutable(own)
+    allowed: Any = immutable(type("Own", (), {"__str__": _hide, "__annotations__": {"secret": "str"}}))
+    assert str(allowed("x")) == "hidden"
+
+
+@pytest.mark.parametrize(
+    ("refused", "taken", "said"),
+    [
+        (field(init=False, default="a"), field(default="a"), "set it in __post_init__"),
+        (field(init=False, default_factory=str), field(default_factory=str), "set it in __post_init__"),
+        (field(kw_only=True), field(), "can't have kw_only or hash"),
+        (field(hash=False), field(compare=False), "can't have kw_only or hash"),
+    ],
+)
+def test_a_field_that_would_not_be_as_declared_is_refused(refused: object, taken: object, said: str) -> None:
+    def make(wanted: object) -> Any:
+        return immutable(type("Kind", (), {"name": wanted, "__annotations__": {"name": "str"}}))
+
+    with pytest.raises(TypeError, match=f"^Kind.name: .*{said}"):
+        make(refused)
+    assert make(taken)("b").name == "b"

@@ -13,14 +13,26 @@ from typing import Any, Final, NoReturn, TypeVar, dataclass_transform
 
 _Record = TypeVar("_Record")
 _MISSING: Final = object()  # stands for a value that `default_factory` makes
+_MADE: Final = frozenset({"__init__", "__eq__", "__hash__", "__repr__", "__reduce__", "__setattr__", "__delattr__"})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def immutable(kind: type[_Record]) -> type[_Record]:
-    """Make the class a record. Fields can have what `dataclasses.field` offers, except `kw_only` and `hash`."""
+    """Make the class a record. Raises TypeError for what a record can't have.
+
+    Fields can have what `dataclasses.field` offers, except `kw_only`, `hash`, and a default with `init=False`. The
+    methods that are made here can't be the class's own: a `__repr__` that hides a secret would be lost.
+    """
+    if own := _MADE & kind.__dict__.keys():
+        raise TypeError(f"{kind.__qualname__}: a record can't have its own {min(own)}")
     kind.__doc__ = kind.__doc__ or kind.__name__  # otherwise `dataclasses` computes a signature
     made: Any = dataclass(init=False, repr=False, eq=False, slots=True)(kind)
     every = fields(made)
+    for one in every:
+        if one.kw_only or one.hash is not None:
+            raise TypeError(f"{kind.__qualname__}.{one.name}: a record's field can't have kw_only or hash")
+        if not one.init and not (one.default is MISSING and one.default_factory is MISSING):
+            raise TypeError(f"{kind.__qualname__}.{one.name}: set it in __post_init__ instead of by a default")
     made.__init__ = _initializer(made, every)
     made.__eq__, made.__hash__ = _comparison([one.name for one in every if one.compare])
     made.__repr__, made.__reduce__ = _show, _reduce
