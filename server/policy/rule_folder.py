@@ -82,6 +82,8 @@ def write(
     """
     if os.path.lexists(folder / UNFINISHED) or read_state(folder, setting=setting) != before:
         raise FolderChanged
+    if any((folder / name).is_symlink() for name in (*texts, *removed)):  # it may have been one file before
+        raise FolderChanged
     for name in texts:
         if (folder / name).is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / name))

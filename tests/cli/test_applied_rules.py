@@ -253,6 +253,47 @@ async def test_a_folder_that_cannot_be_written_is_refused(
     assert "night.cedar" in _files_there(folder)
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_rule_file_that_is_a_link_is_left_to_those_who_manage_it(
+    place: Place, folder: Path, file: Path, tmp_path: Path, *, is_there: bool
+) -> None:
+    elsewhere, link = tmp_path / "managed.cedar", folder / "posts.cedar"
+    if is_there:
+        elsewhere.write_text(POSTS.replace("not now", "never"))
+    link.symlink_to(elsewhere)
+    for options in (("--plan",), ()):
+        refused = await run(place, "apply", str(file), *options)
+        assert refused.exit_code == 1
+        assert f"{link} is a symbolic link" in refused.stderr
+        assert "night.cedar" not in _files_there(folder)
+        assert link.is_symlink()
+    elsewhere.write_text(POSTS)  # nothing to change there
+    assert (await run(place, "apply", str(file))).exit_code == 0
+    assert link.is_symlink()
+    pruning = file.with_name("pruning.toml")
+    pruning.write_text("[policies]\n")
+    assert (await run(place, "apply", str(pruning), "--prune")).exit_code == 0
+    assert (link.is_symlink(), "night.cedar" in _files_there(folder)) == (True, False)
+    link.unlink()
+    assert (await run(place, "apply", str(file))).exit_code == 0
+    assert link.read_text() == POSTS
+
+
+async def test_an_applied_file_that_became_a_link_is_not_removed(
+    place: Place, folder: Path, file: Path, tmp_path: Path
+) -> None:
+    assert (await run(place, "apply", str(file))).exit_code == 0
+    link = (folder / "posts.cedar").rename(tmp_path / "managed.cedar")
+    (folder / "posts.cedar").symlink_to(link)
+    file.write_text("[policies]\n")
+    refused = await run(place, "apply", str(file), "--prune")
+    assert (refused.exit_code, "posts.cedar is a symbolic link" in refused.stderr) == (1, True)
+    assert {"posts.cedar", "night.cedar"} <= _files_there(folder)
+    (folder / "posts.cedar").unlink()
+    assert (await run(place, "apply", str(file), "--prune")).exit_code == 0
+    assert not {"posts.cedar", "night.cedar"} & _files_there(folder)
+
+
 def _files_there(folder: Path) -> set[str]:
     return {one.name for one in folder.iterdir()}
 

@@ -110,6 +110,19 @@ def test_only_the_planned_state_is_changed_and_only_by_one_at_a_time(folder: Pat
     assert read_contents(folder, setting="policies") == {**OLD, **NEW, "by-hand.cedar": HAND + b"\n"}
 
 
+def test_a_file_that_became_a_link_is_not_replaced(folder: Path, tmp_path: Path) -> None:
+    state = read_state(folder, setting="policies")
+    for name in ("first.cedar", "third.cedar"):  # one to write, one to remove
+        elsewhere = (folder / name).rename(tmp_path / name)
+        (folder / name).symlink_to(elsewhere)
+        with pytest.raises(FolderChanged), hold(folder):
+            write(folder, state, NEW, {"third.cedar"}, setting="policies")
+        assert (folder / name).is_symlink()
+        elsewhere.replace(folder / name)
+    change(folder)
+    assert _load(folder) == {**NEW, "by-hand.cedar": HAND}
+
+
 def test_files_get_the_mode_of_the_folder_and_a_strange_record_is_refused(folder: Path) -> None:
     folder.chmod(0o750)
     change(folder)

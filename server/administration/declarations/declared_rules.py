@@ -103,6 +103,11 @@ def plan(
         *_files_to_write(state.contents, texts),
         *(_change("remove", name, state.contents[name], b"") for name in removed),
     ]
+    if linked := next((folder / one.name for one in changes if (folder / one.name).is_symlink()), None):
+        raise DeclarationRefused(
+            f"{SETTING}: {linked} is a symbolic link, so its target is managed elsewhere: change it there, or remove "
+            "the link"
+        )
     needs_imports = later is not None and _usable(after, actions) is None
     before = _usable(state.contents, actions) if needs_imports else None
     return RulePlan(folder, changes, rules, state, is_unfinished, needs_imports, before)
