@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from server.administration.actor import Actor
+from server.administration.declaration import DeclarationRefused, DeclaredPolicy
+from server.administration.declarations import declared_rules
 from server.app import open_deployment
 from server.commands.apply.apply import in_words
+from server.policy.files import RulesRefused
 from server.policy.replay import ReplayReport
 from server.policy.rule_folder import hold
+from server.policy_settings import PolicySettings
 from server.settings import load_settings
 from tests.support.commands import content, run
 from tests.support.inspection import read_events
@@ -214,6 +219,27 @@ async def test_an_interrupted_change_is_reported_and_finished(place: Place, fold
     finished = await run(place, "apply", str(file))
     assert (finished.exit_code, "was finished" in finished.stderr) == (0, True)
     assert (await run(place, "status")).exit_code == 0
+
+
+@pytest.mark.parametrize("was_interrupted", [True, False])
+async def test_rules_refused_after_an_interrupted_change_was_finished_say_so(
+    place: Place, folder: Path, *, was_interrupted: bool
+) -> None:
+    settings = PolicySettings(folder=folder)
+    async with open_deployment(load_settings(None, data=place.data), data=place.data) as deployment:
+        actor = Actor(deployment, None, "command_line")
+        if was_interrupted:
+            (folder / ".applying").mkdir()
+        planned = declared_rules.plan(actor, {"posts": DeclaredPolicy(rules=POSTS)}, settings, prunes=False)
+        (folder / "later.cedar").symlink_to("/proc/self/mem")  # can't be read
+        with pytest.raises(DeclarationRefused if was_interrupted else RulesRefused) as refused:
+            await declared_rules.apply(actor, planned)
+        assert "later.cedar: can't be read" in str(refused.value)
+        assert str(refused.value).endswith("was finished") is was_interrupted
+        assert not (folder / ".applying").exists()
+        (folder / "later.cedar").unlink()
+        await declared_rules.apply(actor, planned)
+    assert (folder / "posts.cedar").read_text() == POSTS
 
 
 async def test_a_folder_that_another_changes_is_refused(place: Place, folder: Path, file: Path) -> None:

@@ -121,7 +121,10 @@ def _usable(contents: Mapping[str, bytes], actions: Mapping[str, Action]) -> Rul
 
 
 async def apply(actor: Actor, planned: RulePlan) -> None:
-    """Write the files together, and finish an interrupted change first. Raises DeclarationRefused."""
+    """Write the files together, and finish an interrupted change first. Raises DeclarationRefused.
+
+    RulesRefused means that nothing was changed.
+    """
     if not planned.changes and not planned.is_unfinished:
         return
     folder = planned.folder
@@ -129,9 +132,9 @@ async def apply(actor: Actor, planned: RulePlan) -> None:
     removed = [one.name for one in planned.changes if one.verb == "remove"]
     try:
         with rule_folder.hold(folder):
-            rule_folder.finish(folder, setting=SETTING)
+            was_finished = rule_folder.finish(folder, setting=SETTING)
             if planned.changes:
-                rule_folder.write(folder, planned.state, texts, removed, setting=SETTING)
+                _write(planned, texts, removed, was_finished=was_finished)
     except FolderChanged:
         raise DeclarationRefused(f"{SETTING}: the files in {folder} are being changed: run this again") from None
     except OSError as error:
@@ -141,6 +144,15 @@ async def apply(actor: Actor, planned: RulePlan) -> None:
         names = sorted(one.name for one in planned.changes)
         event = actor.event("policy.applied", files=names, policy=planned.rules.digest)
         await audit.append(transaction, event, now=now)
+
+
+def _write(planned: RulePlan, texts: Mapping[str, bytes], removed: Sequence[str], *, was_finished: bool) -> None:
+    try:
+        rule_folder.write(planned.folder, planned.state, texts, removed, setting=SETTING)
+    except RulesRefused as refused:
+        if not was_finished:
+            raise
+        raise DeclarationRefused(f"{refused}; only an interrupted change of the rules was finished") from refused
 
 
 async def try_rules(actor: Actor, planned: RulePlan, settings: PolicySettings) -> ReplayReport:
