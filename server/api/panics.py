@@ -64,10 +64,10 @@ async def show_panic(call: AdminCall, query: PanicQuery) -> PanicRecord:
 async def end_all_access(call: AdminCall, body: NewPanic) -> PanicRecord:
     """End all access of a person, an agent, or everyone, or all accounts at a provider, and revoke it there.
 
-    The vault continues by itself: call `GET /panics` to see the progress. While a request isn't finished, the same
-    request continues it. In addition to `admin:access`, a person or everyone needs `admin:people` and an agent
-    `admin:agents`; `admin:write` includes both. Only an owner can end an owner's access or everyone's. For everyone,
-    the caller's own token and service account end too.
+    The vault continues by itself: call `GET /panics` to see the progress. If a request was interrupted, the same
+    request continues it, then ends what began since. In addition to `admin:access`, a person or everyone needs
+    `admin:people` and an agent `admin:agents`; `admin:write` includes both. Only an owner can end an owner's access or
+    everyone's. For everyone, the caller's own token and service account end too.
     """
     kind, subject = _subject(body)
     _check_scope(call, body.of)
