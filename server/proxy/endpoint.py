@@ -65,6 +65,7 @@ from vault.spans import REQUEST_ID, span
 
 _AGEING: Final = 120  # seconds before expiry at which each call exchanges the token, so that it is renewed in time
 _LATER: Final = 5  # seconds; longer than the deadline of the whole call, which is the one reported
+_LOOK_EVERY: Final = 1  # seconds after which we check while a body streams whether the call is still allowed
 _SHARE: Final = 32  # calls in progress per account
 CALLED_ADDRESS: Final = "token-vault-called-address"  # the API's address as the caller knows it
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -134,6 +135,8 @@ class Proxy:
                 return "client_gone"
             if isinstance(incoming.broken, ProxyRefused):
                 refused = incoming.broken
+            elif isinstance(incoming.broken, VaultError | OAuthError):
+                refused = await refusals.of_vault(self._deployment, incoming.broken, handle=incoming.handle)
             else:
                 refused = refusals.of_http(error, is_write=incoming.judged_method != "GET")
         except ProxyRefused as error:
@@ -329,12 +332,36 @@ class Proxy:
             parts.append(part)
         return b"".join(parts)
 
-    async def _parts(self, incoming: ProxyRequest, *, limit: int) -> AsyncGenerator[bytes]:
-        more = True
+    async def _parts(self, incoming: ProxyRequest, call: ProxiedCall, *, limit: int) -> AsyncGenerator[bytes]:
+        """The body while the call is allowed: the person may end what the handle depends on before its last part."""
+        length = None if "transfer-encoding" in incoming.fields else incoming.fields.get("content-length")
+        looked, more = time.monotonic(), True
         while more:
             part, more = await self._part(incoming, limit=limit)
+            is_last = not more if length is None else bool(part) and incoming.sent >= int(length)
+            if is_last or time.monotonic() - looked >= _LOOK_EVERY:
+                await self._look_again(incoming, call, is_last=is_last)
+                looked = time.monotonic()
             if part:
                 yield part
+
+    async def _look_again(self, incoming: ProxyRequest, call: ProxiedCall, *, is_last: bool) -> None:
+        """Decide again if what the handle depends on has changed. Raises what breaks off the request to the
+        provider."""
+        known, now = incoming.standing, self._deployment.now()
+        if known is None:
+            return
+        try:
+            standing = await handles.look_again(self._deployment.database, known, now=now)
+            incoming.standing = standing
+            is_same = standing.facts == known.facts and (standing.until is None or now < standing.until)
+            # Facts lack a group's members. With a policy, another decision could ask the person again.
+            is_whole = standing.is_own or not is_last or self._deployment.vault.policy_check is not None
+            if not (is_same and is_whole):
+                await self._exchange(incoming, call, standing)
+        except (VaultError, OAuthError, ProxyRefused) as error:
+            incoming.broken = error
+            raise
 
     async def _part(self, incoming: ProxyRequest, *, limit: int, is_kept: bool = False) -> tuple[bytes, bool]:
         """The body's next part, and whether there is more.
@@ -444,7 +471,7 @@ class Proxy:
             method=incoming.method,
             url=call.url,
             headers=call.headers,
-            body=self._parts(incoming, limit=self._settings.body_limit) if body is None else body or None,
+            body=self._parts(incoming, call, limit=self._settings.body_limit) if body is None else body or None,
             timeout=self._settings.deadline + _LATER,
             max_bytes=self._settings.answer_limit,
             policy=call.provider.registration.reach,
