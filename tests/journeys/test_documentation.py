@@ -21,6 +21,7 @@ import server.oauth
 import server.portal
 import server.proxy.remote_programs
 import server.signals
+from providers.api import api
 from providers.api.api import ToolRefused
 from providers.definitions.catalog import schema
 from providers.definitions.field_texts import PROVIDER, RULE, field_texts
@@ -58,7 +59,9 @@ from tests.generating.documentation import (
 )
 from tests.generating.handwritten import words_by_page
 from tests.support.harness import running_vault
+from vault.refresh import rotation
 from vault.refusals import VaultError
+from vault.storage import postgres_hosts
 
 MOST_WORDS = 24_500  # written by hand
 SIMULATED = {"docs/beds.md", "docs/guide.md"}  # these are in the simulator's repositories and in examples
@@ -307,6 +310,15 @@ def test_every_relative_link_leads_somewhere() -> None:
             assert found.is_file(), f"{path.relative_to(ROOT)}: {target}"
             if part:
                 assert part in {anchor(one.title) for one in sections(found)}, f"{path.relative_to(ROOT)}: {target}"
+
+
+def test_the_waiting_times_that_pages_promise_are_those_of_the_code() -> None:
+    tools = (DOCS / "guides" / "tools.md").read_text(encoding="utf-8")
+    (promised,) = re.findall(r"an answer within (\d+) seconds", tools)
+    assert api.BUDGET < rotation.PATIENCE == float(promised), "a tool waits for a refresh, or calls within its budget"
+    database = (DOCS / "operate" / "postgresql.md").read_text(encoding="utf-8")
+    (promised,) = re.findall(r"connection\s+attempt \((\d+) s\)", database)
+    assert float(promised) == postgres_hosts.CONNECT_TIMEOUT
 
 
 def test_every_file_that_the_documentation_names_exists() -> None:
