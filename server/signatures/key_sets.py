@@ -71,11 +71,16 @@ def usable_keys(jwks: Mapping[str, object], *, algorithms: Collection[str] = jos
         if not isinstance(jwk, dict):
             return ()
         members: dict[str, object] = {str(name): value for name, value in jwk.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        if members.keys() & {"d", "k", "p", "q"}:
+        if has_private_part(members):
             return ()
         if any(_fits(members, algorithm) for algorithm in algorithms):
             usable.append(members)
     return tuple(usable)
+
+
+def has_private_part(jwk: Mapping[str, object]) -> bool:
+    """Whether the key has a member that must stay with its owner."""
+    return not jwk.keys().isdisjoint({"d", "k", "p", "q"})
 
 
 def _fits(members: dict[str, object], algorithm: str) -> bool:

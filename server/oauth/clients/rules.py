@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from providers.outbound.json_values import is_array, is_object
 from server.oauth.redirect_uris import check_redirect_uri, is_loopback_redirect, without_loopback_port
 from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, clean_name, known_scopes
 from server.settings import Settings
 from server.signatures.jose import FOREIGN_ALGORITHMS
-from server.signatures.key_sets import usable_keys
+from server.signatures.key_sets import has_private_part, usable_keys
 from vault.records import Client, ClientKind, format_scope, parse_scope
 
 AUTH_METHODS: Final = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
@@ -101,9 +102,11 @@ def accept(content: Mapping[str, object], *, settings: Settings, default_auth_me
         raise OAuthError(code, f"{member} is missing or has the wrong form") from None
     if metadata.jwks == {"keys": []} and metadata.jwks_uri is None:  # how some libraries say that they have no key
         metadata = metadata.model_copy(update={"jwks": None})
-    _check_redirects(metadata.redirect_uris, settings)
-    _check_keys(metadata, settings)
     auth_method = metadata.token_endpoint_auth_method or default_auth_method
+    _check_redirects(metadata.redirect_uris, settings)
+    _check_keys(metadata, settings, signs=auth_method == "private_key_jwt")
+    if metadata.jwks is not None and not public_keys(metadata.jwks):
+        metadata = metadata.model_copy(update={"jwks": None})  # only for encryption to the client
     if auth_method not in AUTH_METHODS:
         raise OAuthError("invalid_client_metadata", "token_endpoint_auth_method isn't supported")
     if auth_method == "private_key_jwt" and metadata.jwks is None and metadata.jwks_uri is None:
@@ -163,10 +166,14 @@ def _grant_types(metadata: ClientMetadata) -> frozenset[str]:
     return asked
 
 
-def _check_keys(metadata: ClientMetadata, settings: Settings) -> None:
+def _check_keys(metadata: ClientMetadata, settings: Settings, *, signs: bool) -> None:
     if metadata.jwks is not None and metadata.jwks_uri is not None:
         raise OAuthError("invalid_client_metadata", "send jwks or jwks_uri, not both")
-    if metadata.jwks is not None and not public_keys(metadata.jwks):
+    if (
+        metadata.jwks is not None
+        and not public_keys(metadata.jwks)
+        and (signs or not _is_only_for_encryption(metadata.jwks))
+    ):
         raise OAuthError("invalid_client_metadata", "jwks contains no usable public key")
     jwks_uri, in_sandbox = metadata.jwks_uri or "https://", settings.sandbox.loopback_client_metadata
     if not jwks_uri.startswith("https://") and not (in_sandbox and is_loopback_redirect(jwks_uri)):
@@ -176,6 +183,14 @@ def _check_keys(metadata: ClientMetadata, settings: Settings) -> None:
             "invalid_client_metadata",
             "this jwks_uri host isn't allowed: ask an admin to add it to registration.allowed_hosts",
         )
+
+
+def _is_only_for_encryption(jwks: Mapping[str, object]) -> bool:
+    """Whether all keys are public ones to encrypt to the client, which nothing here does."""
+    keys = jwks.get("keys")
+    return is_array(keys) and all(
+        is_object(key) and key.get("use") == "enc" and not has_private_part(key) for key in keys
+    )
 
 
 def public_keys(jwks: Mapping[str, object]) -> tuple[dict[str, object], ...]:

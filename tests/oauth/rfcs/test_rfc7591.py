@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from joserfc.jwk import RSAKey
 
 from server.oauth.clients.rules import shown_redirects
 from tests.support.doubles.canary import running_canary
@@ -93,6 +94,22 @@ async def test_an_empty_set_of_keys_is_no_set_unless_keys_are_needed(world: Worl
     assert "jwks" not in answer.json()
     unusable = await post(world, token_endpoint_auth_method=method, jwks={"keys": [{"kty": "oct", "k": "AAAA"}]})
     assert error_of(unusable) == "invalid_client_metadata"
+
+
+ENCRYPTION = {**RSAKey.generate_key(2048).as_dict(private=False), "use": "enc", "alg": "RSA-OAEP"}
+
+
+@pytest.mark.parametrize("method", ["none", "client_secret_post", "client_secret_basic", "private_key_jwt"])
+async def test_a_key_for_encryption_is_ignored_unless_a_key_to_sign_is_needed(world: World, method: str) -> None:
+    answer = await post(world, token_endpoint_auth_method=method, jwks={"keys": [ENCRYPTION]})
+    if method == "private_key_jwt":
+        assert error_of(answer) == "invalid_client_metadata"
+        return
+    assert answer.status_code == 201, answer.text
+    assert "jwks" not in answer.json()
+    for key in (ENCRYPTION | {"d": "AQAB"}, {**ENCRYPTION, "use": "sig"}):
+        refused = await post(world, token_endpoint_auth_method=method, jwks={"keys": [key]})
+        assert error_of(refused) == "invalid_client_metadata"
 
 
 @pytest.mark.requirement("S-022")
