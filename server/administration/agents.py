@@ -220,13 +220,14 @@ def _check_combination(wanted: NewAgent) -> None:
             raise _refuse("service_account.scopes", f"choose from {', '.join(sorted(ADMIN_SCOPES))}")
     elif wanted.by_itself is not None:
         _check_acts_for_nobody(wanted, exchanges=exchanges)
-    elif not wanted.redirect_uris and not exchanges and wanted.asking is None:
+    elif not wanted.redirect_uris and not exchanges and not wanted.by_device and wanted.asking is None:
         raise _refuse(
-            "redirect_uris", "give a redirect URI for sign-in; only an agent that just exchanges tokens needs none"
+            "redirect_uris",
+            "give a redirect URI for sign-in; only an agent that uses device codes or just exchanges tokens needs none",
         )
     if wanted.asking is not None:
         _check_asking(wanted, wanted.asking)
-    if not wanted.redirect_uris and _auth_method(wanted) == "none":
+    if not wanted.redirect_uris and not wanted.by_device and _auth_method(wanted) == "none":
         raise _refuse("confidential", "an agent without a user sign-in must authenticate with a secret or a key")
 
 
@@ -274,7 +275,7 @@ def _grant_types(wanted: NewAgent) -> frozenset[str]:
         return frozenset({CLIENT_CREDENTIALS})
     found = set[str](USUAL_GRANT_TYPES) if wanted.redirect_uris else set[str]()
     if wanted.by_device:
-        found.add(DEVICE_GRANT)
+        found |= {DEVICE_GRANT, "refresh_token"}
     if wanted.exchanges or wanted.worker.is_asked:
         found.add(TOKEN_EXCHANGE)
     if wanted.asking is not None:

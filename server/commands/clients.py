@@ -278,14 +278,15 @@ def _check_combination(
     """Refuse contradictory options with texts that name the options."""
     is_worker = any(worker)
     needs_nobody = admin is not None or options["by_itself"] is not None
-    if not (options["redirect_uris"] or options["exchanges"] or options["asks"]) and not is_worker and not needs_nobody:
+    may_sign_in = options["redirect_uris"] or options["by_device"]
+    if not (may_sign_in or options["exchanges"] or options["asks"]) and not is_worker and not needs_nobody:
         fail(
-            "add --redirect-uri with the address to return to after sign-in; only a client with --exchange or --ciba "
-            "can go without it"
+            "add --redirect-uri with the address to return to after sign-in; only a client with --device, --exchange, "
+            "or --ciba can go without it"
         )
     if is_worker and not (all(worker) and key is not None):
         fail("a worker needs --key, --worker-address, --worker-connection, and --worker-scope")
-    if not options["redirect_uris"] and not options["has_secret"] and key is None:
+    if not may_sign_in and not options["has_secret"] and key is None:
         fail("a client without a user sign-in must authenticate: add --confidential or --key")
     if options["release"] not in {None, "proxy", "narrowed"}:
         fail("--release takes proxy or narrowed. Set full for one provider: token-vault clients release")

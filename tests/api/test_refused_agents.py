@@ -106,6 +106,7 @@ async def test_an_agent_that_cannot_be_is_refused_for_that_alone(room: AdminRoom
         replace(ASKS, asking=BackchannelSpec(signing_alg="ES256")),
         replace(SIGNS_IN, origins=("https://agent.example",), release="narrowed"),
         replace(CALLS_OWN, by_itself=OwnApisSpec(frozenset({"orders:read"}))),
+        replace(SIGNS_IN, redirect_uris=(), by_device=True),
     ],
 )
 async def test_what_is_refused_in_part_is_right_otherwise(room: AdminRoom, twin: NewAgent) -> None:

@@ -98,6 +98,18 @@ async def test_a_client_signs_in_by_code_only_if_its_operator_says_so(place: Pla
     assert ("urn:ietf:params:oauth:grant-type:device_code" in added["grant_types"]) is device
 
 
+@pytest.mark.parametrize("device", [False, True])
+async def test_a_client_needs_no_redirect_uri_to_sign_in_by_code(place: Place, device: bool) -> None:
+    added = await run(place, "clients", "add", "Display", *(("--device",) if device else ()))
+    assert (added.exit_code == 0) is device
+    if device:
+        (found,) = await content(place, "clients", "list")
+        assert found["redirect_uris"] == []
+        assert sorted(found["grant_types"]) == ["refresh_token", "urn:ietf:params:oauth:grant-type:device_code"]
+    else:
+        assert "--redirect-uri" in added.stderr
+
+
 @pytest.mark.parametrize("uri", ["javascript:alert(1)", "http://app.example/", "https://app.example/#x", "not-a-uri"])
 async def test_a_redirect_uri_that_is_not_allowed_is_refused(place: Place, uri: str) -> None:
     refused = await run(place, "clients", "add", "Web app", "--redirect-uri", uri)

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from server.administration.actor import Actor
+from server.administration.agents import NewAgent, register
 from server.oauth.clients.rules import DEVICE_GRANT
 from tests.support.harness import PASSWORD, RunningVault
 from tests.support.person import Person, session_token
@@ -17,6 +19,8 @@ from tests.support.rooms.oauth_world import GENEROUS, World, claims_of, error_of
 from vault import tickets
 from vault.records import TicketPurpose
 from vault.sign_in import sessions
+
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 BOTH = ["authorization_code", "refresh_token", DEVICE_GRANT]
 
@@ -94,6 +98,19 @@ async def test_the_person_types_the_code_elsewhere_and_the_device_gets_tokens(wo
     assert claims_of(tokens["access_token"])["aud"] == f"{world.url}/mcp"
     assert await world.probe(tokens["access_token"]) == 403  # the token works, but lacks `openid`
     assert (await world.refresh(agent.client_id, tokens["refresh_token"])).status_code == 200
+
+
+async def test_an_agent_without_a_redirect_uri_signs_in_by_code_only(world: World) -> None:
+    made = await register(Actor(world.vault.deployment, None, "command_line"), NewAgent("Display", by_device=True))
+    agent = await device(world, made.client.id)
+    page = await enter(world.alice, agent.user_code)
+    assert "Display" in page.text
+    assert (await answer(world.alice, page)).url.path == "/device/answered"
+    tokens = (await agent.poll()).json()
+    assert (await world.refresh(made.client.id, tokens["refresh_token"])).status_code == 200
+    elsewhere = await world.ask(made.client.id)
+    assert (elsewhere.status_code, "location" in elsewhere.headers) == (400, False)
+    assert (await world.ask(await world.public_client())).status_code == 303  # the twin
 
 
 async def test_what_the_vault_offers_is_advertised(world: World) -> None:
