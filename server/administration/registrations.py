@@ -173,13 +173,14 @@ async def _check_addresses(
         await check_nothing_left(actor.deployment, transaction, provider.name)
     except ChangeRefused as left:
         why = (
-            f"The vault doesn't know for which address the tokens of {provider.title} are."
+            f"The vault doesn't know the address that the tokens of {provider.title} are for."
             if stored is None
             else f"With other inputs, tokens of {provider.title} would be sent to another address."
         )
         raise ChangeRefused(
             "inputs_in_use",
-            f"{why} {left} Or let the operator set them in the settings file, at providers.{provider.name}.inputs.",
+            f"{why} {left} Or have the operator set the inputs in the settings file, at "
+            f"providers.{provider.name}.inputs.",
             kind="conflict",
         ) from left
 
@@ -275,7 +276,7 @@ async def _secret(
         if not _has_these_inputs(provider, stored, wanted.inputs):
             raise ChangeRefused(
                 "secret_elsewhere",
-                "With other inputs, the secret would be sent to another address. Enter the one for that address.",
+                "With other inputs, the secret would be sent to another address. Enter the secret for that address.",
                 field="client_secret",
             )
         try:

@@ -269,3 +269,20 @@ async def test_a_registration_whose_key_is_gone_is_said_and_stops_nothing(store:
 async def _admin(deployment: Deployment) -> str:
     async with deployment.transaction() as transaction:
         return (await users.create_user(transaction, "root", is_admin=True, now=1)).id
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_a_registration_with_an_address_can_be_removed_only_without_accounts(
+    room: Room, *, is_connected: bool
+) -> None:
+    admin, path = await room.signed_in("alice"), "/administration/providers/gitea"
+    page = await admin.open(path)
+    fields = {"client_id": "7e9f3a52-2f0c-4a1f-9d4c-0123456789ab", "client_secret": "gto_" + "b" * 52}
+    assert "is set up." in (await admin.submit(page, {**fields, "input.host": "git.example"}, form=path)).text
+    if is_connected:
+        await room.account(await room.user(), "gitea", label="Team", scopes=frozenset({"read:user"}))
+    confirm = await admin.open(f"{path}/remove")
+    assert ("Disconnect them first" in confirm.text) is is_connected
+    assert ('<button class="danger">' not in confirm.text) is is_connected
+    if not is_connected:
+        assert "is removed" in (await admin.submit(confirm, form="/remove")).text
