@@ -285,6 +285,8 @@ async def check_sign_in(deployment: Deployment, attempt: Attempt) -> User:
     rehashed = await hash_password(attempt.password) if needs_rehash(old_hash) else None
     is_rehashed = False
     async with deployment.transaction() as transaction:
+        if rehashed is not None:  # before the counters, in the order of a request with a session
+            await users.hold_user(transaction, user.id)
         for name, limit in buckets:
             await limits.spend(transaction, name, limit=limit, window=WINDOW, now=now, cost=-1)
         if rehashed is not None:

@@ -13,13 +13,14 @@ from starlette.responses import Response
 from server.administration import people
 from server.administration.actor import Actor
 from server.sign_in import password, proofs
+from server.sign_in.callers import SessionCaller
 from server.sign_in.password import Attempt, SignInRefused
 from server.sign_in.proofs import Proof
 from tests.conftest import Store
 from tests.support.harness import PASSWORD
-from tests.support.inspection import until_waiting
+from tests.support.inspection import session_of, until_waiting
 from tests.support.rooms.portal_room import Room, running_room
-from vault import users
+from vault import limits, users
 from vault.keys import passwords
 from vault.records import User
 from vault.sign_in import passkeys, sessions
@@ -195,3 +196,28 @@ async def test_a_hash_under_old_parameters_is_replaced_and_all_simultaneous_sign
     for one in found:
         await begin(room, one, proofs.password_of(one))
     assert await count_sessions(room, user) == 3
+
+
+async def test_a_sign_in_and_a_session_that_checks_the_password_lock_in_the_same_order(
+    room: Room, store: Store
+) -> None:
+    user, deployment = await room.user(), room.deployment
+    own = deployment.for_caller(SessionCaller(deployment, await session_of(deployment, await room.signed_in(user))))
+    old = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1).hash(passwords._prepare(PASSWORD))
+
+    async def make_old() -> None:
+        async with deployment.transaction() as transaction:
+            await transaction.execute("update users set password_hash = :h where id = :id", {"h": old, "id": user.id})
+
+    await make_old()
+    async with own.transaction() as transaction:  # locks the person
+        signing_in = asyncio.ensure_future(password.check_sign_in(deployment, attempt(user)))
+        await until_waiting(transaction, number=1, is_sqlite=store.is_sqlite, unless=signing_in)
+        for name, limit in password._buckets(deployment, attempt(user), user):
+            await limits.spend(transaction, name, limit=limit, window=900, now=deployment.now(), cost=0)
+    assert (await signing_in).password_hash != old
+    await make_old()
+    mixed = (deployment, own, deployment, own, deployment, own)
+    found = await asyncio.gather(*(password.check_sign_in(one, attempt(user)) for one in mixed))
+    assert len({one.password_hash for one in found}) == 1
+    assert old not in {one.password_hash for one in found}
