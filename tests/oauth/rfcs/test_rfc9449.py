@@ -12,7 +12,7 @@ from joserfc.jwk import ECKey, RSAKey
 from server.oauth import tokens
 from server.oauth.dpop import token_hash
 from tests.support.rooms.oauth_world import World, b64, claims_of, error_of, sign_jwt, vault_with
-from vault import grants
+from vault import grants, users
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
@@ -289,6 +289,30 @@ async def test_a_target_that_is_no_address_is_refused(world: World) -> None:
     assert error_of(answer) == "invalid_dpop_proof"
 
 
+@pytest.mark.parametrize("is_demanded", [True, False])
+async def test_a_token_without_a_key_is_refused_where_the_operator_demands_one(
+    tmp_path: Path, *, is_demanded: bool
+) -> None:
+    """As one that was issued before the operator demanded it."""
+    async with vault_with(tmp_path / "data", tokens={"require_dpop": is_demanded}) as (vault, http):
+        client_id = str((await vault.register())["client_id"])
+        person, now = await users.find_user(vault.deployment.database, "alice"), vault.deployment.now()
+        assert person is not None
+        async with vault.deployment.transaction() as transaction:
+            grant = await grants.create_grant(
+                transaction,
+                user_id=person.id,
+                client_id=client_id,
+                scopes=frozenset({"openid"}),
+                resource=f"{vault.url}/mcp",
+                redirect_uri="http://127.0.0.1/callback",
+                now=now,
+            )
+        token, _ = tokens.mint(vault.deployment, grant, scopes=grant.scopes, audience=grant.resource, now=now)
+        answer = await http.get("/userinfo", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == (401 if is_demanded else 200)
+
+
 async def test_an_operator_can_demand_dpop(tmp_path: Path) -> None:
     async with vault_with(tmp_path / "data", tokens={"require_dpop": True}) as (vault, http), vault.person() as alice:
         client_id = str((await vault.register())["client_id"])
@@ -297,16 +321,3 @@ async def test_an_operator_can_demand_dpop(tmp_path: Path) -> None:
         assert refused.json()["error"] == "invalid_dpop_proof"
         found = (await http.get("/.well-known/oauth-protected-resource/mcp")).json()
         assert found["dpop_bound_access_tokens_required"] is True
-        now = vault.deployment.now()
-        async with vault.deployment.transaction() as transaction:
-            grant = await grants.create_grant(
-                transaction,
-                user_id="somebody",
-                client_id=client_id,
-                scopes=frozenset({"openid"}),
-                resource=f"{vault.url}/mcp",
-                redirect_uri="http://127.0.0.1/callback",
-                now=now,
-            )
-        token, _ = tokens.mint(vault.deployment, grant, scopes=grant.scopes, audience=grant.resource, now=now)
-        assert (await http.get("/userinfo", headers={"Authorization": f"Bearer {token}"})).status_code == 401
