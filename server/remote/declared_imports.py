@@ -24,9 +24,14 @@ from vault.registrations import EnteredRegistration
 
 
 async def plan_imports(
-    actor: Actor, wanted: Mapping[str, DeclaredImportedApi], *, prunes: bool
+    actor: Actor, wanted: Mapping[str, DeclaredImportedApi], *, prunes: bool, first: Actor | None = None
 ) -> AsyncIterator[PlannedChange]:
-    """Plan the changes. Raises ChangeRefused for a declaration that can't be applied."""
+    """Plan the changes. Raises ChangeRefused for a declaration that can't be applied.
+
+    `first` creates and updates imports if that comes before new rules are written: it also keeps the tools that the
+    earlier rules name. APIs are removed after the rules are written, so only the new rules keep theirs.
+    """
+    saver = first or actor
     known = {one.name: one for one in await list_apis(actor.deployment.database)}
     for name, declared in wanted.items():
         if declared.document is None:
@@ -40,8 +45,8 @@ async def plan_imports(
             verb: Verb = "create" if held is None else "update"
             choices = declared.tools if is_reviewed else None
             if is_reviewed:  # check that it could be turned on, before it is stored
-                await asyncio.to_thread(_chosen_of, actor, name, held, content, declared.tools)
-            yield PlannedChange(verb, "imported_api", name, differences, partial(_save, actor, name, content, choices))
+                await asyncio.to_thread(_chosen_of, saver, name, held, content, declared.tools)
+            yield PlannedChange(verb, "imported_api", name, differences, partial(_save, saver, name, content, choices))
     if prunes:
         for name in sorted(known.keys() - wanted.keys()):
             await asyncio.to_thread(imported_apis.check_removal, actor.deployment, known[name])

@@ -25,13 +25,19 @@ _FIXED: Final = {
 }
 
 
-async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tuple[PlannedChange, ...]:
-    """Plan the changes for the whole declaration, in order. Raises ChangeRefused if it can't be applied."""
+async def plan(
+    actor: Actor, wanted: Declaration, *, prunes: bool = False, first: Actor | None = None
+) -> tuple[PlannedChange, ...]:
+    """Plan the changes for the whole declaration, in order. Raises ChangeRefused if it can't be applied.
+
+    `first`: see `plan_imports`.
+    """
     found = await reconciliation.plan(actor, wanted, prunes=prunes)
     if wanted.mcp_servers is not None:
         found = (*found, *[one async for one in _plan_servers(actor, wanted.mcp_servers, prunes=prunes)])
     if wanted.imported_apis is not None:
-        found = (*found, *[one async for one in plan_imports(actor, wanted.imported_apis, prunes=prunes)])
+        imports = plan_imports(actor, wanted.imported_apis, prunes=prunes, first=first)
+        found = (*found, *[one async for one in imports])
     return found
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from server.policy.rule_folder import hold
+from server.remote.servers import key_of
+from tests.conftest import Store
 from tests.support.commands import run
 from tests.support.processes import Place
+from vault.mcp import servers
 
 DESCRIPTION = {
     "openapi": "3.0.0",
@@ -37,6 +40,12 @@ DESCRIPTION = {
         }
     },
 }
+CONNECT = """
+    insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation, metadata,
+        created_at)
+    values ('default', 'c', 'u', 'tickets', 'a', 'a', '', 'active', 1, '{}', 1)
+"""
+DISCONNECT = "delete from connections where id = 'c'"
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,10 @@ class ImportFile:
     def policies(self) -> str:
         return f"[policies.tickets]\nrules = '''{self.rule}'''\n"
 
+    async def second_import(self) -> ImportFile:
+        """The same description under another name, reviewed."""
+        return await review_import(self.place, self.file, self.folder, self.shadow, "issues")
+
     async def apply(self, text: str, *options: str) -> tuple[int, str]:
         """The exit code, and what was said."""
         self.file.write_text(text)
@@ -78,14 +91,46 @@ async def import_file(place: Place, tmp_path: Path) -> ImportFile:
     with (place.data / "config.toml").open("a", encoding="utf-8") as settings:
         settings.write(f'[policy]\nfolder = "{folder}"\nshadow_folder = "{shadow}"\n')
     (tmp_path / "api.json").write_text(json.dumps(DESCRIPTION))
-    file = tmp_path / "vault.toml"
-    waiting = '[imported_apis.tickets]\ndocument_file = "api.json"\n'
+    return await review_import(place, tmp_path / "vault.toml", folder, shadow, "tickets")
+
+
+async def review_import(place: Place, file: Path, folder: Path, shadow: Path, name: str) -> ImportFile:
+    waiting = f'[imported_apis.{name}]\ndocument_file = "api.json"\n'
     file.write_text(waiting)
     planned = json.loads((await run(place, "apply", str(file), "--plan", "--json")).stdout)["changes"][0]
-    (tool,) = (one for one in planned["differences"] if one.startswith("tickets_"))
+    (tool,) = (one for one in planned["differences"] if one.startswith(f"{name}_"))
     digest = planned["differences"]["import"]["after"]
     reviewed = f'{waiting}reviewed = "{digest}"\ntools = {{ {tool} = "accept" }}\n'
     return ImportFile(file, folder, shadow, reviewed, tool, place)
+
+
+async def change_database(place: Place, statement: str) -> None:
+    database = await Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data).open()
+    try:
+        async with database.transaction() as transaction:
+            await transaction.execute(statement, {})
+    finally:
+        await database.close()
+
+
+async def store_server(place: Place, name: str) -> None:
+    """An MCP server with one accepted tool, as an operator's review leaves it."""
+    how_called = key_of("open", "")
+    assert how_called is not None
+    offered = {"note": json.dumps({"inputSchema": {"type": "object"}, "name": "note"}, sort_keys=True)}
+    database = await Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data).open()
+    try:
+        async with database.transaction() as transaction:
+            now, url = database.now(), "https://notes.example/mcp"
+            facts = how_called.facts()
+            assert await servers.add_server(transaction, name, url=url, title=name, facts=facts, by="", now=now)
+            held = await servers.hold(transaction, name)
+            assert held is not None
+            await servers.see(transaction, held, offered, by="", now=now)
+            accepted = {"note": servers.Acceptance("update", asks=False, reviewed=offered["note"])}
+            assert await servers.accept(transaction, held, accepted, by="", now=now) == ()
+    finally:
+        await database.close()
 
 
 @pytest.mark.parametrize("where", ["folder", "shadow"])
@@ -163,3 +208,76 @@ async def test_an_import_keeps_what_the_earlier_rules_name_until_they_change(imp
     code, said = await import_file.apply(changed + import_file.policies.replace(import_file.tool, tool))
     assert code == 0, said
     assert await import_file.usable() == ["tickets"]
+
+
+async def test_an_import_and_the_rule_about_it_are_replaced_together(import_file: ImportFile) -> None:
+    assert (await import_file.apply(import_file.reviewed + import_file.policies))[0] == 0
+    issues = await import_file.second_import()
+    both = f"{issues.rule}\n{import_file.rule.replace('no-lists', 'still')}"
+    for options in (("--prune", "--plan"), ("--prune",)):
+        code, said = await issues.apply(f"{issues.reviewed}[policies.tickets]\nrules = '''{both}'''\n", *options)
+        assert (code, f"The rule still names {import_file.tool}. Change the rule first." in said) == (1, True), said
+    assert await issues.usable() == ["tickets"]
+    (issues.shadow / "tickets.cedar").write_text(import_file.rule)
+    code, said = await issues.apply(issues.reviewed + issues.policies, "--prune")
+    assert (code, f"The rule no-lists names {import_file.tool}. Change the rule first." in said) == (1, True), said
+    assert await issues.usable() == ["tickets"]
+    (issues.shadow / "tickets.cedar").unlink()
+    assert (await issues.apply(issues.reviewed + issues.policies, "--prune", "--plan"))[0] == 2
+    code, said = await issues.apply(issues.reviewed + issues.policies, "--prune")
+    assert (code, "- imported_api tickets" in said) == (0, True), said
+    assert (issues.folder / "tickets.cedar").read_text() == issues.rule
+    assert await issues.usable() == ["issues"]
+    assert await issues.apply(issues.reviewed + issues.policies, "--prune") == (0, "Nothing to change.\n")
+
+
+@pytest.mark.parametrize("stops_before", ["rules", "removal"])
+async def test_an_interrupted_replacement_leaves_a_vault_that_starts(
+    import_file: ImportFile, stops_before: str
+) -> None:
+    assert (await import_file.apply(import_file.reviewed + import_file.policies))[0] == 0
+    issues = await import_file.second_import()
+    together = issues.reviewed + issues.policies
+    if stops_before == "rules":
+        with hold(issues.folder):
+            code, said = await issues.apply(together, "--prune")
+        assert (code, "Already changed: imported_apis (issues)" in said) == (1, True), said
+        rule = import_file.rule
+    else:
+        await change_database(issues.place, CONNECT)
+        code, said = await issues.apply(together, "--prune")
+        assert (code, "1 accounts are still connected to tickets" in said) == (1, True), said
+        await change_database(issues.place, DISCONNECT)
+        rule = issues.rule
+    assert (issues.folder / "tickets.cedar").read_text() == rule
+    assert sorted(await issues.usable()) == ["issues", "tickets"]
+    code, said = await issues.apply(together, "--prune")
+    assert (code, "- imported_api tickets" in said) == (0, True), said
+    assert await issues.usable() == ["issues"]
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+async def test_a_server_and_the_rule_about_it_are_replaced_by_an_import(
+    import_file: ImportFile, is_interrupted: bool
+) -> None:
+    await store_server(import_file.place, "notes")
+    rule = import_file.rule.replace(import_file.tool, "notes_note")
+    code, said = await import_file.apply(f"[policies.tickets]\nrules = '''{rule}'''\n")
+    assert code == 0, said
+    both = f"{import_file.rule}\n{rule.replace('no-lists', 'still')}"
+    kept = f"[policies.tickets]\nrules = '''{both}'''\n"
+    for options in (("--prune", "--plan"), ("--prune",)):
+        code, said = await import_file.apply(f"{import_file.reviewed}[mcp_servers]\n{kept}", *options)
+        assert (code, "The rule still names a tool of notes. Change the rule first." in said) == (1, True), said
+    assert await import_file.usable() == []
+    together = f"{import_file.reviewed}[mcp_servers]\n{import_file.policies}"
+    if is_interrupted:
+        with hold(import_file.folder):
+            code, said = await import_file.apply(together, "--prune")
+        assert (code, "Already changed: imported_apis (tickets)" in said) == (1, True), said
+        assert (import_file.folder / "tickets.cedar").read_text() == rule
+        assert await import_file.usable() == ["tickets"]
+    code, said = await import_file.apply(together, "--prune")
+    assert (code, "- mcp_server notes" in said) == (0, True), said
+    assert await import_file.usable() == ["tickets"]
+    assert (await run(import_file.place, "policy", "check")).exit_code == 0

@@ -57,7 +57,7 @@ class RulePlan:
     """What to write, and all rules of the folder afterwards. `is_unfinished`: an earlier change was interrupted.
 
     `needs_imports`: the rules name tools of imported APIs that the same declaration turns on, which must come first.
-    `before` are the rules in force until then.
+    `before` are the rules in force until then, whose tools these imports must keep.
     """
 
     folder: Path
@@ -168,8 +168,8 @@ async def try_rules(actor: Actor, planned: RulePlan, settings: PolicySettings) -
 
 
 def rule_sets(planned: RulePlan, settings: PolicySettings) -> Sequence[RuleSet]:
-    """All rules whose tools must stay: the planned ones, those in force until then, and the usable ones on trial."""
-    found = [planned.rules] if planned.before is None else [planned.rules, planned.before]
+    """All rules whose tools must stay once the planned ones are written: these, and the usable ones on trial."""
+    found = [planned.rules]
     if settings.shadow_folder is not None:
         with suppress(RulesRefused):
             found.append(load(settings.shadow_folder.expanduser(), planned.rules.actions, setting=SHADOW))

@@ -105,7 +105,7 @@ async def _apply(setup: Setup, wanted: DeclarationFile, *, is_dry: bool, prunes:
     from server.administration.declarations import declared_rules
     from server.remote import declared_imports, declared_servers
 
-    rules = replay = None
+    rules = replay = first = None
     async with setup.open(uses_accounts=wanted.policies is None) as deployment:
         actor = Actor(deployment, None, "command_line")
         if wanted.policies is not None:
@@ -113,8 +113,11 @@ async def _apply(setup: Setup, wanted: DeclarationFile, *, is_dry: bool, prunes:
             later = await declared_imports.tools_after(actor, wanted.imported_apis or {})
             rules = declared_rules.plan(actor, wanted.policies, settings, prunes=prunes, later=later)
             replay = await declared_rules.try_rules(actor, rules, settings) if rules.changes else None
-            actor = replace(actor, deployment=deployment.with_rules(declared_rules.rule_sets(rules, settings)))
-        pending = await declared_servers.plan(actor, wanted, prunes=prunes)
+            kept = declared_rules.rule_sets(rules, settings)
+            actor = replace(actor, deployment=deployment.with_rules(kept))
+            if rules.before is not None:
+                first = replace(actor, deployment=deployment.with_rules([*kept, rules.before]))
+        pending = await declared_servers.plan(actor, wanted, prunes=prunes, first=first)
         if is_dry:
             return _Result(pending, (), rules, replay)
         made = await reconciliation.apply(pending) if rules is None else await _apply_with_rules(actor, rules, pending)
@@ -124,7 +127,10 @@ async def _apply(setup: Setup, wanted: DeclarationFile, *, is_dry: bool, prunes:
 async def _apply_with_rules(
     actor: Actor, rules: RulePlan, pending: Sequence[PlannedChange]
 ) -> tuple[AppliedChange, ...]:
-    """Write the rules first, but after the imports whose tools they name: a vault doesn't start with unknown ones."""
+    """Write the rules first, but after the imports whose tools they name: a vault doesn't start with unknown ones.
+
+    Removals come last, when no rule names the removed tools anymore.
+    """
     from server.administration import reconciliation
     from server.administration.declaration import DeclarationRefused
     from server.administration.declarations import declared_rules
