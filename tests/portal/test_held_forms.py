@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
-from server.administration import people
+import server
+from server.administration import access_requests, groups, people
+from server.administration.access_requests import AccessAnswer, AccessInput
 from server.administration.actor import Actor
 from server.oauth import authorize
 from server.sign_in import password
@@ -20,17 +24,22 @@ from tests.support.network.held_requests import held_form
 from tests.support.person import Person
 from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import users
-from vault.records import TicketPurpose, User
+from vault.approvals import access_requests as stored
+from vault.approvals.access_requests import AccessState
+from vault.records import TENANT, TicketPurpose, User
 from vault.sign_in import sessions
 
 End = Callable[[Room, User, Person], Awaitable[object]]
+SERVER = Path(server.__file__).parent
 NEW = "another password that is long enough"
+ADMINS = "select id from users where tenant = :tenant and is_admin = 1"  # in the order of `hold_admins`
 CODES = "select ticket_hash from tickets where purpose = :purpose and user_id = :user and consumed_at is null"
 
 
 @pytest.fixture
 async def room(store: Store) -> AsyncGenerator[Room]:
-    overrides = None if store.is_sqlite else {"database": {"url": store.url}}
+    overrides: dict[str, object] = {"access_requests": {"groups": ["Sales"]}}
+    overrides |= {} if store.is_sqlite else {"database": {"url": store.url}}
     async with running_room(store.data, overrides=overrides) as opened:
         yield opened
 
@@ -182,3 +191,63 @@ async def test_two_administrators_who_change_each_other_lock_nothing_up(room: Ro
 
     async with asyncio.timeout(60):
         await asyncio.gather(link(*pair), link(*reversed(pair)))
+
+
+async def delete_oneself(_: Room, person: Person, own: Actor) -> None:
+    assert own.user is not None
+    page = await person.open("/account/delete")
+    page = await person.submit(page, {"name": own.user.name}, form="/account/delete")
+    assert page.status_code == 200, page.text
+
+
+async def allow(room: Room, _: Person, own: Actor) -> None:
+    answered = await access_requests.allow(own, await asked_request(room), AccessAnswer(1))
+    assert answered.state is AccessState.ALLOWED
+
+
+async def deny(room: Room, _: Person, own: Actor) -> None:
+    assert (await access_requests.deny(own, await asked_request(room))).state is AccessState.DENIED
+
+
+async def asked_request(room: Room) -> str:
+    found = await stored.list_pending(room.deployment.database, now=room.deployment.now())
+    return found[0].id
+
+
+@pytest.mark.parametrize("act", [delete_oneself, allow, deny], ids=lambda act: act.__name__)
+async def test_an_admins_request_locks_the_admins_before_its_own_person(
+    room: Room, store: Store, act: Callable[[Room, Person, Actor], Awaitable[None]]
+) -> None:
+    deployment = room.deployment
+    await room.vault.add_user("ada", is_admin=True)
+    browsers = {name: await room.signed_in(name) for name in ("alice", "ada")}
+    await groups.create(operator(room), "Sales")
+    asking = AccessInput(group="Sales", reason="the launch", days=3)
+    await access_requests.ask(deployment, await room.user("bob"), asking)
+    admins = {one.id: one for one in await users.list_admins(deployment.database)}
+    first, last = [admins[str(row["id"])] for row in await deployment.database.fetch(ADMINS, {"tenant": TENANT})]
+    person = browsers[last.name]
+    own = deployment.for_caller(SessionCaller(deployment, await session_of(deployment, person)))
+    async with deployment.transaction() as holding:  # what a request of the other admin locks one after the other
+        await users.hold_user(holding, first.id)
+        acting = asyncio.ensure_future(act(room, person, Actor(own, last, "administration")))
+        await until_waiting(holding, number=1, is_sqlite=store.is_sqlite, unless=acting)
+        await users.hold_user(holding, last.id)
+    await acting
+
+
+def unchecked_transactions(source: str) -> list[str]:
+    """The calls of `transaction` on anything but a deployment, which checks the request's caller."""
+    calls = [ast.unparse(one.func) for one in ast.walk(ast.parse(source)) if isinstance(one, ast.Call)]
+    opened = [one for one in calls if one.endswith(".transaction")]
+    return [one for one in opened if not one.removesuffix(".transaction").endswith("deployment")]
+
+
+def test_pages_and_apis_open_only_transactions_that_check_their_caller() -> None:
+    files = [file for name in ("portal", "api", "scim", "auth0") for file in (SERVER / name).rglob("*.py")]
+    assert len(files) > 50
+    found = [(file.relative_to(SERVER), unchecked_transactions(file.read_text())) for file in files]
+    assert [one for one in found if one[1]] == []
+    assert unchecked_transactions("deployment.database.transaction()") == ["deployment.database.transaction"]
+    assert unchecked_transactions("database.transaction()") == ["database.transaction"]
+    assert unchecked_transactions("visit.deployment.transaction()") == []
