@@ -132,7 +132,7 @@ async def check_nothing_left(deployment: Deployment, transaction: Transaction, n
     if seen.count:
         raise ChangeRefused(
             "still_connected",
-            f"{seen.count} accounts are still connected to {name}. End their grants first: "
+            f"Accounts still connected to {name}: {seen.count}. End their grants first: "
             f"token-vault panic --provider {name}",
             kind="conflict",
         )
