@@ -145,8 +145,10 @@ def _in_page_words(refused: ChangeRefused) -> str:
     match refused.reason:
         case "input_missing":
             return text("admin_provider.input_missing", **refused.values)
-        case "unreadable" | "secret_elsewhere":
-            return text(f"admin_provider.{refused.reason}")
+        case "unreadable":
+            return text("admin_provider.unreadable")
+        case "secret_elsewhere":
+            return text("admin_provider.secret_elsewhere")
         case _:
             return translate_filled(refused.description)
 

@@ -38,14 +38,18 @@ async def test_repeats_are_written_by_themselves_while_they_go_on(
     database: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vault.audit.repeats, "WINDOW", 0.05)
-    for rows in (2, 3):
+
+    async def counts() -> list[object]:
+        """Of the events that count others; on a slow machine, the refusals can begin anew in between."""
+        return [one.details["repeats"] for one in await list_events(database) if "repeats" in one.details]
+
+    for rows in (1, 2):
         async with asyncio.timeout(20):
-            while len(await list_events(database)) < rows:
+            while len(await counts()) < rows:
                 activity.note_refusal(REFUSED)
                 await asyncio.sleep(0.01)
-    first, *counted = await list_events(database)
-    assert "repeats" not in first.details
-    assert all(isinstance(one.details["repeats"], int) and one.details["repeats"] >= 1 for one in counted)
+    assert "repeats" not in (await list_events(database))[0].details
+    assert all(isinstance(one, int) and one >= 1 for one in await counts())
 
 
 async def test_closing_writes_the_number_of_repeats(database: Database) -> None:

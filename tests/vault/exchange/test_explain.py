@@ -328,7 +328,9 @@ async def test_an_account_that_nobody_vouches_for_any_more(room: Room) -> None:
     assert found is not None
     assert (found.code, found.fix) == ("temporarily_unavailable", "wait a minute and ask again")
     async with room.database.transaction() as transaction:
-        await transaction.execute("update connections set state = 'needs_reauth' where id = :id", {"id": identity.id})
+        await transaction.execute(
+            "update connections set state = :state where id = :id", {"state": "needs_reauth", "id": identity.id}
+        )
     await assert_same(room, connection, ExchangeStep.TOKEN)
     found = (await ask(room, connection)).first_failure
     assert found is not None
