@@ -44,6 +44,18 @@ class ConnectionRequired(VaultError):
         self.connection_id = connection_id
         self.missing = missing
 
+    def with_description(self, description: str) -> ConnectionRequired:
+        """The same refusal in other words."""
+        return ConnectionRequired(
+            description,
+            provider=self.provider,
+            reason=self.reason,
+            scopes=self.scopes,
+            connection_id=self.connection_id,
+            missing=self.missing,
+            detail=self.detail,
+        )
+
 
 class DelegationRequired(VaultError):
     """The connection exists, but the person hasn't let this agent use it with these scopes.

@@ -63,9 +63,9 @@ def test_a_record_takes_values_defaults_and_computed_values(kind: type[Token]) -
     assert [one.name for one in fields(kind)] == ["name", "secret", "scopes", "noted", "length"]
     assert not hasattr(one, "__dict__")
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'secret'"):
-        kind("a")  # type: ignore[call-arg]
+        kind("a")
     with pytest.raises(TypeError, match="unexpected keyword argument 'length'"):
-        kind("a", "xyz", length=3)  # type: ignore[call-arg]
+        kind("a", "xyz", length=3)
 
 
 @pytest.mark.parametrize(("kind", "none"), [(Token, Nothing), (Plain.Token, Plain.Nothing)])

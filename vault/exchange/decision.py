@@ -180,15 +180,7 @@ def for_member(refusal: ConnectionRequired, held: HeldAccount) -> ConnectionRequ
             )
         case _:
             return refusal
-    return ConnectionRequired(
-        told,
-        provider=refusal.provider,
-        reason=refusal.reason,
-        scopes=refusal.scopes,
-        connection_id=refusal.connection_id,
-        missing=refusal.missing,
-        detail=refusal.detail,
-    )
+    return refusal.with_description(told)
 
 
 def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: int) -> HeldAccount:

@@ -78,15 +78,7 @@ async def heal(vault: Vault, user_id: str, refusal: ConnectionRequired) -> bool:
     if answer.refusal:
         way = "Connect an account yourself" if refusal.reason == "missing" else "Reconnect this account"
         told = " ".join((answer.refusal, f"{way}, then try again."))
-        raise ConnectionRequired(
-            told,
-            provider=refusal.provider,
-            reason=refusal.reason,
-            scopes=refusal.scopes,
-            connection_id=refusal.connection_id,
-            missing=refusal.missing,
-            detail=refusal.detail,
-        ) from refusal
+        raise refusal.with_description(told) from refusal
     return answer.connection is not None
 
 
