@@ -91,12 +91,13 @@ async def test_what_the_vault_does_not_answer_ends_with_the_run(
     slow: SlowVault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_calls, "_LAST_WORDS", 0.2)
+    before = asyncio.all_tasks()
     async with calls_at(slow, tmp_path) as calls:
         for host in ("a.example", "b.example"):
             calls.tell_refused(host, 443)
         await slow.until(1)
         await calls.close()
-        left = [one for one in asyncio.all_tasks() if "_tell_refused" in repr(one.get_coro())]
+        left = [one for one in asyncio.all_tasks() - before if "_tell_refused" in repr(one.get_coro())]
         assert left == []
         slow.answers.set()
         await asyncio.sleep(0.1)
