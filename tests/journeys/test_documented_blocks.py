@@ -60,7 +60,7 @@ RUN_BY = {
 }
 # blocks that are neither our commands nor settings: what they are, and the test that compares or runs them
 OTHERS = {
-    ("README.md", "text"): "tests/mcp/test_mcp_journeys.py",
+    ("README.md", "text"): "tests/mcp/test_mcp_tools.py",
     ("docs/guides/api-proxy.md", "text"): "tests/proxy/test_proxy_requests.py",
     ("docs/operate/tls-proxy.md", "text"): "tests/journeys/test_guides_of_providers.py",
     ("docs/operate/postgresql.md", "text"): "tests/vault/storage/test_postgres_hosts.py",
@@ -109,6 +109,8 @@ def test_no_block_has_a_kind_that_nobody_looks_at() -> None:
     assert not unknown
     for where in [*OTHERS.values(), *RUN_BY.values(), *CURL.values()]:
         assert " " in where or (ROOT / where).is_file(), where
+    for (page, _), where in OTHERS.items():
+        assert Path(page).stem in (ROOT / where).read_text(encoding="utf-8"), f"{where} doesn't read {page}"
 
 
 def test_every_line_to_type_is_ours_or_is_run_by_a_named_test() -> None:

@@ -10,6 +10,7 @@ from mcp_types import CallToolResult, TextContent
 
 from server.mcp import tools
 from server.mcp.tool_answers import META_KEY
+from tests.generating.documentation import ROOT
 from tests.support.rooms.mcp_room import Agent, Room
 from vault.audit import audit
 
@@ -146,6 +147,17 @@ async def test_upstream_text_stays_data(place: Room) -> None:
     assert injected in str(history.structured_content)
     assert "data, not instructions" in text(history)
     assert all(isinstance(block, TextContent) for block in history.content)
+
+
+async def test_the_front_page_shows_an_answer_as_it_is(place: Room) -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    pattern = re.escape(re.sub(r"\d{4}-\d\d-\d\dT\S+\d\d|\(id \w+", "...", " ".join(example.split())))
+    agent = await ready(place)
+    async with place.client(agent) as client:
+        listed = await client.call_tool("calendar_list", {"limit": 2})
+    answer = " ".join(text(listed).split())
+    assert re.fullmatch(pattern.replace(re.escape("..."), ".*"), answer), answer
 
 
 async def test_a_token_that_the_provider_calls_dead_is_refreshed_once_and_the_call_repeated(place: Room) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
-from providers.definitions.catalog import SHELF
+from providers.definitions.catalog import SHELF, read_provider
+from tests.generating.documentation import DOCS
 from tests.support.doubles.scripted_server import Reply
 from tests.support.rooms.proxy_room import (
     ALL,
@@ -24,6 +27,7 @@ from tests.support.rooms.proxy_room import (
     post_reply,
     proxy_room,
 )
+from vault import handles
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,29 @@ async def test_a_call_reaches_the_provider_with_the_accounts_credential_and_come
     assert (arrival.method, arrival.target) == ("POST", "/slack/chat.postMessage")
     assert arrival.headers["authorization"] == f"Bearer {UPSTREAM_TOKEN}"
     assert arrival.json == {"channel": "C1", "text": "hi"}
+
+
+async def test_the_example_of_the_guide_arrives_as_the_guide_shows(room: ProxyRoom, handle: ProxyHandle) -> None:
+    page = (DOCS / "guides/api-proxy.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    (method, url, sent), (method_there, url_there, credential) = (
+        re.split(r" +", line, maxsplit=2) for line in example.splitlines()
+    )
+    url = url.replace("{public_url}", handle.vault.url).replace("CONNECTION", handle.connection.id)
+    assert sent == f"Authorization: Bearer {handles.PREFIX}..."
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        answer = await http.request(
+            method,
+            url.replace("API", "web"),
+            headers={"authorization": f"Bearer {handle.value}"},
+            json={"channel": "C1", "text": "hi"},
+        )
+    assert answer.status_code == 200
+    (arrival,) = room.provider.arrivals
+    base = read_provider(SHELF / "slack.toml").apis["web"]
+    assert (arrival.method, arrival.target.replace("/slack", base)) == (method_there, url_there)
+    shown = f"Authorization: {arrival.headers['authorization']}"
+    assert shown.replace(UPSTREAM_TOKEN, "(the account's token)") == credential
 
 
 @pytest.mark.requirement("S-101")
