@@ -75,9 +75,8 @@ def python_client(document: dict[str, Any]) -> str:
         "from __future__ import annotations",
         "",
         "from typing import Any, Literal, NotRequired, TypedDict",
-        "from urllib.parse import quote",
         "",
-        "from token_vault_client.admin_base import AdminBase",
+        "from token_vault_client.admin_base import AdminBase, path_part",
         "",
     ]
     for name, schema in sorted(document["components"]["schemas"].items()):
@@ -100,7 +99,7 @@ def _python_method(path: str, method: str, one: dict[str, Any]) -> list[str]:
     named = [_python_keyword(part["name"], _type(part["schema"], python=True), part) for part in query]
     named += [_python_keyword(part["name"].lower().replace("-", "_"), "str", part) for part in headers]
     taken += ["*", *named] if named else []
-    place = re.sub(r"\{(\w+)\}", r"{quote(\1, safe='')}", path)
+    place = re.sub(r"\{(\w+)\}", r"{path_part(\1)}", path)
     given = [f'"{method.upper()}"', f'f"{place}"' if "{" in place else f'"{place}"']
     if query:
         given.append("query={" + ", ".join(f'"{part["name"]}": {part["name"]}' for part in query) + "}")
@@ -139,7 +138,7 @@ def typescript_client(document: dict[str, Any]) -> str:
     """The module `admin.ts`."""
     lines = [
         "// The Admin API, generated from its OpenAPI document; `admin-base.ts` has what it stands on.",
-        'import { AdminBase } from "./admin-base.js";',
+        'import { AdminBase, pathPart } from "./admin-base.js";',
         "",
     ]
     for name, schema in sorted(document["components"]["schemas"].items()):
@@ -156,7 +155,7 @@ def typescript_client(document: dict[str, Any]) -> str:
         members = {part["name"]: _type(part["schema"], python=False) for part in query}
         taken += _typescript_options("query", members, query)
         taken += _typescript_options("headers", {f'"{part["name"]}"': "string" for part in headers}, headers)
-        place = re.sub(r"\{(\w+)\}", lambda found: "${encodeURIComponent(" + _camel(found[1]) + ")}", path)
+        place = re.sub(r"\{(\w+)\}", lambda found: "${pathPart(" + _camel(found[1]) + ")}", path)
         given = [f'"{method.upper()}"', f"`{place}`"]
         options = [*(["query"] if query else []), *(["body"] if body else []), *(["headers"] if headers else [])]
         given += [f"{{ {', '.join(options)} }}"] if options else []

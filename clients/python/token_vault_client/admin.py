@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
-from urllib.parse import quote
 
-from token_vault_client.admin_base import AdminBase
+from token_vault_client.admin_base import AdminBase, path_part
 
 
 class AcceptedImport(TypedDict):
@@ -1409,23 +1408,23 @@ class AdminClient(AdminBase):
 
     def get_person(self, person_id: str) -> PersonDetails:
         """Show one person, and how many accounts and agents they have."""
-        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}")
+        return self._call("GET", f"/admin/v1/people/{path_part(person_id)}")
 
     def change_person(self, person_id: str, body: PersonChange) -> PersonDetails:
         """Disable or enable a person, or give them another role."""
-        return self._call("PATCH", f"/admin/v1/people/{quote(person_id, safe='')}", body={**body})
+        return self._call("PATCH", f"/admin/v1/people/{path_part(person_id)}", body={**body})
 
     def delete_person(self, person_id: str) -> None:
         """Delete a person."""
-        self._call("DELETE", f"/admin/v1/people/{quote(person_id, safe='')}")
+        self._call("DELETE", f"/admin/v1/people/{path_part(person_id)}")
 
     def make_sign_in_link(self, person_id: str) -> SignInLink:
         """Create a one-time link with which a person can sign in again."""
-        return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/sign-in-links")
+        return self._call("POST", f"/admin/v1/people/{path_part(person_id)}/sign-in-links")
 
     def link_identity(self, person_id: str, body: NewIdentity) -> IdentityRecord:
         """Link a person to an external identity, for sign-in and for JWTs of trusted issuers."""
-        return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/identities", body={**body})
+        return self._call("POST", f"/admin/v1/people/{path_part(person_id)}/identities", body={**body})
 
     def list_deletions(self) -> Deletions:
         """List deleted people who have grants that aren't revoked at their providers yet."""
@@ -1441,45 +1440,43 @@ class AdminClient(AdminBase):
 
     def get_group(self, group_id: str) -> GroupDetails:
         """Show a group and who is in it."""
-        return self._call("GET", f"/admin/v1/groups/{quote(group_id, safe='')}")
+        return self._call("GET", f"/admin/v1/groups/{path_part(group_id)}")
 
     def rename_group(self, group_id: str, body: NewGroup) -> GroupDetails:
         """Rename a group that no directory manages."""
-        return self._call("PATCH", f"/admin/v1/groups/{quote(group_id, safe='')}", body={**body})
+        return self._call("PATCH", f"/admin/v1/groups/{path_part(group_id)}", body={**body})
 
     def delete_group(self, group_id: str) -> None:
         """Delete a group that no directory manages."""
-        self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}")
+        self._call("DELETE", f"/admin/v1/groups/{path_part(group_id)}")
 
     def add_group_member(self, group_id: str, person_id: str) -> None:
         """Add a person to a group. Adding a member again changes nothing."""
-        self._call("PUT", f"/admin/v1/groups/{quote(group_id, safe='')}/people/{quote(person_id, safe='')}")
+        self._call("PUT", f"/admin/v1/groups/{path_part(group_id)}/people/{path_part(person_id)}")
 
     def remove_group_member(self, group_id: str, person_id: str) -> None:
         """Remove a person from a group to which an admin added them."""
-        self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/people/{quote(person_id, safe='')}")
+        self._call("DELETE", f"/admin/v1/groups/{path_part(group_id)}/people/{path_part(person_id)}")
 
     def list_group_connections(self, group_id: str) -> GroupConnections:
         """List a group's accounts, which its members' agents can use."""
-        return self._call("GET", f"/admin/v1/groups/{quote(group_id, safe='')}/connections")
+        return self._call("GET", f"/admin/v1/groups/{path_part(group_id)}/connections")
 
     def give_connection(self, group_id: str, body: NewGroupConnection) -> GivenConnection:
         """Give one of the caller's own accounts to a group. From then on, it belongs to the group."""
-        return self._call("POST", f"/admin/v1/groups/{quote(group_id, safe='')}/connections", body={**body})
+        return self._call("POST", f"/admin/v1/groups/{path_part(group_id)}/connections", body={**body})
 
     def change_group_connection(
         self, group_id: str, connection_id: str, body: GroupConnectionRule
     ) -> GroupConnectionRecord:
         """Replace the rule of a group's account. It applies to the next calls. Omitted fields are off."""
         return self._call(
-            "PUT",
-            f"/admin/v1/groups/{quote(group_id, safe='')}/connections/{quote(connection_id, safe='')}",
-            body={**body},
+            "PUT", f"/admin/v1/groups/{path_part(group_id)}/connections/{path_part(connection_id)}", body={**body}
         )
 
     def end_group_connection(self, group_id: str, connection_id: str) -> None:
         """Disconnect a group's account for all its members."""
-        self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/connections/{quote(connection_id, safe='')}")
+        self._call("DELETE", f"/admin/v1/groups/{path_part(group_id)}/connections/{path_part(connection_id)}")
 
     def list_directory_tokens(self) -> DirectoryTokens:
         """List the tokens with which directories write people and groups (SCIM 2.0)."""
@@ -1491,35 +1488,33 @@ class AdminClient(AdminBase):
 
     def end_directory_token(self, token_name: str) -> None:
         """End a directory's token immediately. People and groups stay."""
-        self._call("DELETE", f"/admin/v1/directory-tokens/{quote(token_name, safe='')}")
+        self._call("DELETE", f"/admin/v1/directory-tokens/{path_part(token_name)}")
 
     def let_directory_manage(self, person_id: str, body: DirectoryPerson) -> DirectoryPersonRecord:
         """Let the directory change, disable, and delete an existing person."""
-        return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/directory", body={**body})
+        return self._call("POST", f"/admin/v1/people/{path_part(person_id)}/directory", body={**body})
 
     def list_connections(self, person_id: str) -> ConnectionList:
         """List a person's connected accounts."""
-        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/connections")
+        return self._call("GET", f"/admin/v1/people/{path_part(person_id)}/connections")
 
     def enter_credential(self, person_id: str, body: EnteredCredential) -> ConnectionRecord:
         """Connect an account with a credential, such as an API key. Agents can use it once its person allows them to."""
-        return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/connections", body={**body})
+        return self._call("POST", f"/admin/v1/people/{path_part(person_id)}/connections", body={**body})
 
     def disconnect(self, person_id: str, connection_id: str) -> DisconnectedRecord:
         """Disconnect an account: revoke access at the provider and destroy its key."""
-        return self._call(
-            "DELETE", f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}"
-        )
+        return self._call("DELETE", f"/admin/v1/people/{path_part(person_id)}/connections/{path_part(connection_id)}")
 
     def list_permissions(self, person_id: str) -> Permissions:
         """List what a person's agents can use."""
-        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/permissions")
+        return self._call("GET", f"/admin/v1/people/{path_part(person_id)}/permissions")
 
     def ask_more(self, person_id: str, connection_id: str, client_id: str, body: AskMore) -> PermissionRecord:
         """Require the person's approval each time for more uses. Only the person can remove such a requirement."""
         return self._call(
             "POST",
-            f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}/permissions/{quote(client_id, safe='')}/ask",
+            f"/admin/v1/people/{path_part(person_id)}/connections/{path_part(connection_id)}/permissions/{path_part(client_id)}/ask",
             body={**body},
         )
 
@@ -1527,40 +1522,38 @@ class AdminClient(AdminBase):
         """Take a connection away from an agent."""
         self._call(
             "DELETE",
-            f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}/permissions/{quote(client_id, safe='')}",
+            f"/admin/v1/people/{path_part(person_id)}/connections/{path_part(connection_id)}/permissions/{path_part(client_id)}",
         )
 
     def list_company_permissions(self, person_id: str) -> CompanyPermissions:
         """List what companies let a person's agents do, including permissions that have ended."""
-        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/company-permissions")
+        return self._call("GET", f"/admin/v1/people/{path_part(person_id)}/company-permissions")
 
     def resume_company_permission(self, person_id: str, company: str, client_id: str) -> CompanyPermissionRecord:
         """Resume a company's permission for an agent after it ended."""
         return self._call(
             "POST",
-            f"/admin/v1/people/{quote(person_id, safe='')}/company-permissions/{quote(company, safe='')}/{quote(client_id, safe='')}/resume",
+            f"/admin/v1/people/{path_part(person_id)}/company-permissions/{path_part(company)}/{path_part(client_id)}/resume",
         )
 
     def end_company_permission(self, person_id: str, company: str, client_id: str) -> None:
         """End what a company lets an agent do for a person. What the person allowed stays."""
         self._call(
             "DELETE",
-            f"/admin/v1/people/{quote(person_id, safe='')}/company-permissions/{quote(company, safe='')}/{quote(client_id, safe='')}",
+            f"/admin/v1/people/{path_part(person_id)}/company-permissions/{path_part(company)}/{path_part(client_id)}",
         )
 
     def list_approvals(self, person_id: str) -> WaitingApprovals:
         """List calls and requests that wait for a person's answer, without the arguments."""
-        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/approvals")
+        return self._call("GET", f"/admin/v1/people/{path_part(person_id)}/approvals")
 
     def list_standing_approvals(self, person_id: str) -> StandingApprovals:
         """List what a person approved in advance."""
-        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/standing-approvals")
+        return self._call("GET", f"/admin/v1/people/{path_part(person_id)}/standing-approvals")
 
     def end_standing_approval(self, person_id: str, standing_id: str) -> None:
         """End a standing approval: its calls need the person's approval again."""
-        self._call(
-            "DELETE", f"/admin/v1/people/{quote(person_id, safe='')}/standing-approvals/{quote(standing_id, safe='')}"
-        )
+        self._call("DELETE", f"/admin/v1/people/{path_part(person_id)}/standing-approvals/{path_part(standing_id)}")
 
     def explain_account_use(
         self, person_id: str, connection_id: str, *, agent_id: str, scope: str | None = None
@@ -1568,7 +1561,7 @@ class AdminClient(AdminBase):
         """Explain why an agent can't use an account, or what it would get."""
         return self._call(
             "GET",
-            f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}/explanation",
+            f"/admin/v1/people/{path_part(person_id)}/connections/{path_part(connection_id)}/explanation",
             query={"agent_id": agent_id, "scope": scope},
         )
 
@@ -1588,23 +1581,23 @@ class AdminClient(AdminBase):
 
     def get_access_request(self, request_id: str) -> AccessRequestRecord:
         """Show a request."""
-        return self._call("GET", f"/admin/v1/access-requests/{quote(request_id, safe='')}")
+        return self._call("GET", f"/admin/v1/access-requests/{path_part(request_id)}")
 
     def end_access_request(self, request_id: str) -> AccessRequestRecord:
         """Withdraw an open request, or end what it gave."""
-        return self._call("DELETE", f"/admin/v1/access-requests/{quote(request_id, safe='')}")
+        return self._call("DELETE", f"/admin/v1/access-requests/{path_part(request_id)}")
 
     def answer_access_request(self, request_id: str, body: NewAnswer) -> AccessRequestRecord:
         """Allow a request or a part of it until an end, or deny it."""
-        return self._call("POST", f"/admin/v1/access-requests/{quote(request_id, safe='')}/answer", body={**body})
+        return self._call("POST", f"/admin/v1/access-requests/{path_part(request_id)}/answer", body={**body})
 
     def add_group_manager(self, group_id: str, person_id: str) -> None:
         """Let a person answer access requests about a group."""
-        self._call("PUT", f"/admin/v1/groups/{quote(group_id, safe='')}/managers/{quote(person_id, safe='')}")
+        self._call("PUT", f"/admin/v1/groups/{path_part(group_id)}/managers/{path_part(person_id)}")
 
     def remove_group_manager(self, group_id: str, person_id: str) -> None:
         """Stop letting a person answer access requests about a group."""
-        self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/managers/{quote(person_id, safe='')}")
+        self._call("DELETE", f"/admin/v1/groups/{path_part(group_id)}/managers/{path_part(person_id)}")
 
     def show_panic(
         self, *, of: Literal["person", "agent", "provider", "everyone"], id: str | None = None
@@ -1626,7 +1619,7 @@ class AdminClient(AdminBase):
 
     def get_receipt(self, connection_id: str) -> ReceiptRecord:
         """Show the receipt of an ended grant."""
-        return self._call("GET", f"/admin/v1/receipts/{quote(connection_id, safe='')}")
+        return self._call("GET", f"/admin/v1/receipts/{path_part(connection_id)}")
 
     def list_agent_receipts(
         self,
@@ -1645,15 +1638,15 @@ class AdminClient(AdminBase):
 
     def get_agent_receipt(self, receipt_id: str) -> AgentReceiptRecord:
         """Show the receipt of an ended agent."""
-        return self._call("GET", f"/admin/v1/agent-receipts/{quote(receipt_id, safe='')}")
+        return self._call("GET", f"/admin/v1/agent-receipts/{path_part(receipt_id)}")
 
     def retry(self, connection_id: str) -> RetriedRecord:
         """Retry a revocation now."""
-        return self._call("POST", f"/admin/v1/revocations/{quote(connection_id, safe='')}/attempts")
+        return self._call("POST", f"/admin/v1/revocations/{path_part(connection_id)}/attempts")
 
     def settle(self, connection_id: str) -> ReceiptRecord:
         """Note that someone ended the grant on the provider's page."""
-        return self._call("PUT", f"/admin/v1/revocations/{quote(connection_id, safe='')}/settled")
+        return self._call("PUT", f"/admin/v1/revocations/{path_part(connection_id)}/settled")
 
     def list_agents(
         self, *, limit: int | None = None, cursor: str | None = None, find: str | None = None
@@ -1667,19 +1660,19 @@ class AdminClient(AdminBase):
 
     def list_agent_people(self, client_id: str) -> AgentUsers:
         """List the people who signed an agent in."""
-        return self._call("GET", f"/admin/v1/agents/{quote(client_id, safe='')}/people")
+        return self._call("GET", f"/admin/v1/agents/{path_part(client_id)}/people")
 
     def get_agent(self, client_id: str) -> AgentRecord:
         """Show one agent."""
-        return self._call("GET", f"/admin/v1/agents/{quote(client_id, safe='')}")
+        return self._call("GET", f"/admin/v1/agents/{path_part(client_id)}")
 
     def change_agent(self, client_id: str, body: AgentChange) -> AgentRecord:
         """Set how an agent receives upstream tokens."""
-        return self._call("PATCH", f"/admin/v1/agents/{quote(client_id, safe='')}", body={**body})
+        return self._call("PATCH", f"/admin/v1/agents/{path_part(client_id)}", body={**body})
 
     def remove_agent(self, client_id: str) -> None:
         """Remove an agent for everyone: its grants, tokens, and permissions end at the next call."""
-        self._call("DELETE", f"/admin/v1/agents/{quote(client_id, safe='')}")
+        self._call("DELETE", f"/admin/v1/agents/{path_part(client_id)}")
 
     def list_apis(self) -> Apis:
         """List your own APIs: audiences of access tokens."""
@@ -1687,15 +1680,15 @@ class AdminClient(AdminBase):
 
     def get_api(self, resource: str) -> ApiRecord:
         """Show one API."""
-        return self._call("GET", f"/admin/v1/apis/{quote(resource, safe='')}")
+        return self._call("GET", f"/admin/v1/apis/{path_part(resource)}")
 
     def save_api(self, resource: str, body: ApiDefinition) -> ApiRecord:
         """Register an API, or change one. `clients` replaces the list of the API's clients."""
-        return self._call("PUT", f"/admin/v1/apis/{quote(resource, safe='')}", body={**body})
+        return self._call("PUT", f"/admin/v1/apis/{path_part(resource)}", body={**body})
 
     def remove_api(self, resource: str) -> None:
         """Remove an API and revoke every grant for it."""
-        self._call("DELETE", f"/admin/v1/apis/{quote(resource, safe='')}")
+        self._call("DELETE", f"/admin/v1/apis/{path_part(resource)}")
 
     def list_providers(self, *, find: str | None = None, set_up: bool | None = None) -> Providers:
         """List providers, and the state of those that are set up."""
@@ -1703,7 +1696,7 @@ class AdminClient(AdminBase):
 
     def get_provider(self, provider: str) -> ProviderDetails:
         """Show one provider: what to enter at its console, and our registration there. Never its secret."""
-        return self._call("GET", f"/admin/v1/providers/{quote(provider, safe='')}")
+        return self._call("GET", f"/admin/v1/providers/{path_part(provider)}")
 
     def save_registration(
         self, provider: str, body: ProviderRegistration, *, if_match: str | None = None
@@ -1711,20 +1704,18 @@ class AdminClient(AdminBase):
         """Set up a provider, or change its registration. Every process uses it within seconds."""
         return self._call(
             "PUT",
-            f"/admin/v1/providers/{quote(provider, safe='')}/registration",
+            f"/admin/v1/providers/{path_part(provider)}/registration",
             body={**body},
             headers={"If-Match": if_match},
         )
 
     def remove_registration(self, provider: str, *, if_match: str | None = None) -> None:
         """Remove our registration and destroy its secret."""
-        self._call(
-            "DELETE", f"/admin/v1/providers/{quote(provider, safe='')}/registration", headers={"If-Match": if_match}
-        )
+        self._call("DELETE", f"/admin/v1/providers/{path_part(provider)}/registration", headers={"If-Match": if_match})
 
     def test_provider(self, provider: str) -> ProviderTest:
         """Ask the provider whether it knows our registration. Nothing is changed there."""
-        return self._call("POST", f"/admin/v1/providers/{quote(provider, safe='')}/test")
+        return self._call("POST", f"/admin/v1/providers/{path_part(provider)}/test")
 
     def list_tools(self) -> Tools:
         """List the tools that agents can have."""
@@ -1744,23 +1735,23 @@ class AdminClient(AdminBase):
 
     def review_mcp_server(self, provider: str) -> McpReview:
         """Show a server's tools in its own words: what is new, changed, or gone. Untrusted text."""
-        return self._call("GET", f"/admin/v1/mcp-servers/{quote(provider, safe='')}/review")
+        return self._call("GET", f"/admin/v1/mcp-servers/{path_part(provider)}/review")
 
     def decide_mcp_tools(self, provider: str, body: McpDecisions) -> AcceptedMcpTools:
         """Decide about the reviewed tools: accept them with an effect, or leave them out."""
-        return self._call("POST", f"/admin/v1/mcp-servers/{quote(provider, safe='')}/decisions", body={**body})
+        return self._call("POST", f"/admin/v1/mcp-servers/{path_part(provider)}/decisions", body={**body})
 
     def change_mcp_server(self, provider: str, body: McpServerChange) -> McpServerRecord:
         """Disable or enable a server. Accounts, permissions, and decisions stay."""
-        return self._call("PATCH", f"/admin/v1/mcp-servers/{quote(provider, safe='')}", body={**body})
+        return self._call("PATCH", f"/admin/v1/mcp-servers/{path_part(provider)}", body={**body})
 
     def remove_mcp_server(self, provider: str) -> None:
         """Remove a server to which no account is connected."""
-        self._call("DELETE", f"/admin/v1/mcp-servers/{quote(provider, safe='')}")
+        self._call("DELETE", f"/admin/v1/mcp-servers/{path_part(provider)}")
 
     def disconnect_mcp_server(self, provider: str) -> DisconnectedAccounts:
         """Disconnect every account from a server and revoke it there, with receipts."""
-        return self._call("DELETE", f"/admin/v1/mcp-servers/{quote(provider, safe='')}/accounts")
+        return self._call("DELETE", f"/admin/v1/mcp-servers/{path_part(provider)}/accounts")
 
     def list_imported_apis(self) -> ImportedApis:
         """List the imported APIs."""
@@ -1772,19 +1763,19 @@ class AdminClient(AdminBase):
 
     def review_imported_api(self, provider: str) -> ImportReview:
         """Show the tools in the description's words: what is new, changed, or gone. Untrusted text."""
-        return self._call("GET", f"/admin/v1/imported-apis/{quote(provider, safe='')}/review")
+        return self._call("GET", f"/admin/v1/imported-apis/{path_part(provider)}/review")
 
     def decide_imported_tools(self, provider: str, body: ImportDecisions) -> AcceptedImport:
         """Turn on the tools of the waiting import as reviewed, or change earlier decisions."""
-        return self._call("POST", f"/admin/v1/imported-apis/{quote(provider, safe='')}/decisions", body={**body})
+        return self._call("POST", f"/admin/v1/imported-apis/{path_part(provider)}/decisions", body={**body})
 
     def discard_import(self, provider: str, *, digest: str) -> None:
         """Discard the waiting import. Tools accepted before stay on."""
-        self._call("DELETE", f"/admin/v1/imported-apis/{quote(provider, safe='')}/waiting", query={"digest": digest})
+        self._call("DELETE", f"/admin/v1/imported-apis/{path_part(provider)}/waiting", query={"digest": digest})
 
     def remove_imported_api(self, provider: str) -> None:
         """Remove an API to which no account is connected."""
-        self._call("DELETE", f"/admin/v1/imported-apis/{quote(provider, safe='')}")
+        self._call("DELETE", f"/admin/v1/imported-apis/{path_part(provider)}")
 
     def list_events(
         self,
@@ -1854,19 +1845,19 @@ class AdminClient(AdminBase):
 
     def remove_webhook(self, webhook_id: str) -> None:
         """Remove an endpoint and its waiting events."""
-        self._call("DELETE", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}")
+        self._call("DELETE", f"/admin/v1/webhooks/{path_part(webhook_id)}")
 
     def change_webhook(self, webhook_id: str, body: EndpointChange) -> EndpointRecord:
         """Disable or enable an endpoint. What happens while it is disabled isn't kept for it."""
-        return self._call("PATCH", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}", body={**body})
+        return self._call("PATCH", f"/admin/v1/webhooks/{path_part(webhook_id)}", body={**body})
 
     def rotate_webhook_secret(self, webhook_id: str, body: RotationOptions) -> RotatedSecret:
         """Sign with a new secret, which is returned once; the old one also signs for a while."""
-        return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/secrets", body={**body})
+        return self._call("POST", f"/admin/v1/webhooks/{path_part(webhook_id)}/secrets", body={**body})
 
     def test_webhook(self, webhook_id: str) -> TestResult:
         """Send an event of the type `token_vault.test` now."""
-        return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/test")
+        return self._call("POST", f"/admin/v1/webhooks/{path_part(webhook_id)}/test")
 
     def list_webhook_failures(self) -> FailedEvents:
         """List the events that endpoints didn't accept in all attempts."""
@@ -1874,7 +1865,7 @@ class AdminClient(AdminBase):
 
     def resend_webhook(self, webhook_id: str, body: ResendOptions) -> ResentEvents:
         """Send failed events again, even after the endpoint answered 410."""
-        return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/resend", body={**body})
+        return self._call("POST", f"/admin/v1/webhooks/{path_part(webhook_id)}/resend", body={**body})
 
     def apply_declaration(
         self, body: Declaration, *, plan: bool | None = None, prune: bool | None = None

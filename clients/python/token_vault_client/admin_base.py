@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx2
 
@@ -86,3 +87,10 @@ class AdminBase:
 
 def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+def path_part(value: str) -> str:
+    """The ID as one part of a path. Raises ValueError for an ID that would make it the path of something else."""
+    if value in {"", ".", ".."}:
+        raise ValueError(f"{value!r} isn't an ID")
+    return quote(value, safe="")
+
+

@@ -55,3 +55,9 @@ export class AdminBase {
     return type.startsWith("application/json") && !type.includes("jsonl") ? answer.json() : answer.text();
   }
 }
+
+/** The ID as one part of a path. Throws for an ID that would make it the path of something else. */
+export function pathPart(value: string): string {
+  if (value === "" || value === "." || value === "..") throw new Error(`${JSON.stringify(value)} isn't an ID`);
+  return encodeURIComponent(value);
+}

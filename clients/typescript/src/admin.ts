@@ -1,5 +1,5 @@
 // The Admin API, generated from its OpenAPI document; `admin-base.ts` has what it stands on.
-import { AdminBase } from "./admin-base.js";
+import { AdminBase, pathPart } from "./admin-base.js";
 
 /** How many tools are offered to agents from now on. */
 export interface AcceptedImport {
@@ -1244,27 +1244,27 @@ export class AdminClient extends AdminBase {
 
   /** Show one person, and how many accounts and agents they have. */
   async getPerson(personId: string): Promise<PersonDetails> {
-    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}`) as Promise<PersonDetails>;
+    return this.call("GET", `/admin/v1/people/${pathPart(personId)}`) as Promise<PersonDetails>;
   }
 
   /** Disable or enable a person, or give them another role. */
   async changePerson(personId: string, body: PersonChange): Promise<PersonDetails> {
-    return this.call("PATCH", `/admin/v1/people/${encodeURIComponent(personId)}`, { body }) as Promise<PersonDetails>;
+    return this.call("PATCH", `/admin/v1/people/${pathPart(personId)}`, { body }) as Promise<PersonDetails>;
   }
 
   /** Delete a person. */
   async deletePerson(personId: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}`);
+    await this.call("DELETE", `/admin/v1/people/${pathPart(personId)}`);
   }
 
   /** Create a one-time link with which a person can sign in again. */
   async makeSignInLink(personId: string): Promise<SignInLink> {
-    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/sign-in-links`) as Promise<SignInLink>;
+    return this.call("POST", `/admin/v1/people/${pathPart(personId)}/sign-in-links`) as Promise<SignInLink>;
   }
 
   /** Link a person to an external identity, for sign-in and for JWTs of trusted issuers. */
   async linkIdentity(personId: string, body: NewIdentity): Promise<IdentityRecord> {
-    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/identities`, { body }) as Promise<IdentityRecord>;
+    return this.call("POST", `/admin/v1/people/${pathPart(personId)}/identities`, { body }) as Promise<IdentityRecord>;
   }
 
   /** List deleted people who have grants that aren't revoked at their providers yet. */
@@ -1284,47 +1284,47 @@ export class AdminClient extends AdminBase {
 
   /** Show a group and who is in it. */
   async getGroup(groupId: string): Promise<GroupDetails> {
-    return this.call("GET", `/admin/v1/groups/${encodeURIComponent(groupId)}`) as Promise<GroupDetails>;
+    return this.call("GET", `/admin/v1/groups/${pathPart(groupId)}`) as Promise<GroupDetails>;
   }
 
   /** Rename a group that no directory manages. */
   async renameGroup(groupId: string, body: NewGroup): Promise<GroupDetails> {
-    return this.call("PATCH", `/admin/v1/groups/${encodeURIComponent(groupId)}`, { body }) as Promise<GroupDetails>;
+    return this.call("PATCH", `/admin/v1/groups/${pathPart(groupId)}`, { body }) as Promise<GroupDetails>;
   }
 
   /** Delete a group that no directory manages. */
   async deleteGroup(groupId: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}`);
+    await this.call("DELETE", `/admin/v1/groups/${pathPart(groupId)}`);
   }
 
   /** Add a person to a group. Adding a member again changes nothing. */
   async addGroupMember(groupId: string, personId: string): Promise<void> {
-    await this.call("PUT", `/admin/v1/groups/${encodeURIComponent(groupId)}/people/${encodeURIComponent(personId)}`);
+    await this.call("PUT", `/admin/v1/groups/${pathPart(groupId)}/people/${pathPart(personId)}`);
   }
 
   /** Remove a person from a group to which an admin added them. */
   async removeGroupMember(groupId: string, personId: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/people/${encodeURIComponent(personId)}`);
+    await this.call("DELETE", `/admin/v1/groups/${pathPart(groupId)}/people/${pathPart(personId)}`);
   }
 
   /** List a group's accounts, which its members' agents can use. */
   async listGroupConnections(groupId: string): Promise<GroupConnections> {
-    return this.call("GET", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections`) as Promise<GroupConnections>;
+    return this.call("GET", `/admin/v1/groups/${pathPart(groupId)}/connections`) as Promise<GroupConnections>;
   }
 
   /** Give one of the caller's own accounts to a group. From then on, it belongs to the group. */
   async giveConnection(groupId: string, body: NewGroupConnection): Promise<GivenConnection> {
-    return this.call("POST", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections`, { body }) as Promise<GivenConnection>;
+    return this.call("POST", `/admin/v1/groups/${pathPart(groupId)}/connections`, { body }) as Promise<GivenConnection>;
   }
 
   /** Replace the rule of a group's account. It applies to the next calls. Omitted fields are off. */
   async changeGroupConnection(groupId: string, connectionId: string, body: GroupConnectionRule): Promise<GroupConnectionRecord> {
-    return this.call("PUT", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections/${encodeURIComponent(connectionId)}`, { body }) as Promise<GroupConnectionRecord>;
+    return this.call("PUT", `/admin/v1/groups/${pathPart(groupId)}/connections/${pathPart(connectionId)}`, { body }) as Promise<GroupConnectionRecord>;
   }
 
   /** Disconnect a group's account for all its members. */
   async endGroupConnection(groupId: string, connectionId: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections/${encodeURIComponent(connectionId)}`);
+    await this.call("DELETE", `/admin/v1/groups/${pathPart(groupId)}/connections/${pathPart(connectionId)}`);
   }
 
   /** List the tokens with which directories write people and groups (SCIM 2.0). */
@@ -1339,77 +1339,77 @@ export class AdminClient extends AdminBase {
 
   /** End a directory's token immediately. People and groups stay. */
   async endDirectoryToken(tokenName: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/directory-tokens/${encodeURIComponent(tokenName)}`);
+    await this.call("DELETE", `/admin/v1/directory-tokens/${pathPart(tokenName)}`);
   }
 
   /** Let the directory change, disable, and delete an existing person. */
   async letDirectoryManage(personId: string, body: DirectoryPerson): Promise<DirectoryPersonRecord> {
-    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/directory`, { body }) as Promise<DirectoryPersonRecord>;
+    return this.call("POST", `/admin/v1/people/${pathPart(personId)}/directory`, { body }) as Promise<DirectoryPersonRecord>;
   }
 
   /** List a person's connected accounts. */
   async listConnections(personId: string): Promise<ConnectionList> {
-    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/connections`) as Promise<ConnectionList>;
+    return this.call("GET", `/admin/v1/people/${pathPart(personId)}/connections`) as Promise<ConnectionList>;
   }
 
   /** Connect an account with a credential, such as an API key. Agents can use it once its person allows them to. */
   async enterCredential(personId: string, body: EnteredCredential): Promise<ConnectionRecord> {
-    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/connections`, { body }) as Promise<ConnectionRecord>;
+    return this.call("POST", `/admin/v1/people/${pathPart(personId)}/connections`, { body }) as Promise<ConnectionRecord>;
   }
 
   /** Disconnect an account: revoke access at the provider and destroy its key. */
   async disconnect(personId: string, connectionId: string): Promise<DisconnectedRecord> {
-    return this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}`) as Promise<DisconnectedRecord>;
+    return this.call("DELETE", `/admin/v1/people/${pathPart(personId)}/connections/${pathPart(connectionId)}`) as Promise<DisconnectedRecord>;
   }
 
   /** List what a person's agents can use. */
   async listPermissions(personId: string): Promise<Permissions> {
-    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/permissions`) as Promise<Permissions>;
+    return this.call("GET", `/admin/v1/people/${pathPart(personId)}/permissions`) as Promise<Permissions>;
   }
 
   /** Require the person's approval each time for more uses. Only the person can remove such a requirement. */
   async askMore(personId: string, connectionId: string, clientId: string, body: AskMore): Promise<PermissionRecord> {
-    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/permissions/${encodeURIComponent(clientId)}/ask`, { body }) as Promise<PermissionRecord>;
+    return this.call("POST", `/admin/v1/people/${pathPart(personId)}/connections/${pathPart(connectionId)}/permissions/${pathPart(clientId)}/ask`, { body }) as Promise<PermissionRecord>;
   }
 
   /** Take a connection away from an agent. */
   async revokePermission(personId: string, connectionId: string, clientId: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/permissions/${encodeURIComponent(clientId)}`);
+    await this.call("DELETE", `/admin/v1/people/${pathPart(personId)}/connections/${pathPart(connectionId)}/permissions/${pathPart(clientId)}`);
   }
 
   /** List what companies let a person's agents do, including permissions that have ended. */
   async listCompanyPermissions(personId: string): Promise<CompanyPermissions> {
-    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions`) as Promise<CompanyPermissions>;
+    return this.call("GET", `/admin/v1/people/${pathPart(personId)}/company-permissions`) as Promise<CompanyPermissions>;
   }
 
   /** Resume a company's permission for an agent after it ended. */
   async resumeCompanyPermission(personId: string, company: string, clientId: string): Promise<CompanyPermissionRecord> {
-    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions/${encodeURIComponent(company)}/${encodeURIComponent(clientId)}/resume`) as Promise<CompanyPermissionRecord>;
+    return this.call("POST", `/admin/v1/people/${pathPart(personId)}/company-permissions/${pathPart(company)}/${pathPart(clientId)}/resume`) as Promise<CompanyPermissionRecord>;
   }
 
   /** End what a company lets an agent do for a person. What the person allowed stays. */
   async endCompanyPermission(personId: string, company: string, clientId: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions/${encodeURIComponent(company)}/${encodeURIComponent(clientId)}`);
+    await this.call("DELETE", `/admin/v1/people/${pathPart(personId)}/company-permissions/${pathPart(company)}/${pathPart(clientId)}`);
   }
 
   /** List calls and requests that wait for a person's answer, without the arguments. */
   async listApprovals(personId: string): Promise<WaitingApprovals> {
-    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/approvals`) as Promise<WaitingApprovals>;
+    return this.call("GET", `/admin/v1/people/${pathPart(personId)}/approvals`) as Promise<WaitingApprovals>;
   }
 
   /** List what a person approved in advance. */
   async listStandingApprovals(personId: string): Promise<StandingApprovals> {
-    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/standing-approvals`) as Promise<StandingApprovals>;
+    return this.call("GET", `/admin/v1/people/${pathPart(personId)}/standing-approvals`) as Promise<StandingApprovals>;
   }
 
   /** End a standing approval: its calls need the person's approval again. */
   async endStandingApproval(personId: string, standingId: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/standing-approvals/${encodeURIComponent(standingId)}`);
+    await this.call("DELETE", `/admin/v1/people/${pathPart(personId)}/standing-approvals/${pathPart(standingId)}`);
   }
 
   /** Explain why an agent can't use an account, or what it would get. */
   async explainAccountUse(personId: string, connectionId: string, query: { agent_id: string; scope?: string }): Promise<ExplanationRecord> {
-    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/explanation`, { query }) as Promise<ExplanationRecord>;
+    return this.call("GET", `/admin/v1/people/${pathPart(personId)}/connections/${pathPart(connectionId)}/explanation`, { query }) as Promise<ExplanationRecord>;
   }
 
   /** List the companies whose identity provider admits agents, with their rules, from the settings. */
@@ -1429,27 +1429,27 @@ export class AdminClient extends AdminBase {
 
   /** Show a request. */
   async getAccessRequest(requestId: string): Promise<AccessRequestRecord> {
-    return this.call("GET", `/admin/v1/access-requests/${encodeURIComponent(requestId)}`) as Promise<AccessRequestRecord>;
+    return this.call("GET", `/admin/v1/access-requests/${pathPart(requestId)}`) as Promise<AccessRequestRecord>;
   }
 
   /** Withdraw an open request, or end what it gave. */
   async endAccessRequest(requestId: string): Promise<AccessRequestRecord> {
-    return this.call("DELETE", `/admin/v1/access-requests/${encodeURIComponent(requestId)}`) as Promise<AccessRequestRecord>;
+    return this.call("DELETE", `/admin/v1/access-requests/${pathPart(requestId)}`) as Promise<AccessRequestRecord>;
   }
 
   /** Allow a request or a part of it until an end, or deny it. */
   async answerAccessRequest(requestId: string, body: NewAnswer): Promise<AccessRequestRecord> {
-    return this.call("POST", `/admin/v1/access-requests/${encodeURIComponent(requestId)}/answer`, { body }) as Promise<AccessRequestRecord>;
+    return this.call("POST", `/admin/v1/access-requests/${pathPart(requestId)}/answer`, { body }) as Promise<AccessRequestRecord>;
   }
 
   /** Let a person answer access requests about a group. */
   async addGroupManager(groupId: string, personId: string): Promise<void> {
-    await this.call("PUT", `/admin/v1/groups/${encodeURIComponent(groupId)}/managers/${encodeURIComponent(personId)}`);
+    await this.call("PUT", `/admin/v1/groups/${pathPart(groupId)}/managers/${pathPart(personId)}`);
   }
 
   /** Stop letting a person answer access requests about a group. */
   async removeGroupManager(groupId: string, personId: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/managers/${encodeURIComponent(personId)}`);
+    await this.call("DELETE", `/admin/v1/groups/${pathPart(groupId)}/managers/${pathPart(personId)}`);
   }
 
   /** Show what ending all access would end, and what is known about what it ended. */
@@ -1474,7 +1474,7 @@ export class AdminClient extends AdminBase {
 
   /** Show the receipt of an ended grant. */
   async getReceipt(connectionId: string): Promise<ReceiptRecord> {
-    return this.call("GET", `/admin/v1/receipts/${encodeURIComponent(connectionId)}`) as Promise<ReceiptRecord>;
+    return this.call("GET", `/admin/v1/receipts/${pathPart(connectionId)}`) as Promise<ReceiptRecord>;
   }
 
   /** List receipts of ended agents, the newest first. */
@@ -1484,17 +1484,17 @@ export class AdminClient extends AdminBase {
 
   /** Show the receipt of an ended agent. */
   async getAgentReceipt(receiptId: string): Promise<AgentReceiptRecord> {
-    return this.call("GET", `/admin/v1/agent-receipts/${encodeURIComponent(receiptId)}`) as Promise<AgentReceiptRecord>;
+    return this.call("GET", `/admin/v1/agent-receipts/${pathPart(receiptId)}`) as Promise<AgentReceiptRecord>;
   }
 
   /** Retry a revocation now. */
   async retry(connectionId: string): Promise<RetriedRecord> {
-    return this.call("POST", `/admin/v1/revocations/${encodeURIComponent(connectionId)}/attempts`) as Promise<RetriedRecord>;
+    return this.call("POST", `/admin/v1/revocations/${pathPart(connectionId)}/attempts`) as Promise<RetriedRecord>;
   }
 
   /** Note that someone ended the grant on the provider's page. */
   async settle(connectionId: string): Promise<ReceiptRecord> {
-    return this.call("PUT", `/admin/v1/revocations/${encodeURIComponent(connectionId)}/settled`) as Promise<ReceiptRecord>;
+    return this.call("PUT", `/admin/v1/revocations/${pathPart(connectionId)}/settled`) as Promise<ReceiptRecord>;
   }
 
   /** List agents, newest first. */
@@ -1509,22 +1509,22 @@ export class AdminClient extends AdminBase {
 
   /** List the people who signed an agent in. */
   async listAgentPeople(clientId: string): Promise<AgentUsers> {
-    return this.call("GET", `/admin/v1/agents/${encodeURIComponent(clientId)}/people`) as Promise<AgentUsers>;
+    return this.call("GET", `/admin/v1/agents/${pathPart(clientId)}/people`) as Promise<AgentUsers>;
   }
 
   /** Show one agent. */
   async getAgent(clientId: string): Promise<AgentRecord> {
-    return this.call("GET", `/admin/v1/agents/${encodeURIComponent(clientId)}`) as Promise<AgentRecord>;
+    return this.call("GET", `/admin/v1/agents/${pathPart(clientId)}`) as Promise<AgentRecord>;
   }
 
   /** Set how an agent receives upstream tokens. */
   async changeAgent(clientId: string, body: AgentChange): Promise<AgentRecord> {
-    return this.call("PATCH", `/admin/v1/agents/${encodeURIComponent(clientId)}`, { body }) as Promise<AgentRecord>;
+    return this.call("PATCH", `/admin/v1/agents/${pathPart(clientId)}`, { body }) as Promise<AgentRecord>;
   }
 
   /** Remove an agent for everyone: its grants, tokens, and permissions end at the next call. */
   async removeAgent(clientId: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/agents/${encodeURIComponent(clientId)}`);
+    await this.call("DELETE", `/admin/v1/agents/${pathPart(clientId)}`);
   }
 
   /** List your own APIs: audiences of access tokens. */
@@ -1534,17 +1534,17 @@ export class AdminClient extends AdminBase {
 
   /** Show one API. */
   async getApi(resource: string): Promise<ApiRecord> {
-    return this.call("GET", `/admin/v1/apis/${encodeURIComponent(resource)}`) as Promise<ApiRecord>;
+    return this.call("GET", `/admin/v1/apis/${pathPart(resource)}`) as Promise<ApiRecord>;
   }
 
   /** Register an API, or change one. `clients` replaces the list of the API's clients. */
   async saveApi(resource: string, body: ApiDefinition): Promise<ApiRecord> {
-    return this.call("PUT", `/admin/v1/apis/${encodeURIComponent(resource)}`, { body }) as Promise<ApiRecord>;
+    return this.call("PUT", `/admin/v1/apis/${pathPart(resource)}`, { body }) as Promise<ApiRecord>;
   }
 
   /** Remove an API and revoke every grant for it. */
   async removeApi(resource: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/apis/${encodeURIComponent(resource)}`);
+    await this.call("DELETE", `/admin/v1/apis/${pathPart(resource)}`);
   }
 
   /** List providers, and the state of those that are set up. */
@@ -1554,22 +1554,22 @@ export class AdminClient extends AdminBase {
 
   /** Show one provider: what to enter at its console, and our registration there. Never its secret. */
   async getProvider(provider: string): Promise<ProviderDetails> {
-    return this.call("GET", `/admin/v1/providers/${encodeURIComponent(provider)}`) as Promise<ProviderDetails>;
+    return this.call("GET", `/admin/v1/providers/${pathPart(provider)}`) as Promise<ProviderDetails>;
   }
 
   /** Set up a provider, or change its registration. Every process uses it within seconds. */
   async saveRegistration(provider: string, body: ProviderRegistration, headers: { "If-Match"?: string } = {}): Promise<ProviderDetails> {
-    return this.call("PUT", `/admin/v1/providers/${encodeURIComponent(provider)}/registration`, { body, headers }) as Promise<ProviderDetails>;
+    return this.call("PUT", `/admin/v1/providers/${pathPart(provider)}/registration`, { body, headers }) as Promise<ProviderDetails>;
   }
 
   /** Remove our registration and destroy its secret. */
   async removeRegistration(provider: string, headers: { "If-Match"?: string } = {}): Promise<void> {
-    await this.call("DELETE", `/admin/v1/providers/${encodeURIComponent(provider)}/registration`, { headers });
+    await this.call("DELETE", `/admin/v1/providers/${pathPart(provider)}/registration`, { headers });
   }
 
   /** Ask the provider whether it knows our registration. Nothing is changed there. */
   async testProvider(provider: string): Promise<ProviderTest> {
-    return this.call("POST", `/admin/v1/providers/${encodeURIComponent(provider)}/test`) as Promise<ProviderTest>;
+    return this.call("POST", `/admin/v1/providers/${pathPart(provider)}/test`) as Promise<ProviderTest>;
   }
 
   /** List the tools that agents can have. */
@@ -1594,27 +1594,27 @@ export class AdminClient extends AdminBase {
 
   /** Show a server's tools in its own words: what is new, changed, or gone. Untrusted text. */
   async reviewMcpServer(provider: string): Promise<McpReview> {
-    return this.call("GET", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}/review`) as Promise<McpReview>;
+    return this.call("GET", `/admin/v1/mcp-servers/${pathPart(provider)}/review`) as Promise<McpReview>;
   }
 
   /** Decide about the reviewed tools: accept them with an effect, or leave them out. */
   async decideMcpTools(provider: string, body: McpDecisions): Promise<AcceptedMcpTools> {
-    return this.call("POST", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}/decisions`, { body }) as Promise<AcceptedMcpTools>;
+    return this.call("POST", `/admin/v1/mcp-servers/${pathPart(provider)}/decisions`, { body }) as Promise<AcceptedMcpTools>;
   }
 
   /** Disable or enable a server. Accounts, permissions, and decisions stay. */
   async changeMcpServer(provider: string, body: McpServerChange): Promise<McpServerRecord> {
-    return this.call("PATCH", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}`, { body }) as Promise<McpServerRecord>;
+    return this.call("PATCH", `/admin/v1/mcp-servers/${pathPart(provider)}`, { body }) as Promise<McpServerRecord>;
   }
 
   /** Remove a server to which no account is connected. */
   async removeMcpServer(provider: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}`);
+    await this.call("DELETE", `/admin/v1/mcp-servers/${pathPart(provider)}`);
   }
 
   /** Disconnect every account from a server and revoke it there, with receipts. */
   async disconnectMcpServer(provider: string): Promise<DisconnectedAccounts> {
-    return this.call("DELETE", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}/accounts`) as Promise<DisconnectedAccounts>;
+    return this.call("DELETE", `/admin/v1/mcp-servers/${pathPart(provider)}/accounts`) as Promise<DisconnectedAccounts>;
   }
 
   /** List the imported APIs. */
@@ -1629,22 +1629,22 @@ export class AdminClient extends AdminBase {
 
   /** Show the tools in the description's words: what is new, changed, or gone. Untrusted text. */
   async reviewImportedApi(provider: string): Promise<ImportReview> {
-    return this.call("GET", `/admin/v1/imported-apis/${encodeURIComponent(provider)}/review`) as Promise<ImportReview>;
+    return this.call("GET", `/admin/v1/imported-apis/${pathPart(provider)}/review`) as Promise<ImportReview>;
   }
 
   /** Turn on the tools of the waiting import as reviewed, or change earlier decisions. */
   async decideImportedTools(provider: string, body: ImportDecisions): Promise<AcceptedImport> {
-    return this.call("POST", `/admin/v1/imported-apis/${encodeURIComponent(provider)}/decisions`, { body }) as Promise<AcceptedImport>;
+    return this.call("POST", `/admin/v1/imported-apis/${pathPart(provider)}/decisions`, { body }) as Promise<AcceptedImport>;
   }
 
   /** Discard the waiting import. Tools accepted before stay on. */
   async discardImport(provider: string, query: { digest: string }): Promise<void> {
-    await this.call("DELETE", `/admin/v1/imported-apis/${encodeURIComponent(provider)}/waiting`, { query });
+    await this.call("DELETE", `/admin/v1/imported-apis/${pathPart(provider)}/waiting`, { query });
   }
 
   /** Remove an API to which no account is connected. */
   async removeImportedApi(provider: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/imported-apis/${encodeURIComponent(provider)}`);
+    await this.call("DELETE", `/admin/v1/imported-apis/${pathPart(provider)}`);
   }
 
   /** List what people and agents did, newest first. */
@@ -1669,22 +1669,22 @@ export class AdminClient extends AdminBase {
 
   /** Remove an endpoint and its waiting events. */
   async removeWebhook(webhookId: string): Promise<void> {
-    await this.call("DELETE", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}`);
+    await this.call("DELETE", `/admin/v1/webhooks/${pathPart(webhookId)}`);
   }
 
   /** Disable or enable an endpoint. What happens while it is disabled isn't kept for it. */
   async changeWebhook(webhookId: string, body: EndpointChange): Promise<EndpointRecord> {
-    return this.call("PATCH", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}`, { body }) as Promise<EndpointRecord>;
+    return this.call("PATCH", `/admin/v1/webhooks/${pathPart(webhookId)}`, { body }) as Promise<EndpointRecord>;
   }
 
   /** Sign with a new secret, which is returned once; the old one also signs for a while. */
   async rotateWebhookSecret(webhookId: string, body: RotationOptions): Promise<RotatedSecret> {
-    return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/secrets`, { body }) as Promise<RotatedSecret>;
+    return this.call("POST", `/admin/v1/webhooks/${pathPart(webhookId)}/secrets`, { body }) as Promise<RotatedSecret>;
   }
 
   /** Send an event of the type `token_vault.test` now. */
   async testWebhook(webhookId: string): Promise<TestResult> {
-    return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/test`) as Promise<TestResult>;
+    return this.call("POST", `/admin/v1/webhooks/${pathPart(webhookId)}/test`) as Promise<TestResult>;
   }
 
   /** List the events that endpoints didn't accept in all attempts. */
@@ -1694,7 +1694,7 @@ export class AdminClient extends AdminBase {
 
   /** Send failed events again, even after the endpoint answered 410. */
   async resendWebhook(webhookId: string, body: ResendOptions): Promise<ResentEvents> {
-    return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/resend`, { body }) as Promise<ResentEvents>;
+    return this.call("POST", `/admin/v1/webhooks/${pathPart(webhookId)}/resend`, { body }) as Promise<ResentEvents>;
   }
 
   /** Make people, agents, APIs, providers, and the rest match a declaration. Repeating it changes nothing. */
