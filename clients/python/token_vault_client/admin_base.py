@@ -37,8 +37,8 @@ class AdminBase:
         if time.time() < ends_at - _MARGIN:
             return token
         form = {"grant_type": "client_credentials"}
-        answer = self._http.post(f"{self.url}/token", data=form, auth=self._credentials)
-        content: object = answer.json()
+        answer = self._http.post(f"{self.url}/token", data=form, auth=self._credentials, follow_redirects=False)
+        content: object = answer.json() if "json" in answer.headers.get("content-type", "") else None
         if answer.status_code != 200 or not isinstance(content, dict):
             raise refusal_of(answer.status_code, content, retry_after=answer.headers.get("retry-after"))
         self._held = str(content["access_token"]), time.time() + int(content["expires_in"])
@@ -57,10 +57,12 @@ class AdminBase:
         sent = {"Authorization": f"Bearer {self._token()}"}
         sent |= {name: value for name, value in (headers or {}).items() if value is not None}
         given = {name: _written(value) for name, value in (query or {}).items() if value is not None}
-        answer = self._http.request(method, self.url + path, params=given or None, json=body, headers=sent)
+        answer = self._http.request(
+            method, self.url + path, params=given or None, json=body, headers=sent, follow_redirects=False
+        )
         is_json = "json" in answer.headers.get("content-type", "") and "jsonl" not in answer.headers["content-type"]
         content: object = answer.json() if is_json and answer.content else None
-        if answer.is_error:
+        if not answer.is_success:
             raise refusal_of(answer.status_code, content, retry_after=answer.headers.get("retry-after"))
         return content if is_json else (answer.text or None)
 
@@ -85,8 +87,6 @@ class AdminBase:
         self.close()
 
 
-def _written(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 def path_part(value: str) -> str:
     """The ID as one part of a path. Raises ValueError for an ID that would make it the path of something else."""
     if value in {"", ".", ".."}:
@@ -94,3 +94,5 @@ def path_part(value: str) -> str:
     return quote(value, safe="")
 
 
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

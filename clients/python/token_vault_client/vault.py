@@ -93,7 +93,9 @@ class Vault(_Client):
         if kept is not None:
             return kept
         auth = self._auth or httpx2.USE_CLIENT_DEFAULT
-        return self._read(request, self._http.post(f"{self.url}/token", data=self._form(request), auth=auth))
+        form = self._form(request)
+        answer = self._http.post(f"{self.url}/token", data=form, auth=auth, follow_redirects=False)
+        return self._read(request, answer)
 
     def tool(self, audience: str, scopes: Iterable[str] = (), *, account: str | None = None) -> Callable[[Made], Made]:
         """Give a function the person's token as `token`, which no model sees; put it below a framework's decorator. If
@@ -169,7 +171,9 @@ class AsyncVault(_Client):
         if kept is not None:
             return kept
         auth = self._auth or httpx2.USE_CLIENT_DEFAULT
-        return self._read(request, await self._http.post(f"{self.url}/token", data=self._form(request), auth=auth))
+        form = self._form(request)
+        answer = await self._http.post(f"{self.url}/token", data=form, auth=auth, follow_redirects=False)
+        return self._read(request, answer)
 
     def tool(self, audience: str, scopes: Iterable[str] = (), *, account: str | None = None) -> Callable[[Made], Made]:
         """As `Vault.tool`, for coroutine functions."""

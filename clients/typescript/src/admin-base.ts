@@ -29,6 +29,7 @@ export class AdminBase {
       method: "POST",
       body: new URLSearchParams({ grant_type: "client_credentials" }),
       headers: { authorization: basic(clientId, clientSecret) },
+      redirect: "manual",
     });
     const content = (await answer.json().catch(() => ({}))) as Record<string, unknown>;
     if (!answer.ok) throw refusalOf(answer, content);
@@ -48,6 +49,7 @@ export class AdminBase {
       method,
       headers: sent,
       body: body === undefined ? undefined : JSON.stringify(body),
+      redirect: "manual",
     });
     const type = answer.headers.get("content-type") ?? "";
     if (!answer.ok) throw refusalOf(answer, (await answer.json().catch(() => ({}))) as Record<string, unknown>);

@@ -76,7 +76,7 @@ export class Vault {
     if (clientSecret === undefined) form.set("client_id", clientId);
     else headers.authorization = basic(clientId, clientSecret);
     const ask = this.#credentials.fetch ?? fetch;
-    const answer = await ask(`${this.url}/token`, { method: "POST", body: form, headers });
+    const answer = await ask(`${this.url}/token`, { method: "POST", body: form, headers, redirect: "manual" });
     const content = (await answer.json().catch(() => ({}))) as Record<string, unknown>;
     if (!answer.ok) throw refusalOf(answer, content);
     const token: UpstreamToken = {
