@@ -1,20 +1,62 @@
-"""What a program's users could get by the Python client that isn't theirs."""
+"""What a program's users could get by the Python client that isn't theirs: kept tokens, other people, other paths."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+import time
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.support.rooms.admin_room import AdminRoom
+from tests.support.rooms.exchange_room import SECRET, ExchangeRoom
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "clients/python"))
 
-from token_vault_client import Vault, VaultRefused
+from token_vault_client import AsyncVault, Vault, VaultRefused, acting_for
 from token_vault_client.admin import AdminClient
+from token_vault_client.tokens import KeptTokens, UpstreamToken, request_of
+
+from vault import grants
+
+SCOPES = ["channels:history"]
+
+
+def _vault(place: ExchangeRoom, client_id: str) -> AsyncVault:
+    return AsyncVault(place.url, client_id=client_id, client_secret=SECRET)
+
+
+async def test_a_refusal_ends_what_was_kept(place: ExchangeRoom) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, "refused-later")
+    other = await place.agent(caller, "refused-never")
+    await place.slack(agent)
+    await place.slack(other)
+    async with _vault(place, caller.client.id) as vault:
+        await vault.token("slack", SCOPES, subject=agent.token)
+        kept = await vault.token("slack", SCOPES, subject=other.token)
+        async with place.deployment.transaction() as transaction:
+            await grants.revoke_grant(transaction, agent.principal.grant_id, reason="user", now=place.now())
+        for is_fresh in (True, False):
+            with pytest.raises(VaultRefused):
+                await vault.token("slack", SCOPES, subject=agent.token, fresh=is_fresh)
+        assert await vault.token("slack", SCOPES, subject=other.token) is kept  # the twin
+
+
+async def test_an_empty_subject_is_nobody(place: ExchangeRoom) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, "surrounding")
+    await place.slack(agent)
+    async with _vault(place, caller.client.id) as vault:
+        with acting_for(agent.token):
+            with pytest.raises(LookupError):
+                await vault.token("slack", SCOPES, subject="")
+            assert await vault.token("slack", SCOPES)  # the twin
+        with acting_for(""), pytest.raises(LookupError):
+            await vault.token("slack", SCOPES)
 
 
 @pytest.mark.parametrize("name", ["..", ".", ""])
@@ -44,10 +86,32 @@ async def test_no_redirect_takes_a_token_elsewhere(method: str) -> None:
         seen.append(request.url.host)
         return httpx2.Response(307, headers={"location": "https://thief.example/"})
 
-    with httpx2.Client(transport=httpx2.MockTransport(answer), follow_redirects=True) as http:
-        with pytest.raises(VaultRefused):
-            if method == "exchange":
-                Vault("https://vault.example", client_id="c", http=http).token("slack", subject="s")
-            else:
-                AdminClient("https://vault.example", token=lambda: "t", http=http).add_person({"name": "ada"})
+    client = httpx2.Client(transport=httpx2.MockTransport(answer), follow_redirects=True)
+    with client as http, pytest.raises(VaultRefused):
+        if method == "exchange":
+            Vault("https://vault.example", client_id="c", http=http).token("slack", subject="s")
+        else:
+            AdminClient("https://vault.example", token=lambda: "t", http=http).add_person({"name": "ada"})
     assert seen == ["vault.example"]
+
+
+def test_a_token_that_another_thread_drops_meanwhile_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, request = KeptTokens(), request_of("slack", (), subject="s")
+    token = UpstreamToken("t", frozenset(), time.time() + 3600)
+    interrupts: list[bool] = []
+
+    class Clock:
+        """Another thread gets its turn whenever the time is read."""
+
+        def time(self) -> float:
+            if interrupts:
+                other = threading.Thread(target=kept.forget, args=(request,))
+                other.start()
+                other.join(0.2)
+            return time.time()
+
+    monkeypatch.setattr("token_vault_client.tokens.time", Clock())
+    kept.keep(request, token)
+    assert kept.find(request) is token  # the twin
+    interrupts.append(True)
+    assert kept.find(request) in {token, None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from server.oauth.rules import ADMIN_SCOPES
 from tests.api.conftest import run_node
 from tests.support.foreign.foreign import FOLDER, MODULES
 from tests.support.rooms.exchange_room import SECRET, ExchangeRoom
-from vault import users
+from vault import grants, users
 
 pytestmark = pytest.mark.group("node")
 
@@ -77,3 +78,85 @@ async def test_a_call_is_not_compiled_without_what_it_needs(dist: Path, tmp_path
     options = ("--noEmit", "--strict", "--module", "NodeNext", "--target", "ES2022", "--types", "node")
     roots = ("--typeRoots", str(MODULES / "@types"))
     await run_node(tmp_path, str(MODULES / "typescript/bin/tsc"), *options, *roots, str(file))
+
+
+_SAFETY = """import { createServer } from "node:http";
+const place = JSON.parse(process.env.PLACE);
+const { Vault, VaultRefused, actingFor } = await import(`${place.dist}/index.js`);
+const { AdminClient } = await import(`${place.dist}/admin.js`);
+const listen = (server) => new Promise((done) => server.listen(0, "127.0.0.1", () => done(server.address().port)));
+const told = async (work) => {
+  try {
+    return await work();
+  } catch (error) {
+    return error instanceof VaultRefused ? error.status : error.message;
+  }
+};
+const stolen = [];
+const thief = createServer((request, response) => {
+  let body = "";
+  request.on("data", (piece) => (body += piece)).on("end", () => {
+    stolen.push(body);
+    response.setHeader("content-type", "application/json").end('{"access_token": "x", "expires_in": 900}');
+  });
+});
+const away = await listen(thief);
+const moved = createServer((request, response) => {
+  response.writeHead(307, { location: `http://127.0.0.1:${away}/` }).end();
+});
+const elsewhere = `http://127.0.0.1:${await listen(moved)}`;
+const credentials = { clientId: place.client_id, clientSecret: place.client_secret };
+const vault = new Vault(place.url, credentials);
+const options = { scopes: ["channels:history"] };
+const admin = new AdminClient(elsewhere, { clientId: "", token: async () => "t" });
+const said = {
+  exchange: await told(() => new Vault(elsewhere, credentials).token("slack", { ...options, subject: "s" })),
+  administration: await told(() => admin.addPerson({ name: "ada" })),
+  account: await told(() => new AdminClient(elsewhere, credentials).listPeople()),
+  stolen,
+  nobody: await told(() => actingFor(place.subject, () => vault.token("slack", { ...options, subject: "" }))),
+  person: await actingFor(place.subject, async () => (await vault.token("slack", options)).scopes.join()),
+  path: await told(() => admin.removeGroupMember("g", "..")),
+};
+await fetch(place.ending);
+said.fresh = await told(() => vault.token("slack", { ...options, subject: place.subject, fresh: true }));
+said.again = await told(() => vault.token("slack", { ...options, subject: place.subject }));
+console.log(JSON.stringify(said));
+process.exit();
+"""
+
+
+async def test_users_of_a_program_get_nothing_that_is_not_theirs(
+    place: ExchangeRoom, dist: Path, tmp_path: Path
+) -> None:
+    """As `test_client_safety` tests for Python."""
+    caller = await place.caller()
+    agent = await place.agent(caller, "typescript-safety")
+    await place.slack(agent)
+
+    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        async with place.deployment.transaction() as transaction:
+            await grants.revoke_grant(transaction, agent.principal.grant_id, reason="user", now=place.now())
+        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    program = tmp_path / "safety.mjs"
+    program.write_text(_SAFETY, encoding="utf-8")
+    async with await asyncio.start_server(end, "127.0.0.1", 0) as server:
+        facts = {
+            "url": place.url,
+            "client_id": caller.client.id,
+            "client_secret": SECRET,
+            "subject": agent.token,
+            "dist": str(dist),
+            "ending": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/",
+        }
+        said = json.loads(await run_node(tmp_path, str(program), PLACE=json.dumps(facts)))
+    assert said["stolen"] == []
+    assert (said["exchange"], said["administration"], said["account"]) == (307, 307, 307)
+    assert said["nobody"].startswith("whose token?")
+    assert said["person"] == "channels:history"  # the twin
+    assert said["path"] == '".." isn\'t an ID'
+    assert (said["fresh"], said["again"]) == (400, 400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -100,22 +101,27 @@ class KeptTokens:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, UpstreamToken] = OrderedDict()
+        self._lock = threading.Lock()
 
     def find(self, request: TokenRequest) -> UpstreamToken | None:
         """A token that still works for a while. Tokens without an end are never kept."""
-        found = self._kept.get(request.key())
-        if found is None or found.expires_at is None or found.expires_at - _MARGIN <= time.time():
-            return None
-        self._kept.move_to_end(request.key())
-        return found
+        with self._lock:
+            found = self._kept.get(request.key())
+            if found is None or found.expires_at is None or found.expires_at - _MARGIN <= time.time():
+                return None
+            self._kept.move_to_end(request.key())
+            return found
 
     def keep(self, request: TokenRequest, token: UpstreamToken) -> UpstreamToken:
         """Keep the token, and return it."""
-        self._kept[request.key()] = token
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[request.key()] = token
+            self._kept.move_to_end(request.key())
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
         return token
 
     def forget(self, request: TokenRequest) -> None:
         """Drop the token, so that the vault is asked again next time."""
-        self._kept.pop(request.key(), None)
+        with self._lock:
+            self._kept.pop(request.key(), None)

@@ -32,8 +32,8 @@ def acting_for(subject: str) -> Generator[None]:
 
 
 def _subject_of(given: str | None) -> str:
-    found = given or _subject.get()
-    if found is None:
+    found = _subject.get() if given is None else given  # an empty one is a mistake, not the surrounding person
+    if not found:
         raise LookupError("whose token? Pass subject=ACCESS_TOKEN, or work within `acting_for(ACCESS_TOKEN)`")
     return found
 
@@ -53,6 +53,7 @@ class _Client:
     def _read(self, request: TokenRequest, answer: httpx2.Response) -> UpstreamToken:
         content: object = answer.json() if "json" in answer.headers.get("content-type", "") else None
         if answer.status_code != 200 or not isinstance(content, dict):
+            self._kept.forget(request)
             raise refusal_of(answer.status_code, content, retry_after=answer.headers.get("retry-after"))
         return self._kept.keep(request, token_of(content, now=time.time()))
 

@@ -58,7 +58,7 @@ export class Vault {
   /** A token of the person's account at a provider. Throws VaultRefused, or ConnectionNeeded with a link. */
   async token(audience: string, options: TokenOptions = {}): Promise<UpstreamToken> {
     const subject = options.subject ?? subjects.getStore();
-    if (subject === undefined) throw new Error("whose token? Pass `subject`, or work within `actingFor`");
+    if (!subject) throw new Error("whose token? Pass `subject`, or work within `actingFor`");
     const form = new URLSearchParams({
       grant_type: EXCHANGE,
       subject_token: subject,
@@ -78,7 +78,10 @@ export class Vault {
     const ask = this.#credentials.fetch ?? fetch;
     const answer = await ask(`${this.url}/token`, { method: "POST", body: form, headers, redirect: "manual" });
     const content = (await answer.json().catch(() => ({}))) as Record<string, unknown>;
-    if (!answer.ok) throw refusalOf(answer, content);
+    if (!answer.ok) {
+      this.#kept.delete(key);
+      throw refusalOf(answer, content);
+    }
     const token: UpstreamToken = {
       value: String(content.access_token),
       scopes: String(content.scope ?? "").split(" ").filter(Boolean),
