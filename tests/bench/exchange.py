@@ -1,11 +1,12 @@
-"""Token exchange and refreshes, compared with refreshes of oidc-provider, Authlib, and django-oauth-toolkit.
+"""Token exchange and refreshes, compared with token endpoints of oidc-provider, Authlib, and django-oauth-toolkit.
 
     python -m tests.bench.exchange [--rounds N] [--calls N] [--json]
 
 They run one after another in each round. The vault exchanges the same subject token each time, a different one each
 time, and one for a proxy handle; and it redeems a different refresh token each time. oidc-provider keeps everything in
-memory and issues JWTs signed with ES256. Authlib on Flask also keeps everything in memory, and django-oauth-toolkit
-uses SQLite; both issue opaque tokens. None of them rotates refresh tokens.
+memory and refreshes to JWTs signed with ES256. Authlib on Flask and gunicorn also keeps everything in memory and issues
+such JWTs for client credentials. django-oauth-toolkit uses SQLite and refreshes to opaque tokens. No refresh token
+rotates at these.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ from tests.support.foreign.foreign import FOLDER, node
 
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 SECRET = "s" * 43
+CREDENTIALS = {"client_id": "bench", "client_secret": SECRET}
 PEER = "oidc-provider, refresh_token"
-AUTHLIB = "Authlib on Flask, refresh_token"
+AUTHLIB = "Authlib on Flask, client_credentials"
 TOOLKIT = "django-oauth-toolkit, refresh_token"
 EXCHANGE = "exchange, same subject token"
 WANTED = {  # our CPU time over the peer's
@@ -90,16 +92,17 @@ def start_peer(*, core: int) -> Kind:
 
 
 def start_authlib(*, core: int) -> Kind:
-    """Start Authlib on Flask with one refresh token."""
+    """Start Authlib on Flask with one client."""
     port = free_port()
     process = start("tests.bench.servers.authlib_flask", str(port), SECRET, core=core, python=PEERS)
-    return _refresh_kind(AUTHLIB, Contender("Authlib on Flask", process, port))
+    request = request_bytes(port, {**CREDENTIALS, "grant_type": "client_credentials", "scope": "read"})
+    return Kind(AUTHLIB, Contender("Authlib on Flask", process, port), lambda _: request)
 
 
 def _refresh_kind(name: str, server: Contender) -> Kind:
     """Refreshes with the one token that the server printed."""
-    form = {"grant_type": "refresh_token", "client_id": "bench", "client_secret": SECRET}
-    request = request_bytes(server.port, form | {"refresh_token": first_word(server.process)})
+    form = {**CREDENTIALS, "grant_type": "refresh_token", "refresh_token": first_word(server.process)}
+    request = request_bytes(server.port, form)
     return Kind(name, server, lambda _: request)
 
 
@@ -108,7 +111,7 @@ def start_toolkit(folder: Path, *, core: int) -> Kind:
     port = free_port()
     process = start("tests.bench.servers.toolkit", str(port), str(folder), SECRET, core=core)
     assert process.stdout is not None
-    form = {"grant_type": "refresh_token", "client_id": "bench", "client_secret": SECRET}
+    form = {**CREDENTIALS, "grant_type": "refresh_token"}
     tokens = process.stdout.readline().split()
     turns = itertools.cycle([request_bytes(port, form | {"refresh_token": one}, path="/token/") for one in tokens])
     return Kind(TOOLKIT, Contender("django-oauth-toolkit", process, port), lambda _: next(turns))

@@ -111,7 +111,7 @@ async def neighbors(folder: Path, *, rounds: int, calls: int) -> tuple[Mapping[s
         with set_variable(TOKENS, str((rounds + 1) * max(calls, 400) + 8)):
             (folder / "many").mkdir()
             many = add_to(running, start_vault(folder / "many", upstream))
-        floor = other("tests.bench.servers.floor")
+        floor = other("tests.bench.servers.floor", str(folder), has_token=True)
         with set_variable("FASTMCP_HOME", str(folder / "fastmcp")):
             memory, shipped = (
                 other("tests.bench.servers.oauth_proxy", store, has_token=True) for store in ("memory", "files")
@@ -122,7 +122,7 @@ async def neighbors(folder: Path, *, rounds: int, calls: int) -> tuple[Mapping[s
         plain, ours = way(bare, [None]), way(vault, [vault.token])
         pairs = {
             "bare MCP server, new token each call": Pair(plain, way(many, start_tokens(many)), 1.75),
-            "ASGI application, same call": Pair(way(floor, [None]), ours, 3.0),
+            "ASGI application, same chain": Pair(way(floor, [floor.token]), ours, 3.0),
             "FastMCP OAuthProxy, in memory": Pair(way(memory, [memory.token]), ours, 0.55),
             "FastMCP OAuthProxy, as shipped": Pair(way(shipped, [shipped.token]), ours, 0.20),
             "ContextForge, tool over REST": Pair(raw(gateway, over_rest(gateway)), ours, 0.06),

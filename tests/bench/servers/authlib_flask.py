@@ -1,23 +1,23 @@
-"""Authlib's authorization server on Flask with one confidential client and one refresh token, which is printed.
+"""Authlib's authorization server on Flask with one confidential client, as gunicorn serves it with one worker.
 
-`PYTHON -m tests.bench.servers.authlib_flask PORT SECRET`, with the Python of the environment of `make sdk-peers`.
-Everything is in memory, secrets aren't hashed, and refresh tokens aren't rotated: the least work for a refresh.
+`PYTHON -m tests.bench.servers.authlib_flask PORT SECRET`, with the Python of the environment of `make sdk-peers`. It
+answers `client_credentials` with access tokens of RFC 9068, signed with ES256. Everything is in memory, the key is kept
+parsed, secrets aren't hashed, and nothing is stored.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 
-import uvicorn
 from authlib.integrations.flask_oauth2 import AuthorizationServer
-from authlib.oauth2.rfc6749 import ClientMixin, TokenMixin, grants
+from authlib.oauth2.rfc6749 import ClientMixin, grants
+from authlib.oauth2.rfc9068 import JWTBearerTokenGenerator
 from flask import Flask, Response
+from gunicorn.app.base import BaseApplication
+from joserfc.jwk import ECKey
 
 PORT, SECRET = int(sys.argv[1]), sys.argv[2]
-REFRESH = "refresh-bench"
-issued: dict[str, dict[str, object]] = {}
 
 
 class Client(ClientMixin):
@@ -38,56 +38,32 @@ class Client(ClientMixin):
         return method == "client_secret_post"
 
     def check_grant_type(self, grant_type: str) -> bool:
-        return grant_type == "refresh_token"
+        return grant_type == "client_credentials"
 
 
-class Token(TokenMixin):
-    """What the refresh token stands for."""
-
-    def check_client(self, client: ClientMixin) -> bool:
-        return client is CLIENT
-
-    def get_scope(self) -> str:
-        return "read"
-
-    def get_expires_in(self) -> int:
-        return 3600
-
-    def is_expired(self) -> bool:
-        return False
-
-    def is_revoked(self) -> bool:
-        return False
+CLIENT = Client()
+KEY = ECKey.generate_key("P-256")
 
 
-CLIENT, TOKEN = Client(), Token()
-
-
-class Refresh(grants.RefreshTokenGrant):
-    """The grant, without rotation."""
+class ClientCredentials(grants.ClientCredentialsGrant):
+    """The grant, for clients that post their secret."""
 
     TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_post",)
 
-    def authenticate_refresh_token(self, refresh_token: str) -> Token | None:
-        return TOKEN if refresh_token == REFRESH else None
 
-    def authenticate_user(self, refresh_token: Token) -> str:
-        return "person"
+class SignedTokens(JWTBearerTokenGenerator):
+    """Tokens signed with the one key."""
 
-    def revoke_old_credential(self, refresh_token: Token) -> None:
-        issued.clear()  # so that memory doesn't grow; no rotation
-
-
-def save_token(token: dict[str, object], request: object) -> None:
-    """Keep the issued token."""
-    issued[str(token["access_token"])] = token | {"issued_at": int(time.time())}
+    def get_jwks(self) -> ECKey:
+        return KEY
 
 
 def app() -> Flask:
     """The application with its token endpoint."""
     application = Flask("bench")
-    server = AuthorizationServer(application, query_client=lambda _: CLIENT, save_token=save_token)
-    server.register_grant(Refresh)
+    server = AuthorizationServer(application, query_client=lambda _: CLIENT, save_token=lambda _token, _request: None)
+    server.register_grant(ClientCredentials)
+    server.register_token_generator("default", SignedTokens(f"http://127.0.0.1:{PORT}", alg="ES256"))
 
     @application.post("/token")
     def token() -> Response:
@@ -96,17 +72,18 @@ def app() -> Flask:
     return application
 
 
+class Server(BaseApplication):
+    """gunicorn with one worker, whose threads keep connections open."""
+
+    def load_config(self) -> None:
+        options = {"bind": f"127.0.0.1:{PORT}", "worker_class": "gthread", "threads": 8, "keepalive": 600}
+        for name, value in (options | {"loglevel": "warning", "timeout": 600}).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        return app()
+
+
 if __name__ == "__main__":
     os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"  # plain HTTP on loopback
-    print(REFRESH, flush=True)
-    uvicorn.run(
-        app(),
-        host="127.0.0.1",
-        port=PORT,
-        interface="wsgi",
-        http="httptools",
-        loop="uvloop",
-        log_level="warning",
-        access_log=False,
-        timeout_keep_alive=600,
-    )
+    Server().run()

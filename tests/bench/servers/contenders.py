@@ -26,16 +26,24 @@ CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that it started, by their ids."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for task in tasks for child in task.read_text(encoding="ascii").split()]
+    return [pid, *(one for child in children for one in family(child))]
+
+
 def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process so far (schedstat, nanoseconds)."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
+    """CPU time so far of all threads of a process and of those that it started (schedstat, nanoseconds)."""
+    tasks = [task for one in family(pid) for task in Path(f"/proc/{one}/task").iterdir()]
     return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
 
 
 def memory_mb(pid: int, kind: str) -> float:
-    """Memory of a process in MB: `Pss`, shared pages divided among their users, or `Rss`, shared pages included."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) / 1024
+    """Memory in MB, with what it started: `Pss` divides shared pages among their users, `Rss` counts them whole."""
+    files = [Path(f"/proc/{one}/smaps_rollup").read_text(encoding="ascii") for one in family(pid)]
+    lines = [line for file in files for line in file.splitlines() if line.startswith(f"{kind}:")]
+    return sum(int(line.split()[1]) for line in lines) / 1024
 
 
 @dataclass
