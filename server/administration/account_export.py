@@ -14,22 +14,26 @@ from dataclasses import dataclass, field, replace
 
 from server.administration.actor import Actor
 from server.administration.sealed_files import FORMAT, seal
-from vault import connections, users
+from vault import connections, groups, users
 from vault.audit import audit
 from vault.backup.exports import HeldTokens, open_tokens
+from vault.groups import Group
 from vault.records import Connection, ConnectionState, User
 
 BATCH = 500  # events per transaction
+_GROUPS = 500  # per page
 DEAD = "its owner must reconnect it first"
 BUSY = "is being refreshed: export again in a minute"
 SHUT = "its tokens can't be opened"
+SHARED = "it belongs to a group: connect it again in the other vault, and give it to the group there"
+ENDING = "nothing renews its access token: its owner must connect it again in the other vault"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedAccount:
     """One account and its tokens; `obstacle` is the reason if it is left out."""
 
-    owner: User
+    owner: User | Group
     connection: Connection
     tokens: HeldTokens | None = field(repr=False, default=None)
     obstacle: str = ""
@@ -38,8 +42,14 @@ class ExportedAccount:
 async def collect(
     actor: Actor, *, person: User | None = None, provider: str | None = None
 ) -> tuple[ExportedAccount, ...]:
-    """The live accounts of everyone or one person, at all providers or one. Records nothing yet."""
-    return tuple([one async for one in _walk(actor, person=person, provider=provider)])
+    """The live accounts of everyone or one person, at all providers or one. Records nothing yet.
+
+    Without a person, names the accounts of groups, too, which are left out.
+    """
+    found = [one async for one in _walk(actor, person=person, provider=provider)]
+    if person is None:
+        found += [one async for one in _walk_groups(actor, provider=provider)]
+    return tuple(found)
 
 
 async def _walk(actor: Actor, *, person: User | None, provider: str | None) -> AsyncGenerator[ExportedAccount]:
@@ -54,6 +64,18 @@ async def _walk(actor: Actor, *, person: User | None, provider: str | None) -> A
                 yield await _read(actor, owner, one)
 
 
+async def _walk_groups(actor: Actor, *, provider: str | None) -> AsyncGenerator[ExportedAccount]:
+    reader, after = actor.deployment.database, ""
+    while True:
+        page, after = await groups.list_page(reader, after=after, limit=_GROUPS)
+        for group in page:
+            for one in await connections.list_connections(reader, group.id):
+                if provider in {None, one.provider}:
+                    yield ExportedAccount(group, one, obstacle=SHARED)
+        if not after:
+            return
+
+
 async def _only(person: User) -> AsyncGenerator[tuple[User, ...]]:
     yield (person,)
 
@@ -64,7 +86,11 @@ async def _read(actor: Actor, owner: User, connection: Connection) -> ExportedAc
     if connection.is_ambiguous:
         return ExportedAccount(owner, connection, obstacle=BUSY)
     tokens = await open_tokens(actor.deployment.database, actor.deployment.keys, connection)
-    return ExportedAccount(owner, connection, tokens, obstacle=SHUT if tokens is None else "")
+    if tokens is None:
+        return ExportedAccount(owner, connection, obstacle=SHUT)
+    if tokens.refresh_token is None and connection.access_expires_at is not None:
+        return ExportedAccount(owner, connection, obstacle=ENDING)
+    return ExportedAccount(owner, connection, tokens)
 
 
 async def export(actor: Actor, accounts: Sequence[ExportedAccount], *, recipients: tuple[str, ...]) -> bytes:

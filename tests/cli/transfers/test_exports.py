@@ -9,6 +9,8 @@ from pathlib import Path
 import pyrage
 import pytest
 
+from server.administration import group_accounts, groups
+from server.administration.actor import Actor
 from tests.cli.transfers.configured_vault import ConfiguredVault, token_of
 from tests.support.accounts import open_account
 from tests.support.rooms.mcp_room import SLACK
@@ -116,6 +118,44 @@ async def test_an_account_that_must_be_reconnected_or_cannot_be_opened_is_named_
         await place.deployment.keys.destroy_connection_key(transaction, account.id)
     shut = await place.run_command("export", tmp_path / "shut", *wanted)
     assert (shut.exit_code, "its tokens can't be opened" in shut.output) == (1, True), shut.output
+
+
+async def test_an_account_of_a_group_is_named_and_left_out(
+    place: ConfiguredVault, tmp_path: Path, key: tuple[Path, str]
+) -> None:
+    person, _ = await with_account(place)
+    (own,) = await place.list_connections(person)
+    operator = Actor(place.deployment, None, "command_line")
+    group = await groups.create(operator, "Accounting")
+    wanted = ("--to", key[1], "--yes")
+    assert "Accounting" not in (await place.run_command("export", tmp_path / "before", *wanted)).output  # the twin
+    given = await group_accounts.give(operator, person, own.id, group, reads_only=False, asks_writes=False)
+    await with_account(place)
+    done = await place.run_command("export", tmp_path / "all", *wanted)
+    assert f"left out: Accounting, slack {given.label}: it belongs to a group" in done.output.replace("\n", " ")
+    assert done.exit_code == 1
+    assert (
+        "Accounting"
+        not in (await place.run_command("export", tmp_path / "google", *wanted, "--provider", "google")).output
+    )
+    other, _ = await with_account(place)
+    assert (await place.run_command("export", tmp_path / "own", *wanted, "--person", other.name)).exit_code == 0
+
+
+async def test_a_token_that_ends_and_that_nothing_renews_is_left_out(
+    place: ConfiguredVault, tmp_path: Path, key: tuple[Path, str]
+) -> None:
+    person, _ = await with_account(place)
+    (own,) = await place.list_connections(person)
+    assert own.access_expires_at is not None
+    change = "update connections set refresh_sealed = null, access_expires_at = :at where id = :id"
+    wanted = ("--to", key[1], "--person", person.name, "--yes")
+    for name, at, number in (("ending", place.deployment.now() + 3600, 1), ("lasting", None, 0)):
+        async with place.deployment.transaction() as transaction:
+            await transaction.execute(change, {"id": own.id, "at": at})
+        done = await place.run_command("export", tmp_path / name, *wanted)
+        assert done.exit_code == number, done.output
+        assert ("nothing renews its access token" in done.output.replace("\n", " ")) is bool(number)
 
 
 async def test_an_end_that_no_database_holds_is_the_last_that_one_does(
