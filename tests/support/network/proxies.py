@@ -110,7 +110,7 @@ def caddy(folder: Path, authority: Authority, ports: Ports) -> Command:
     """`Caddyfile`, with the test's certificate instead of one from the internet."""
     site = put(
         (SHIPPED / "Caddyfile").read_text(encoding="utf-8"),
-        {"\treverse_proxy": f"\ttls {authority.certificate} {authority.key}\n\treverse_proxy"},
+        {"{$VAULT_HOST} {\n": f"{{$VAULT_HOST}} {{\n\ttls {authority.certificate} {authority.key}\n"},
     )
     options = f"{{\n\tadmin off\n\thttp_port {ports.plain}\n\thttps_port {ports.tls}\n\tdefault_bind 127.0.0.1\n}}\n"
     (folder / "Caddyfile").write_text(options + site, encoding="utf-8")
