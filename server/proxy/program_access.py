@@ -24,6 +24,7 @@ from providers.definitions.model import Provider, Rule
 from providers.definitions.unruled_calls import ANY_CALL
 from server.connecting.agent_refusals import AgentRefusal, tell
 from server.deployment import Deployment
+from server.errors import as_sentence
 from server.proxy.program_hosts import ApiAddress
 from server.proxy.refusals import no_rule, refusal_of, upstream_unauthorized
 from server.proxy.wire import ProxyRefused, query_pairs
@@ -233,7 +234,10 @@ class ProgramAccess:
 
     async def unknown_account(self) -> str | None:
         """The text for a name from the command line that matches no connected account."""
-        usable = await self._usable(self._deployment.now())
+        return self.problem_of_names(await self._usable(self._deployment.now()))
+
+    def problem_of_names(self, usable: Sequence[Connection]) -> str | None:
+        """The same for accounts that were looked up."""
         missing = [name for name in self._accounts if not any(_is_named(one, name) for one in usable)]
         if not missing:
             return None
@@ -258,10 +262,13 @@ class ProgramAccess:
     async def _find_allowed(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice | None:
         """The account that this agent may use for the call; None if it must ask. Raises ProxyRefused."""
         now, user = self._deployment.now(), self._principal.user_id
+        usable = await self._usable(now)
+        if (problem := self.problem_of_names(usable)) is not None:  # otherwise another account might take its place
+            raise ProxyRefused("account_required", as_sentence(problem), kind="forbidden")
         held = await delegations.list_for_client(self._deployment.database, user, client_id=self._principal.client_id)
         live = {one.connection_id: one for one in held if one.is_live(now)}
         chosen: list[tuple[AccountChoice, Connection]] = []
-        for address, connection in self._pairs(found, await self._usable(now)):
+        for address, connection in self._pairs(found, usable):
             if connection.id not in live:
                 continue
             provider = self._deployment.catalog.provider(address.provider)

@@ -121,7 +121,7 @@ class RemotePrograms:
         found = hosts.find(call.host, call.port, call.path)
         named = found or hosts.at(call.host, call.port)
         try:
-            access = await self._access(agent, call)
+            access = self._access(agent, call)
             wanted = WantedCall(call.method, call.path, call.query.encode("latin-1"), call.operation)
             chosen = await access.choose(found, wanted)
             await access.check_place(chosen)
@@ -130,7 +130,7 @@ class RemotePrograms:
             refused = error
             if isinstance(refused, VaultError):
                 refused = await refusals.of_vault(self._deployment, refused, handle=None)
-            provider = self._deployment.catalog.get(named[0].provider) if named else None
+            provider = next((self._deployment.catalog.get(one.provider) for one in named), None)
             told = self._count(agent, refused, place=agent_place if named else host_place)
             if not named and told is refused:
                 note_host(self._deployment, agent.principal, call.host, call.port, code=HOST_REFUSED)
@@ -220,14 +220,10 @@ class RemotePrograms:
             raise refused from error
         return answer.access_token, answer.expires_in or 0
 
-    async def _access(self, agent: _Agent, run: RemoteRun) -> ProgramAccess:
-        """The access object for this token, which reuses valid handles. Raises ProxyRefused."""
+    def _access(self, agent: _Agent, run: RemoteRun) -> ProgramAccess:
+        """The access object for this token, which reuses valid handles."""
         who = agent.principal
         key = who.user_id, who.client_id, who.token_id, tuple(sorted(run.accounts))
-        if key not in self._opened and run.accounts:
-            problem = await self._new_access(agent, run).unknown_account()
-            if problem is not None:
-                raise ProxyRefused("account_required", as_sentence(problem), kind="forbidden")
         if key not in self._opened:
             own = [one for one in self._opened if one[:2] == key[:2]]
             if len(own) >= _MOST_OF_AGENT:

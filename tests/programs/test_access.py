@@ -88,6 +88,17 @@ async def test_a_name_chooses_between_accounts_of_two_providers_at_one_host(room
                 assert (await access.choose(found, call)).connection_id == expected.id
 
 
+async def test_no_other_account_takes_the_place_of_a_named_one(room: ProgramRoom) -> None:
+    found, call = calls("/repos/octo/hello")
+    async with room.access("work") as access:
+        async with connect_another(room, "work") as work:
+            await room.allow(READ, connection=work)
+            assert (await access.choose(found, call)).connection_id == work.id
+        assert await code_of(access.choose(found, call)) == "account_required", "alice isn't who was named"
+    async with room.access() as access:
+        assert (await access.choose(found, call)).connection_id == room.account.id
+
+
 async def test_a_name_that_matches_nothing_is_refused_before_the_start(room: ProgramRoom) -> None:
     deployment = room.vault.deployment
 

@@ -63,20 +63,18 @@ async def test_the_oldest_access_makes_room_for_another(tmp_path: Path, monkeypa
         assert client is not None
         programs = remote_programs.RemotePrograms(deployment)
 
-        async def access(user: str, token: str) -> ProgramAccess:
+        def access(user: str, token: str) -> ProgramAccess:
             principal = replace(room.principal, user_id=user, token_id=token)
-            return await programs._access(
-                remote_programs._Agent(principal, client, "127.0.0.1", token, None), RemoteRun()
-            )
+            return programs._access(remote_programs._Agent(principal, client, "127.0.0.1", token, None), RemoteRun())
 
-        a1, a2 = await access("a", "1"), await access("a", "2")
-        assert await access("a", "1") is a1, "now the other one is the oldest"
-        await access("a", "3")
-        assert await access("a", "1") is a1
-        assert await access("a", "2") is not a2
-        b1, c1 = await access("b", "1"), await access("c", "1")
-        assert (await access("b", "1"), await access("c", "1")) == (b1, c1)
-        await access("d", "1")
-        assert await access("b", "1") is b1
-        assert await access("c", "1") is c1
-        assert await access("a", "1") is not a1, "the oldest of all"
+        a1, a2 = access("a", "1"), access("a", "2")
+        assert access("a", "1") is a1, "now the other one is the oldest"
+        access("a", "3")
+        assert access("a", "1") is a1
+        assert access("a", "2") is not a2
+        b1, c1 = access("b", "1"), access("c", "1")
+        assert (access("b", "1"), access("c", "1")) == (b1, c1)
+        access("d", "1")
+        assert access("b", "1") is b1
+        assert access("c", "1") is c1
+        assert access("a", "1") is not a1, "the oldest of all"

@@ -18,6 +18,7 @@ from server.programs.wire import Exchange
 from server.proxy.program_access import READING, AccountChoice, ProgramAccess, WantedCall, reads
 from server.proxy.program_hosts import HOST_REFUSED, ApiAddress, HostMap, note_host
 from server.proxy.wire import ProxyRefused
+from vault.records import Connection
 from vault.refusals import ConnectionRequired, DelegationRequired
 from vault.spans import REQUEST_ID
 
@@ -46,6 +47,10 @@ class _TurnAccess(ProgramAccess):
         except (ConnectionRequired, DelegationRequired) as missing:
             self.missing = missing
             raise
+
+    def problem_of_names(self, usable: Sequence[Connection]) -> str | None:
+        """None, because the account name of an MCP server only chooses between several accounts."""
+        return None
 
     def rules_for(self, provider: Provider, address: ApiAddress, call: WantedCall) -> list[Rule]:
         """A tool that only reads gets only reading scopes; the call's body selects among the rules later."""
