@@ -135,7 +135,7 @@ class Proxy:
                 return "client_gone"
             if isinstance(incoming.broken, ProxyRefused):
                 refused = incoming.broken
-            elif isinstance(incoming.broken, VaultError | OAuthError):
+            elif isinstance(incoming.broken, VaultError):
                 refused = await refusals.of_vault(self._deployment, incoming.broken, handle=incoming.handle)
             else:
                 refused = refusals.of_http(error, is_write=incoming.judged_method != "GET")
@@ -337,7 +337,7 @@ class Proxy:
         length = None if "transfer-encoding" in incoming.fields else incoming.fields.get("content-length")
         looked, more = time.monotonic(), True
         while more:
-            part, more = await self._part(incoming, limit=limit)
+            part, more = await self._part(incoming, limit=limit, is_kept=False)
             is_last = not more if length is None else bool(part) and incoming.sent >= int(length)
             if is_last or time.monotonic() - looked >= _LOOK_EVERY:
                 await self._look_again(incoming, call, is_last=is_last)
@@ -359,11 +359,11 @@ class Proxy:
             is_whole = standing.is_own or not is_last or self._deployment.vault.policy_check is not None
             if not (is_same and is_whole):
                 await self._exchange(incoming, call, standing)
-        except (VaultError, OAuthError, ProxyRefused) as error:
+        except (VaultError, ProxyRefused) as error:
             incoming.broken = error
             raise
 
-    async def _part(self, incoming: ProxyRequest, *, limit: int, is_kept: bool = False) -> tuple[bytes, bool]:
+    async def _part(self, incoming: ProxyRequest, *, limit: int, is_kept: bool) -> tuple[bytes, bool]:
         """The body's next part, and whether there is more.
 
         Raises ClientDisconnect, or ProxyRefused past the limit and for one that can't be unpacked.

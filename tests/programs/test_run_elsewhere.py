@@ -218,6 +218,8 @@ async def test_the_endpoints_want_a_token_and_forms_that_they_know(there: Elsewh
     )
     for wrong in wrongs:
         assert (await ask(there, f"Bearer {token}", changes=wrong)).status_code == 400, wrong
+    for known, status in (({"accounts": ["alice"]}, 200), ({"more": 1}, 400)):
+        assert (await ask(there, f"Bearer {token}", at=HOSTS, changes=known)).status_code == status
     async with httpx2.AsyncClient(timeout=30) as http:
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         for length, status in ((65_536, 200), (65_537, 400)):
@@ -367,7 +369,7 @@ async def ask(
 ) -> httpx2.Response:
     """The honest request for a call, with changes."""
     headers = {name: value for name, value in (("authorization", authorization), ("dpop", dpop)) if value}
-    body = {} if at == HOSTS else CALL | dict(changes)
+    body = dict(changes) if at == HOSTS else CALL | dict(changes)
     async with httpx2.AsyncClient(timeout=30) as http:
         return await http.post(f"{there.room.vault.url}{at}", json=body, headers=headers)
 

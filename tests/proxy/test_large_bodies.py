@@ -56,9 +56,9 @@ async def put(handle: ProxyHandle, body: object, headers: dict[str, str] = JSON)
 
 
 async def test_a_file_is_judged_up_to_the_limit_and_a_refusal_names_the_setting(room: ProxyRoom) -> None:
-    handle = await writer(room)
-    for size, refusal in ((3 * MIB, None), (4 * MIB, "unknown_parameter")):
-        answer = await put(handle, file_of(size))
+    handle, around = await writer(room), len(file_of(0))
+    for size, refusal in ((4 * MIB, None), (4 * MIB + 1, "unknown_parameter")):
+        answer = await put(handle, file_of(size - around))
         assert answer.headers.get("token-vault-refusal") == refusal, answer.text
     assert "proxy.read_limit" in answer.text
     wider = json.loads(file_of(2 * MIB)) | {"unknown": 1}

@@ -122,8 +122,9 @@ async def test_a_body_streams_and_arrives_whole(upstream: Upstream, handle: Prox
         while more:
             message = await receive()
             size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+        announced = dict(scope["headers"]).get(b"content-length", b"none")
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": str(size).encode()})
+        await send({"type": "http.response.body", "body": b"%d of %s" % (size, announced)})
 
     async def pieces(number: int) -> AsyncGenerator[bytes]:
         for _ in range(number):
@@ -131,8 +132,8 @@ async def test_a_body_streams_and_arrives_whole(upstream: Upstream, handle: Prox
 
     upstream.answer = answer_with_size
     headers = {"content-type": "application/octet-stream"}
-    assert (await handle.call(content=pieces(20), headers=headers)).text == "200000"
-    assert (await handle.call(content=b"x" * 200_000, headers=headers)).text == "200000"
+    assert (await handle.call(content=pieces(20), headers=headers)).text == "200000 of none"
+    assert (await handle.call(content=b"x" * 200_000, headers=headers)).text == "200000 of 200000"
     assert (await handle.call(content=pieces(40), headers=headers)).status_code == 413
     assert (await handle.call(content=b"x" * 400_000, headers=headers)).status_code == 413
 
@@ -180,6 +181,7 @@ async def test_a_provider_that_hangs_costs_the_deadline_and_no_more(
         assert "may have been carried out" in answer.json()["title"]
         (event,) = await room.events(handle)
         assert (event.outcome, event.details["code"]) == ("failed", "timeout")
+        assert 1000 <= int(str(event.details["milliseconds"])) < 60_000
 
 
 async def test_a_client_that_leaves_ends_the_providers_answer(
@@ -250,6 +252,34 @@ async def test_a_call_that_the_end_of_the_process_stops_is_recorded_as_such(
         await call
     (event,) = await room.events(handle)
     assert (event.outcome, event.details["code"], sent) == ("failed", "interrupted", [])
+
+
+async def test_a_defect_of_ours_is_told_without_its_cause(room: ProxyRoom) -> None:
+    handle = await room.ready()
+    path = urlsplit(handle.base()).path + "/chat.postMessage"
+    sent: list[Message] = []
+    headers = {"authorization": f"Bearer {handle.value}", "content-type": "application/json", "content-length": "2"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+
+    async def receive() -> Message:
+        raise RuntimeError("the-cause")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await Proxy(room.vault.deployment)(scope, receive, send)
+    start, body = sent
+    assert (start["status"], json.loads(body["body"])["code"]) == (500, "internal_error")
+    assert b"the-cause" not in body["body"]
+    (event,) = await room.events(handle)
+    assert (event.outcome, event.details["code"]) == ("failed", "internal_error")
 
 
 async def outcome(room: ProxyRoom, handle: ProxyHandle) -> object:

@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import shutil
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import httpx2
 import pytest
 
 from providers.definitions.catalog import SHELF, read_provider
+from server.runtime.rate_limits import agent_place
 from tests.generating.documentation import DOCS
 from tests.support.doubles.scripted_server import Reply
 from tests.support.rooms.proxy_room import (
@@ -408,6 +410,32 @@ async def test_a_provider_that_switches_protocols_is_not_followed(room: ProxyRoo
     for raw_answer, status in ((switching, 502), (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 200)):
         room.provider.answer = lambda _, raw_answer=raw_answer: Reply(raw=raw_answer)
         assert (await handle.call("GET", "/conversations.list")).status_code == status
+
+
+async def test_what_has_no_answer_may_have_been_carried_out_if_it_writes(room: ProxyRoom, handle: ProxyHandle) -> None:
+    room.provider.answer = lambda _: Reply(raw=b"")
+    for method, path, said in (
+        ("GET", "/conversations.list", "Nothing was changed"),
+        ("POST", "/chat.postMessage", "may have been carried out"),
+    ):
+        answer = await handle.call(method, path)
+        assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "upstream_unavailable")
+        assert said in answer.text
+
+
+async def test_refused_calls_have_a_limit_and_failed_ones_do_not_count(room: ProxyRoom) -> None:
+    handle, other = await room.ready(), await room.ready()
+    who, budgets = handle.agent.principal, room.vault.deployment.budgets
+    while not budgets.spend(who.user_id, agent_place(who.client_id), now=time.monotonic() + 600):
+        pass
+    limited = await handle.call("POST", "/nothing")
+    assert (limited.status_code, limited.json()["code"]) == (429, "rate_limited")
+    assert int(limited.headers["retry-after"]) > 0
+    assert (await other.call("POST", "/nothing")).status_code == 403
+    room.provider.answer = lambda _: Reply(raw=b"")
+    assert (await handle.call(json={})).json()["code"] == "upstream_unavailable"
+    room.provider.answer = post_reply
+    assert (await handle.call(json={})).status_code == 200
 
 
 async def test_the_portals_cookie_is_refused_and_others_are_cut(room: ProxyRoom, handle: ProxyHandle) -> None:
