@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+AGAIN = 5  # seconds after which something that takes a moment is tried again
+
 
 class VaultError(Exception):
     """Base class of all refusals; never raised itself."""
@@ -192,7 +194,7 @@ class TemporarilyUnavailable(VaultError):
 
     code = "temporarily_unavailable"
 
-    def __init__(self, description: str, *, retry_after: int, detail: str = "") -> None:
+    def __init__(self, description: str, *, retry_after: int = AGAIN, detail: str = "") -> None:
         super().__init__(description, detail=detail)
         self.retry_after = retry_after
 

@@ -18,7 +18,7 @@ from vault.records import ConnectionState
 from vault.refresh import attempts, leases, takeover
 from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refresh.refresh_request import needs_reauth, open_refresh_token, pause_for
+from vault.refresh.refresh_request import BROKEN_PAUSE, needs_reauth, open_refresh_token, pause_for
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.storage.database import Transaction
 from vault.upstream import NotRenewed, NotSent, Refusal, Silent, TokenAnswer, UpstreamError, VouchedAccess
@@ -141,7 +141,7 @@ async def _by_refresh_token(
             pause_for(vault, identity, request=_any_use(identity), refused=refused)
             raise refused
         case None | NotSent() | Silent():
-            raise TemporarilyUnavailable(text, retry_after=5)
+            raise TemporarilyUnavailable(text)
         case _:
             return outcome
 
@@ -215,5 +215,5 @@ def _no_longer(facts: ConnectionFacts) -> TemporarilyUnavailable:
     return TemporarilyUnavailable(
         f"This vault's settings no longer have identity assertions for {facts.provider}. Ask an admin to set them up, "
         "or connect the account yourself.",
-        retry_after=60,
+        retry_after=BROKEN_PAUSE,
     )

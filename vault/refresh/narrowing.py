@@ -113,9 +113,7 @@ class Narrower:
                 raise refused
             case Silent():
                 raise TemporarilyUnavailable(
-                    f"{facts.provider} didn't answer. The account stays connected.",
-                    retry_after=2,
-                    detail=outcome.reason,
+                    f"{facts.provider} didn't answer. The account stays connected.", detail=outcome.reason
                 )
             case _:
                 assert_never(outcome)

@@ -11,7 +11,6 @@ import asyncio
 import hmac
 import logging
 from dataclasses import field, replace
-from enum import Enum, auto
 from typing import assert_never
 
 from vault import connections, endings
@@ -26,7 +25,7 @@ from vault.refresh.journal import JOURNAL, JournalEntry, write_answer
 from vault.refresh.leases import ConnectionFacts, Lease, SealedAnswer
 from vault.refresh.rules import is_newer, may_give_up, pause_after
 from vault.refresh.takeover import silent, unresolved_sends
-from vault.refusals import CiphertextRejected, ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
+from vault.refusals import AGAIN, CiphertextRejected, ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
 from vault.scopes import expand, is_within, missing_scopes
 from vault.storage.database import Transaction
 from vault.upstream import (
@@ -167,11 +166,6 @@ def is_about_us(code: str) -> bool:
     return "client" in code
 
 
-class _Fate(Enum):
-    STORED = auto()
-    MOVED = auto()  # the row already holds something newer
-
-
 @immutable
 class Spender:
     """One refresh token or ID token, opened and about to be sent for one request."""
@@ -274,10 +268,7 @@ class Spender:
             log.warning("connection must be reconnected", extra={"connection": self.facts.connection_id})
             raise needs_reauth(replace(self.facts, reason=refused.code))
         if not is_final:
-            raise TemporarilyUnavailable(
-                f"Another process may have a newer token of {self.facts.provider}.",
-                retry_after=5,
-            )
+            raise TemporarilyUnavailable(f"Another process may have a newer token of {self.facts.provider}.")
 
     async def _blame_ourselves(self, lease: Lease, refused: Refusal) -> TemporarilyUnavailable:
         """Our registration or request is wrong: the provider didn't examine the token, which stays unchanged."""
@@ -305,7 +296,7 @@ class Spender:
 
     async def _mark_unanswered(self, lease: Lease, outcome: Silent) -> TemporarilyUnavailable:
         """It is unknown whether the token was used. The intent stays, unless using it twice is harmless."""
-        is_free, wait = self.policy.rotation is RotationMode.NONE, 0
+        is_free, wait = self.policy.rotation is RotationMode.NONE, AGAIN
         event = event_of(self.facts, "connection.refresh_unanswered", reason=outcome.reason)
 
         async def ending(transaction: Transaction) -> None:
@@ -316,20 +307,21 @@ class Spender:
             elif is_news := await leases.settle(transaction, lease, now=now):
                 sends = await leases.list_unresolved(transaction, self.facts)
                 asked = outcome.retry_after or 0
-                if wait := pause_after(self.policy, sends, now=now, is_over=outcome.is_over, asked=asked):
-                    await leases.pause(transaction, self.facts, until=now + wait)
+                if pause := pause_after(self.policy, sends, now=now, is_over=outcome.is_over, asked=asked):
+                    await leases.pause(transaction, self.facts, until=now + pause)
+                    wait = max(pause, AGAIN)
             if is_news:
                 await append(transaction, event, now=now)
 
         unanswered = TemporarilyUnavailable(
             f"{self.facts.provider} didn't answer. The account stays connected.",
-            retry_after=BROKEN_PAUSE if self._sends_password else 5,
+            retry_after=BROKEN_PAUSE if self._sends_password else AGAIN,
             detail=outcome.reason,
         )
         if is_free and self._sends_password:
             self._pause(unanswered)
         await attempts.write(self.vault, lease.connection_id, ending)
-        return unanswered if is_free else silent(self.facts, wait=max(5, wait), detail=outcome.reason)
+        return unanswered if is_free else silent(self.facts, wait=wait, detail=outcome.reason)
 
     # Storing an answer
 
@@ -361,11 +353,11 @@ class Spender:
         `is_kept`: a journal has it and offers it again, so if the storage fails, this raises instead of waiting.
         Waiting would keep a vault from starting while the storage refuses one answer.
         """
-        wait = STORE_WAIT[0]
+        wait, longest = STORE_WAIT
         while True:
             try:
                 async with self.vault.database.transaction() as transaction:
-                    fate, generation = await self._store(transaction, lease, answer, now=at)
+                    generation = await self._store(transaction, lease, answer, now=at)
                 break
             except (StorageUnavailable, TemporarilyUnavailable):
                 if is_kept:
@@ -373,18 +365,16 @@ class Spender:
                 # We hold the only copy of a live token: giving up would lose the connection.
                 log.error("answer not stored yet", extra={"connection": self.facts.connection_id})  # noqa: TRY400
             await asyncio.sleep(wait)
-            wait = min(wait * 2, STORE_WAIT[1])
-        match fate:
-            case _Fate.STORED:
-                await self._tell(answer, generation=generation)
-                return generation
-            case _Fate.MOVED:
-                return None
+            wait = min(wait * 2, longest)
+        if generation is not None:
+            await self._tell(answer, generation=generation)
+        return generation
 
-    async def _store(
-        self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int
-    ) -> tuple[_Fate, int]:
-        """Store over the row that was read, or over any row that still holds the used token."""
+    async def _store(self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int) -> int | None:
+        """Store over the row that was read, or over any row that still holds the used token; the new generation.
+
+        None: the row already holds something newer.
+        """
         facts = self.facts
         for _ in range(5):
             target = replace(lease, generation=facts.generation)
@@ -392,14 +382,14 @@ class Spender:
             sealed = self._seal(answer, facts=facts, generation=following, now=now)
             if await leases.store(transaction, target, sealed, following=following, now=now):
                 await self._end_earlier(transaction, answer, now=now)
-                return _Fate.STORED, following
+                return following
             current = await leases.read(transaction, facts.connection_id)
             if current is None or current.is_ended:
                 is_newest = current is None or lease.generation >= current.generation
                 await leases.outdate(transaction, lease)
                 await self._end_earlier(transaction, answer, now=now)
                 await self._end_late(transaction, lease, answer, is_newest=is_newest, now=now)
-                return _Fate.MOVED, 0
+                return None
             facts = current
             holds = (current.lease_owner, current.fence) == (lease.owner, lease.fence)
             newer = is_newer(spent_generation=lease.generation, row_generation=current.generation, holds_lease=holds)
@@ -407,7 +397,7 @@ class Spender:
                 break
         await leases.resolve(transaction, lease)
         await self._set_aside(transaction, lease, answer, now=now)
-        return _Fate.MOVED, 0
+        return None
 
     async def _set_aside(self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int) -> bool:
         """The person connected this account again in the meantime: this answer now has the old grant's tokens, which

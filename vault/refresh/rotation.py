@@ -22,7 +22,7 @@ from vault.refresh import assertions, attempts, journal_recovery, leases, narrow
 from vault.refresh.accounts import HeldAccount, HeldToken
 from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts, Lease
-from vault.refresh.refresh_request import Spender, event_of, needs_reauth, open_refresh_token
+from vault.refresh.refresh_request import BROKEN_PAUSE, Spender, event_of, needs_reauth, open_refresh_token
 from vault.refresh.rules import UnresolvedSends, is_claim_void
 from vault.refusals import (
     CiphertextRejected,
@@ -66,9 +66,7 @@ async def refresh(
     task = vault.tasks.join(request, lambda: _fly(vault, request))
     done, _ = await asyncio.wait({task}, timeout=PATIENCE)
     if not done:
-        raise TemporarilyUnavailable(
-            "The provider is slow to answer. The vault keeps its answer when it arrives.", retry_after=5
-        )
+        raise TemporarilyUnavailable("The provider is slow to answer. The vault keeps its answer when it arrives.")
     outcome = task.result()
     if isinstance(outcome, VaultError):
         raise outcome.with_traceback(None)  # shared by all waiting callers: each starts its own traceback
@@ -141,7 +139,7 @@ async def _narrow(vault: Vault, request: UpstreamTokenRequest) -> int:
         if made is not None:
             return made
         dead = facts.access_generation
-    raise TemporarilyUnavailable("The provider doesn't recognize its own token right now.", retry_after=5)
+    raise TemporarilyUnavailable("The provider doesn't recognize its own token right now.")
 
 
 async def _get(vault: Vault, request: UpstreamTokenRequest) -> int:
@@ -160,7 +158,7 @@ async def _get(vault: Vault, request: UpstreamTokenRequest) -> int:
             if generation is not None:
                 return generation
         if loop.time() >= give_up_at:
-            raise TemporarilyUnavailable("This account is being refreshed.", retry_after=5)
+            raise TemporarilyUnavailable("This account is being refreshed.")
         await asyncio.sleep(wait)
         wait = min(wait * 2, WATCH[1])
 
@@ -193,7 +191,7 @@ async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
     try:
         return await vault.tasks.queues.enter(provider, patience=patience)
     except TimeoutError as error:
-        raise TemporarilyUnavailable(f"Many accounts of {provider} are being refreshed.", retry_after=5) from error
+        raise TemporarilyUnavailable(f"Many accounts of {provider} are being refreshed.") from error
 
 
 async def _attempt(
@@ -269,7 +267,7 @@ async def _refuse_unresolved(
 def not_set_up(provider: str) -> TemporarilyUnavailable:
     """The refusal while this provider is turned off by the operator."""
     return TemporarilyUnavailable(
-        f"{provider} is no longer set up on this vault. Ask an admin to set it up.", retry_after=60
+        f"{provider} is no longer set up on this vault. Ask an admin to set it up.", retry_after=BROKEN_PAUSE
     )
 
 
