@@ -25,10 +25,11 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import EBADF, EMFILE, ENOSPC
 from pathlib import Path
+from typing import NamedTuple
 
 from vault.classes.immutable import immutable
 from vault.keys.sources.private_file import sync_folder
@@ -45,7 +46,7 @@ from vault.refresh.journal_slots import (
     wipe_remains,
 )
 from vault.refusals import StorageUnavailable
-from vault.storage.host_files import lock, sync
+from vault.storage.host_files import lock, sync, sync_data
 from vault.upstream import TokenAnswer
 
 __all__ = ["FOLDER", "GROWTH", "JOURNAL", "KEEP", "SLOT", "Journal", "JournalEntry", "decode", "encode"]
@@ -61,6 +62,7 @@ MOVES = 500  # answers that one sweep moves together
 _SHARE = 100  # reads may take at most one part in this many of the time
 _SETTLED = 0.05  # seconds after which rewriting a file changes its modification time
 _FILES = 1000
+_NO_HEAD = b"\0\0\0\0"  # over the first bytes of an answer, which then counts as not written
 
 
 def write_answer(spent: str, scopes: frozenset[str] | None, answer: TokenAnswer) -> str:
@@ -92,11 +94,34 @@ def read_answer(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
     return kept["spent"], None if kept["wish"] is None else parse_scope(kept["wish"]), answer
 
 
-def _write(descriptor: int, slot: int, data: bytes) -> None:
-    data = data.ljust(-(-len(data) // SLOT) * SLOT, b"\0")  # overwrites all of an earlier answer in this slot
+class _Room(NamedTuple):
+    """A place that is reserved and still empty, and since when."""
+
+    slot: int
+    slots: int
+    at: int
+
+
+def _slots_of(place: _Room | JournalPlace) -> range:
+    return range(place.slot, place.slot + place.slots)
+
+
+def _is_over(place: _Room | JournalPlace, *, now: int) -> bool:
+    return now - place.at > KEEP
+
+
+def _put(descriptor: int, slot: int, data: bytes) -> None:
     if os.pwrite(descriptor, data, slot * SLOT) != len(data):
         raise OSError(ENOSPC, "the disk is full")
-    sync(descriptor, is_new=False)
+
+
+def _erase(descriptor: int, place: JournalPlace) -> None:
+    _put(descriptor, place.slot, bytes(place.slots * SLOT))
+
+
+def _write(descriptor: int, slot: int, data: bytes) -> None:
+    _put(descriptor, slot, data.ljust(-(-len(data) // SLOT) * SLOT, b"\0"))  # overwrites all of an earlier answer
+    sync_data(descriptor)
 
 
 @immutable
@@ -121,15 +146,15 @@ class Journal:
         self._descriptor: int | None = None
         self._path: Path | None = None
         self._index = Index()  # of our file
-        self._rooms: dict[str, tuple[int, int, int]] = {}  # connection -> (slot, slots, since when), still empty
+        self._rooms: dict[str, _Room] = {}
         self._free: list[int] = []  # a heap
         self._writing: Counter[str] = Counter()
         self._turn = asyncio.Lock()  # held while the set of free slots changes
         self._is_moving = False
         self._others: dict[Path, _IndexState] = {}
         self._look = asyncio.Lock()
-        self._era = 0
-        self._look_at = 0.0  # monotonic time before which nothing is reread
+        self._era: int | None = None
+        self._look_at = time.monotonic()  # nothing is reread before this time
         self._lost: list[int] = []  # files that are gone from the folder; a process may still be writing to them
 
     # Writing
@@ -164,15 +189,16 @@ class Journal:
         before = self._index.get(name)
         room = self._rooms.pop(name, None)
         self._index.put(name, place)
-        unused: set[int] = set()
-        for held in (before[:2] if before is not None else None, room[:2] if room is not None else None):
-            if held is not None:
-                unused.update(range(held[0], held[0] + held[1]))
-        unused.difference_update(range(place.slot, place.slot + place.slots))
-        if before is not None and before.slot in unused and self._descriptor is not None:
+        unused = {slot for held in (before, room) if held is not None for slot in _slots_of(held)}
+        unused.difference_update(_slots_of(place))
+        if before is not None and before.slot in unused:
             with suppress(OSError):  # not synced: an answer older than the durable one changes nothing
-                os.pwrite(self._descriptor, bytes(4), before.slot * SLOT)
-        for slot in unused:
+                _put(self._own_descriptor(), before.slot, _NO_HEAD)
+        self._release(unused)
+
+    def _release(self, slots: Iterable[int]) -> None:
+        """Make these slots free."""
+        for slot in slots:
             heapq.heappush(self._free, slot)
 
     async def _reserve(self, name: str, *, slots: int, now: int) -> int:
@@ -198,9 +224,8 @@ class Journal:
                 ) from error
             before = self._rooms.get(name)
             if before is not None:  # too small
-                for one in range(before[0], before[0] + before[1]):
-                    heapq.heappush(self._free, one)
-            self._rooms[name] = (slot, slots, now)
+                self._release(_slots_of(before))
+            self._rooms[name] = _Room(slot, slots, now)
             return slot
 
     def _place(self, name: str, *, slots: int, now: int) -> int | None:
@@ -208,9 +233,9 @@ class Journal:
         if not self._is_in_place():
             return None
         room = self._rooms.get(name)
-        if room is not None and room[1] >= slots:
-            self._rooms[name] = (*room[:2], now)
-            return room[0]
+        if room is not None and room.slots >= slots:
+            self._rooms[name] = room._replace(at=now)
+            return room.slot
         known = self._index.get(name)
         if room is None and known is not None and known.slots >= slots:
             self._index.touch(name, at=now)
@@ -274,10 +299,8 @@ class Journal:
         await self.look()
         newest: dict[str, tuple[int, int]] = {}
         for index in (self._index, *(seen.index for seen in self._others.values())):
-            for name in index:
-                place = index.get(name)
-                if place is not None and place.age > newest.get(name, (-1, -1)):
-                    newest[name] = place.age
+            for name, place in index.places():
+                newest[name] = max(place.age, newest.get(name, place.age))
         return newest
 
     async def entries(self) -> tuple[JournalEntry, ...]:
@@ -350,15 +373,13 @@ class Journal:
 
     async def _wipe_over(self, *, now: int) -> None:
         for name, room in list(self._rooms.items()):
-            if now - room[2] > KEEP:
+            if _is_over(room, now=now):
                 del self._rooms[name]
-                for slot in range(room[0], room[0] + room[1]):
-                    heapq.heappush(self._free, slot)
-        for name in [name for name in self._index if self._is_over(self._index, name, now=now)]:
+                self._release(_slots_of(room))
+        for name in list(self._index):
             place = self._index.get(name)
-            if place is None or name in self._writing or not self._is_over(self._index, name, now=now):
-                continue  # reserved again in the meantime
-            await self._wipe(name, place)
+            if place is not None and name not in self._writing and _is_over(place, now=now):
+                await self._wipe(name, place)
 
     async def _wipe(self, name: str, place: JournalPlace) -> None:
         """Overwrite an answer and free its slots. Raises OSError, and then the answer stays known."""
@@ -369,8 +390,7 @@ class Journal:
             if self._index.get(name) is None:
                 self._index.put(name, place)
             raise
-        for slot in range(place.slot, place.slot + place.slots):
-            heapq.heappush(self._free, slot)
+        self._release(_slots_of(place))
 
     async def forget(self, names: Collection[str]) -> None:
         """Overwrite these connections' answers, in our file and in those without a process.
@@ -384,9 +404,8 @@ class Journal:
                 if self._descriptor is not None:
                     for name in names:
                         place = self._index.get(name)
-                        if place is None or name in self._writing:
-                            continue
-                        await self._wipe(name, place)
+                        if place is not None and name not in self._writing:
+                            await self._wipe(name, place)
                     await asyncio.to_thread(wipe_remains, self._own_descriptor(), tuple(self._free), names)
                 await asyncio.to_thread(self._forget_unowned, self._path, names)
             except OSError as error:
@@ -395,9 +414,10 @@ class Journal:
     def _forget_unowned(self, mine: Path | None, names: Collection[str]) -> None:
         for _, descriptor in self._open_unowned(mine):
             index = Index.of(descriptor)
-            for place in [index.get(name) for name in names]:
+            for name in names:
+                place = index.get(name)
                 if place is not None:
-                    os.pwrite(descriptor, bytes(place.slots * SLOT), place.slot * SLOT)
+                    _erase(descriptor, place)
             wipe_remains(descriptor, Index.of(descriptor).free(), names)
 
     def _open_unowned(self, mine: Path | None) -> Iterator[tuple[Path, int]]:
@@ -418,11 +438,6 @@ class Journal:
             finally:
                 os.close(descriptor)
 
-    @staticmethod
-    def _is_over(index: Index, name: str, *, now: int) -> bool:
-        place = index.get(name)
-        return place is not None and now - place.at > KEEP
-
     async def _shrink(self) -> None:
         """Move answers from the end of a mostly free file to its free slots, and truncate it."""
         if len(self._free) < max(2 * GROWTH, self._index.count // 2):
@@ -439,7 +454,7 @@ class Journal:
             left = [place for name in moved if (place := self._index.get(name)) is not None]
             for name, place in moved.items():
                 self._index.put(name, place)
-            self._free += [slot for place in left for slot in range(place.slot, place.slot + place.slots)]
+            self._free += [slot for place in left for slot in _slots_of(place)]
             free, end = set(self._free), self._index.count
             while end - 1 in free:
                 end -= 1
@@ -454,28 +469,24 @@ class Journal:
     def _copy_from_end(self) -> dict[str, JournalPlace]:
         """Copy answers into free slots nearer the start; on return both copies exist and are durable."""
         descriptor = self._own_descriptor()
-        placed = ((name, self._index.get(name)) for name in self._index)
-        last = heapq.nlargest(MOVES, ((place.slot, name, place) for name, place in placed if place is not None))
         moved: dict[str, JournalPlace] = {}
-        for slot, name, place in last:
+        for name, place in heapq.nlargest(MOVES, self._index.places(), key=lambda one: one[1].slot):
             target = self._take_slots(place.slots)
             if target is None:
                 continue  # no space for a multi-slot answer until smaller ones have moved
-            if target > slot:
-                self._free += range(target, target + place.slots)
+            new = place._replace(slot=target)
+            if target > place.slot:
+                self._free += _slots_of(new)
                 continue
-            data = os.pread(descriptor, place.slots * SLOT, slot * SLOT)
-            if os.pwrite(descriptor, data, target * SLOT) != len(data):
-                raise OSError(ENOSPC, "the disk is full")
-            moved[name] = JournalPlace(target, *place[1:])
-        if moved:
-            sync(descriptor, is_new=False)
+            _put(descriptor, target, os.pread(descriptor, place.slots * SLOT, place.slot * SLOT))
+            moved[name] = new
+        sync_data(descriptor)
         return moved
 
     def _cut(self, end: int, left: Sequence[JournalPlace]) -> None:
         """Wipe the former places of moved answers, and truncate the file."""
         for place in left:
-            os.pwrite(self._own_descriptor(), bytes(place.slots * SLOT), place.slot * SLOT)
+            _erase(self._own_descriptor(), place)
         os.ftruncate(self._own_descriptor(), end * SLOT)
 
     def _sweep_unowned(self, mine: Path | None, now: int) -> None:
@@ -483,15 +494,13 @@ class Journal:
         for path, descriptor in self._open_unowned(mine):
             with suppress(OSError):  # the file is gone by now
                 index = Index.of(descriptor)
-                over = [name for name in index if self._is_over(index, name, now=now)]
-                for name in over:
-                    place = index.get(name)
-                    if place is not None:
-                        os.pwrite(descriptor, bytes(place.slots * SLOT), place.slot * SLOT)
+                over = [place for _, place in index.places() if _is_over(place, now=now)]
+                for place in over:
+                    _erase(descriptor, place)
                 if len(over) == len(index):
                     path.unlink()
                 elif over:
-                    sync(descriptor, is_new=False)
+                    sync_data(descriptor)
 
     # The file
 
@@ -532,14 +541,11 @@ class Journal:
     def _grow(self) -> None:
         """Allocate by writing: space that is only promised may be missing when an answer arrives."""
         descriptor, count = self._own_descriptor(), self._index.count
-        written = os.pwrite(descriptor, bytes(SLOT * GROWTH), count * SLOT)
-        if written != SLOT * GROWTH:
-            raise OSError(ENOSPC, "the disk is full")
+        _put(descriptor, count, bytes(SLOT * GROWTH))
         sync(descriptor)
         sync_folder(self._folder)  # if the file is new, a power failure must not lose its name
         self._index.resize(count + GROWTH)
-        for slot in range(count, count + GROWTH):
-            heapq.heappush(self._free, slot)
+        self._release(range(count, self._index.count))
 
     def _own_descriptor(self) -> int:
         if self._descriptor is None:

@@ -161,7 +161,14 @@ class Index:
     def get(self, connection_id: str) -> JournalPlace | None:
         """The position of this connection's answer."""
         slot = self._slots.get(connection_id)
-        return None if slot is None else JournalPlace(slot, *self._facts[4 * slot : 4 * slot + 4])
+        return None if slot is None else self._place(slot)
+
+    def places(self) -> Iterator[tuple[str, JournalPlace]]:
+        """Every connection and the position of its answer."""
+        return ((name, self._place(slot)) for name, slot in self._slots.items())
+
+    def _place(self, slot: int) -> JournalPlace:
+        return JournalPlace(slot, *self._facts[4 * slot : 4 * slot + 4])
 
     def put(self, connection_id: str, place: JournalPlace) -> None:
         """Add an answer, replacing the earlier one."""

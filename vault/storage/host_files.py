@@ -7,6 +7,7 @@ Linux and macOS have both. Where they are missing (Windows), modules still impor
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 
 def is_supported() -> bool:
@@ -29,21 +30,27 @@ def lock(descriptor: int, *, is_shared: bool = False, waits: bool = False) -> No
     fcntl.flock(descriptor, how if waits else how | fcntl.LOCK_NB)
 
 
-def sync(descriptor: int, *, is_new: bool = True) -> None:
-    """Write a file's bytes to disk; without `is_new`, the file's size and name must already be there.
+def sync(descriptor: int) -> None:
+    """Write a file's bytes and size to disk."""
+    _sync(descriptor, os.fsync)
 
-    On macOS, `fsync` leaves them in the drive's cache, where a power failure loses them; F_FULLFSYNC also flushes that
-    cache (fcntl(2) of macOS). File systems without it, such as network ones, get `fsync`.
+
+def sync_data(descriptor: int) -> None:
+    """Write a file's bytes to disk, where its size and name already are."""
+    _sync(descriptor, getattr(os, "fdatasync", os.fsync))
+
+
+def _sync(descriptor: int, write: Callable[[int], None]) -> None:
+    """On macOS, `fsync` leaves the bytes in the drive's cache, where a power failure loses them; F_FULLFSYNC also
+    flushes that cache (fcntl(2) of macOS). File systems without it, such as network ones, get `fsync`.
     """
     import fcntl
 
     full: int | None = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is not None:
-        try:
-            fcntl.fcntl(descriptor, full)
-        except OSError:
-            os.fsync(descriptor)
-    elif is_new:
+    if full is None:
+        write(descriptor)
+        return
+    try:
+        fcntl.fcntl(descriptor, full)
+    except OSError:
         os.fsync(descriptor)
-    else:
-        getattr(os, "fdatasync", os.fsync)(descriptor)
