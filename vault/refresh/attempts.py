@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from vault.audit.audit import append
 from vault.records import DAY, Event
 from vault.refresh import leases
-from vault.refresh.concurrency import Vault
+from vault.refresh.concurrency import Vault, growing_waits
 from vault.refresh.leases import Lease
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.storage.database import Transaction
@@ -68,13 +68,12 @@ async def pay(vault: Vault, connection_id: str) -> None:
 
 
 async def _later(vault: Vault, connection_id: str) -> None:
-    wait, loop = WAIT[0], asyncio.get_running_loop()
+    waits, loop = growing_waits(*WAIT), asyncio.get_running_loop()
     until = loop.time() + LONGEST
     while connection_id in vault.tasks.owed and loop.time() < until:
         try:
             await vault.tasks.take_turn(connection_id, lambda: pay(vault, connection_id))
         except VaultError:
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, WAIT[1])
+            await asyncio.sleep(next(waits))
     if vault.tasks.owed.pop(connection_id, None):
         log.warning("claim left behind", extra={"connection": connection_id})

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from vault.audit.audit import Activity
 from vault.classes.immutable import immutable
@@ -30,6 +30,13 @@ log = logging.getLogger("token_vault.rotation")
 
 R = TypeVar("R")
 TIDYING = 0.5  # seconds that shutdown waits for work that no caller waits for
+
+
+def growing_waits(wait: float, longest: float) -> Iterator[float]:
+    """Waits between attempts, each twice as long as the one before, up to the longest."""
+    while True:
+        yield wait
+        wait = min(wait * 2, longest)
 
 
 @immutable
@@ -84,6 +91,12 @@ class RefreshTimers:
         self._made.clear()
 
 
+class _Pause(NamedTuple):
+    until: int
+    generation: int
+    why: str
+
+
 class RefreshTasks:
     """The refreshes of this process: one task per connection and scope set, one send at a time per connection.
 
@@ -106,7 +119,7 @@ class RefreshTasks:
         self._tidying: set[asyncio.Task[None]] = set()
         self._finishing: dict[str, set[asyncio.Task[Any]]] = {}  # whatever their results
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
-        self._pauses: dict[tuple[str, str], tuple[int, int, str]] = {}
+        self._pauses: dict[tuple[str, str], _Pause] = {}
         self._refused: dict[tuple[str, str], int] = {}
         self.unvouched: dict[tuple[str, str], str] = {}  # by user and provider, see `vault.refresh.company`
 
@@ -178,20 +191,20 @@ class RefreshTasks:
 
         `why` is a sentence for callers who request it in the meantime.
         """
-        self._pauses[request.connection_id, request.scope_key] = (until, generation, why)
+        self._pauses[request.connection_id, request.scope_key] = _Pause(until, generation, why)
 
     def why_paused(self, request: UpstreamTokenRequest) -> str:
         """The sentence of the pause that `seconds_paused` found."""
-        return self._pauses[request.connection_id, request.scope_key][2]
+        return self._pauses[request.connection_id, request.scope_key].why
 
     def seconds_paused(self, request: UpstreamTokenRequest, *, now: int, generation: int = 0) -> int:
         """Seconds until this token may be fetched; 0 when it may be now. `generation` is the row's, if known."""
         key = (request.connection_id, request.scope_key)
-        until, paused_at, _ = self._pauses.get(key, (0, 0, ""))
-        if until <= now or generation > paused_at:
-            self._pauses.pop(key, None)
-            return 0
-        return until - now
+        pause = self._pauses.get(key)
+        if pause is not None and pause.until > now and generation <= pause.generation:
+            return pause.until - now
+        self._pauses.pop(key, None)
+        return 0
 
     def refuse_narrowing(self, request: UpstreamTokenRequest, *, until: int) -> None:
         """Don't ask again before `until`: the provider issues no token for only these scopes."""

@@ -23,7 +23,7 @@ from vault.grants import hold_client
 from vault.keys.key_ring import ConnectionKey
 from vault.records import TENANT, Connection, Event, Ticket, format_scope, parse_scope
 from vault.refresh import grant_checks, journal_recovery, leases
-from vault.refresh.concurrency import Vault
+from vault.refresh.concurrency import Vault, growing_waits
 from vault.refresh.journal import JournalEntry
 from vault.refusals import (
     CiphertextRejected,
@@ -429,7 +429,7 @@ async def finish(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: 
 
     An answer that is on no disk may be the only trace of its grant: after a while it is ended at the provider instead.
     """
-    wait, loop = STORE_WAIT[0], asyncio.get_running_loop()
+    waits, loop = growing_waits(*STORE_WAIT), asyncio.get_running_loop()
     started = loop.time()
     while True:
         try:
@@ -440,8 +440,7 @@ async def finish(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: 
             return
         if not is_kept and loop.time() - started > UNKEPT_WAIT and await _ended_at_provider(vault, consent, answer):
             return
-        await asyncio.sleep(wait)
-        wait = min(wait * 2, STORE_WAIT[1])
+        await asyncio.sleep(next(waits))
 
 
 async def _store_or_give_up(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int) -> bool:

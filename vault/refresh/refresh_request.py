@@ -20,7 +20,7 @@ from vault.connections import idle_expiry
 from vault.keys.key_ring import ConnectionKey
 from vault.records import Event
 from vault.refresh import attempts, leases
-from vault.refresh.concurrency import UpstreamTokenRequest, Vault
+from vault.refresh.concurrency import UpstreamTokenRequest, Vault, growing_waits
 from vault.refresh.journal import JOURNAL, JournalEntry, write_answer
 from vault.refresh.leases import ConnectionFacts, Lease, SealedAnswer
 from vault.refresh.rules import is_newer, may_give_up, pause_after
@@ -353,7 +353,7 @@ class Spender:
         `is_kept`: a journal has it and offers it again, so if the storage fails, this raises instead of waiting.
         Waiting would keep a vault from starting while the storage refuses one answer.
         """
-        wait, longest = STORE_WAIT
+        waits = growing_waits(*STORE_WAIT)
         while True:
             try:
                 async with self.vault.database.transaction() as transaction:
@@ -364,8 +364,7 @@ class Spender:
                     raise
                 # We hold the only copy of a live token: giving up would lose the connection.
                 log.error("answer not stored yet", extra={"connection": self.facts.connection_id})  # noqa: TRY400
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, longest)
+            await asyncio.sleep(next(waits))
         if generation is not None:
             await self._tell(answer, generation=generation)
         return generation

@@ -20,7 +20,7 @@ from vault.audit.audit import append
 from vault.records import ConnectionState
 from vault.refresh import assertions, attempts, journal_recovery, leases, narrowing, refused_keys, takeover
 from vault.refresh.accounts import HeldAccount, HeldToken
-from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest, Vault
+from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest, Vault, growing_waits
 from vault.refresh.leases import ConnectionFacts, Lease
 from vault.refresh.refresh_request import BROKEN_PAUSE, Spender, event_of, needs_reauth, open_refresh_token
 from vault.refresh.rules import UnresolvedSends, is_claim_void
@@ -146,7 +146,7 @@ async def _get(vault: Vault, request: UpstreamTokenRequest) -> int:
     """Read, claim and send, or watch the process that was first."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + PATIENCE - 1
-    wait = WATCH[0]
+    waits = growing_waits(*WATCH)
     await attempts.pay(vault, request.connection_id)
     while True:
         started = boot_time()
@@ -159,8 +159,7 @@ async def _get(vault: Vault, request: UpstreamTokenRequest) -> int:
                 return generation
         if loop.time() >= give_up_at:
             raise TemporarilyUnavailable("This account is being refreshed.")
-        await asyncio.sleep(wait)
-        wait = min(wait * 2, WATCH[1])
+        await asyncio.sleep(next(waits))
 
 
 async def _in_place(

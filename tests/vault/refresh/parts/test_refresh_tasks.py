@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -14,6 +15,7 @@ from vault.refresh.concurrency import (
     RefreshTimers,
     UpstreamTokenRequest,
     Watches,
+    growing_waits,
 )
 from vault.refusals import StorageUnavailable
 
@@ -96,6 +98,10 @@ async def test_work_that_broke_is_logged_and_a_refusal_is_not(
     await tasks.wait_until_finished("name", patience=0.01)
     assert not still.done()
     still.cancel()
+
+
+def test_each_wait_is_twice_the_one_before_up_to_the_longest() -> None:
+    assert list(islice(growing_waits(3, 20), 6)) == [3, 6, 12, 20, 20, 20]
 
 
 async def test_refreshes_of_one_connection_take_turns() -> None:
