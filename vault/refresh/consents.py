@@ -221,7 +221,7 @@ async def store(
         if consent.ticket_hash is not None:
             await _wipe(vault, consent)
         return stored
-    raise TemporarilyUnavailable("This account is being connected.", retry_after=2)
+    raise TemporarilyUnavailable("This account is being connected.")
 
 
 async def _store(

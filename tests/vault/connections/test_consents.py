@@ -325,10 +325,7 @@ async def test_an_answer_that_neither_disk_takes_is_ended_at_the_provider(
 
     async def at(stage: str) -> None:
         if stage == "asked":
-            journal = local.room.deployment.vault.journal
-            journal.close()
-            (local.store.data / "journal").rename(local.store.data / "moved")
-            (local.store.data / "journal").write_text("in the way")
+            await lose_journal(local)
             await local.take_storage_away()
 
     local.watch(at)
@@ -336,6 +333,50 @@ async def test_an_answer_that_neither_disk_takes_is_ended_at_the_provider(
     async with asyncio.timeout(WAIT):
         while local.live_grants():
             await asyncio.sleep(0.1)
+    await local.bring_storage_back()
+    assert not await trip.list_connections()
+
+
+async def lose_journal(place: Place) -> None:
+    """From now on, the journal takes nothing."""
+    place.room.deployment.vault.journal.close()
+    (place.store.data / "journal").rename(place.store.data / "moved")
+    (place.store.data / "journal").write_text("in the way")
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_an_answer_that_may_still_be_stored_is_not_ended_at_the_provider(
+    local: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, is_kept: bool
+) -> None:
+    """One in the journal waits as long as it takes; one on no disk waits for a moment."""
+    monkeypatch.setattr(consents, "UNKEPT_WAIT", 0.0 if is_kept else WAIT)
+    trip = await local.trip()
+
+    async def at(stage: str) -> None:
+        if stage == "asked" and not is_kept:
+            await lose_journal(local)
+        if stage == "answered":
+            await local.take_storage_away()
+
+    local.watch(at)
+    assert (await trip.come_back()).status_code == 503
+    async with asyncio.timeout(WAIT):
+        while caplog.messages.count("consent not stored yet") < 2:
+            await asyncio.sleep(0.05)
+    await local.bring_storage_back()
+    await trip.until_connected()
+    assert local.live_grants() == 1
+
+
+async def test_a_refusal_that_the_storage_does_not_take_is_logged_and_connects_nothing(
+    local: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    trip = await local.trip()
+    local.fail_at("asked")
+    bent = httpx2.URL(trip.callback).copy_set_param("code", "never-issued")
+    refused = await trip.person.http.get(bent, follow_redirects=True)
+    assert refused.status_code == 503, refused.text
+    assert "refused consent not noted" in caplog.messages
     await local.bring_storage_back()
     assert not await trip.list_connections()
 

@@ -82,10 +82,12 @@ async def test_what_the_person_connected_after_the_loss_is_replaced_by_no_answer
 
 async def test_connecting_again_after_the_loss_leaves_the_newest_token_of_the_old_grant_to_be_ended(room: Room) -> None:
     connection = await room.connect()
+    for other in ("aaron", "zoe"):
+        await room.connect(account=other, delegated=frozenset())
     past = await Past.of(room.database)
     for _ in range(2):
         room.pass_time(HOUR)
-        await room.exchange()
+        await room.exchange(account="alice@example.com")
     newest = room.slack.families[0].refresh_token
     await past.come_back(room.database)
     answer = room.slack.consent("alice", SLACK_SCOPES)
