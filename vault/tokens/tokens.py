@@ -178,16 +178,14 @@ async def rotate(
         raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is unknown")
     async with database.transaction() as transaction:
         outcome = await _rotate(transaction, token, request=request, now=now, lifetimes=lifetimes)
-        if not isinstance(outcome, TokenReused):
+        if isinstance(outcome, AcceptedRefresh):
             admit(outcome.grant)
-        if isinstance(outcome, TokenReused):
-            revoked = await grants.revoke_grant(transaction, outcome.grant.id, reason="refresh_token_reused", now=now)
-            if revoked is not None:
-                event = grants.revocation_event(revoked, because=outcome.verdict.value)
-                await audit.append(transaction, event, now=now)
-    if isinstance(outcome, TokenReused):  # raised here, after the revocation is committed
-        raise outcome
-    return outcome
+            return outcome
+        revoked = await grants.revoke_grant(transaction, outcome.grant.id, reason="refresh_token_reused", now=now)
+        if revoked is not None:
+            event = grants.revocation_event(revoked, because=outcome.verdict.value)
+            await audit.append(transaction, event, now=now)
+    raise outcome  # after the revocation is committed
 
 
 async def find(reader: Reader, token: str) -> RefreshToken | None:

@@ -12,7 +12,8 @@ from tests.support.inspection import get_grant
 from tests.support.seeded_grant import LIFETIMES, NOW, RESOURCE, SCOPES, SeededGrant, seed
 from vault import grants
 from vault.audit import audit
-from vault.refusals import GrantEnded, ScopeRefused, VaultError
+from vault.records import Grant
+from vault.refusals import GrantEnded, ScopeRefused, TemporarilyUnavailable, VaultError
 from vault.storage.database import Database
 from vault.tokens import tokens
 from vault.tokens.token_rules import RepeatVerdict
@@ -123,6 +124,27 @@ async def test_a_refused_request_gets_nothing_and_burns_nothing(
     rotated = await _rotate(database, first, request=replace(request_, client_id="agent-1", scopes=None, resource=None))
     assert not rotated.is_repeat
     assert await grants.live_principal_facts(database, seeded.grant.id) is not None
+
+
+async def test_a_use_that_is_not_admitted_uses_nothing_up_and_reuse_is_revoked_all_the_same(database: Database) -> None:
+    seeded = await seed(database)
+    token, request = await _issue(database, seeded), RefreshRequest("agent-1")
+
+    async def use(token: str, *, now: int, is_admitted: bool) -> AcceptedRefresh:
+        def admit(grant: Grant) -> None:
+            assert grant.id == seeded.grant.id
+            if not is_admitted:
+                raise TemporarilyUnavailable("too many requests")
+
+        return await tokens.rotate(database, token, request=request, now=now, lifetimes=LIFETIMES, admit=admit)
+
+    with pytest.raises(TemporarilyUnavailable):
+        await use(token, now=NOW, is_admitted=False)
+    successor = (await use(token, now=NOW, is_admitted=True)).refresh_token
+    assert await use(successor, now=NOW, is_admitted=True)
+    with pytest.raises(TokenReused):
+        await use(token, now=NOW + GRACE, is_admitted=False)
+    assert await _live(database) == 0
 
 
 @pytest.mark.requirement("S-082")
@@ -492,6 +514,34 @@ async def test_a_used_token_is_known_but_not_live(database: Database) -> None:
     assert await tokens.find(database, first) is not None
     assert await tokens.find_live(database, first, now=NOW) is None
     assert await tokens.find(database, "unknown") is None
+
+
+@pytest.mark.parametrize(
+    ("grace", "key_thumbprint", "seconds"), [(600, None, 600), (600, "key", 30), (20, "key", 20), (0, None, 0)]
+)
+async def test_a_used_token_that_is_only_shown_counts_within_the_grace(
+    database: Database, grace: int, key_thumbprint: str | None, seconds: int
+) -> None:
+    token = await _issue(database, await seed(database), key_thumbprint=key_thumbprint)
+    await _rotate(database, token, request=RefreshRequest("agent-1", key_thumbprint=key_thumbprint))
+    for passed, is_live in ((seconds - 1, True), (seconds, False)):
+        assert (await tokens.find_live(database, token, now=NOW + passed, grace=grace) is not None) is is_live
+
+
+async def test_an_agent_is_in_use_that_got_a_grant_or_refreshed_since(database: Database) -> None:
+    seeded, other = await seed(database), await seed(database, name="bob", client_id="agent-2")
+    token = await _issue(database, seeded)
+    await _rotate(database, token, now=NOW + 50)
+
+    async def is_any_fresh(*client_ids: str, since: int, whose: SeededGrant = seeded) -> bool:
+        return await tokens.is_any_fresh(database, whose.user.id, client_ids=frozenset(client_ids), since=since)
+
+    assert await is_any_fresh("agent-1", since=NOW + 49)
+    assert await is_any_fresh("agent-0", "agent-1", "agent-2", since=NOW + 49)
+    assert not await is_any_fresh("agent-1", since=NOW + 50)
+    assert not await is_any_fresh("agent-0", "agent-2", since=NOW + 49)
+    assert await is_any_fresh("agent-2", since=NOW - 1, whose=other)  # it has only a grant
+    assert not await is_any_fresh("agent-2", since=NOW, whose=other)
 
 
 async def test_a_family_keeps_its_last_256_generations_and_an_older_token_is_only_refused(database: Database) -> None:

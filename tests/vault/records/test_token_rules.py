@@ -131,20 +131,41 @@ def test_each_limit_of_the_rule(changes: dict[str, Any], verdict: str) -> None:
     assert judge(replace(USUAL, **changes), grace=GRACE).value == verdict
 
 
+NOW = 1_800_000_000
+
+
+def used_token(generation: int, network: str, **facts: Any) -> RefreshToken:
+    """One of a family, used a second ago."""
+    end = NOW + 86400
+    about = RefreshToken(b"", "grant", "client", "family", generation, frozenset(), "", 0, end, end)
+    return replace(about, issued_to=network, consumed_at=NOW - 1, **facts)
+
+
 @pytest.mark.parametrize(
     ("age", "verdict"), [(30 * 86400 - 1, RepeatVerdict.ELSEWHERE), (30 * 86400, RepeatVerdict.MOVED)]
 )
 def test_an_answer_on_another_network_counts_for_30_days(age: int, verdict: RepeatVerdict) -> None:
-    now = 1_800_000_000
-
-    def token(generation: int, **facts: Any) -> RefreshToken:
-        end = now + 86400
-        about = RefreshToken(b"", "grant", "client", "family", generation, frozenset(), "", 0, end, end)
-        return replace(about, issued_to=HOME, consumed_at=now - 1, **facts)
-
-    family = {n: token(n, moved_at=now - age if n < 3 else None) for n in range(1, 5)}
-    facts = {"network": AWAY, "is_authenticated": False, "now": now, "grace": GRACE}
+    family = {n: used_token(n, HOME, moved_at=NOW - age if n < 3 else None) for n in range(1, 5)}
+    facts = {"network": AWAY, "is_authenticated": False, "now": NOW, "grace": GRACE}
     assert judge_use(family[3], family, **facts) is verdict
+
+
+@pytest.mark.parametrize(
+    ("networks", "repeated_on", "verdict"),
+    [
+        ((HOME, HOME, AWAY), AWAY, RepeatVerdict.SAME),  # where the second token was used
+        ((HOME, HOME, AWAY), HOME, RepeatVerdict.MOVED),
+        ((HOME, AWAY, HOME), AWAY, RepeatVerdict.SAME),  # where the client got it
+        ((HOME, HOME, HOME), AWAY, RepeatVerdict.MOVED),
+    ],
+)
+def test_a_token_that_comes_back_where_its_client_was_is_no_move(
+    networks: tuple[str, ...], repeated_on: str, verdict: RepeatVerdict
+) -> None:
+    """`networks`: where each token was issued, which is where the one before it was used."""
+    family = {n: used_token(n, network) for n, network in enumerate(networks, start=1)}
+    facts = {"network": repeated_on, "is_authenticated": False, "now": NOW, "grace": GRACE}
+    assert judge_use(family[2], family, **facts) is verdict
 
 
 def test_without_a_grace_every_repeat_is_a_contradiction() -> None:
