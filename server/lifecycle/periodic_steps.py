@@ -106,7 +106,9 @@ async def _forget_lost(transaction: Transaction, deployment: Deployment) -> int:
 async def _forget_ended(deployment: Deployment) -> None:
     database, now, rules = deployment.database, deployment.now(), deployment.settings.retention
     if rules.ended_days:
-        await retention.forget_ended(database, before=now - rules.ended_days * DAY)
+        found = deployment.vault.assertions
+        services = () if found is None else tuple(found.services)
+        await retention.forget_ended(database, before=now - rules.ended_days * DAY, company_services=services)
     if rules.receipts_days:
         await retention.forget_receipts(database, before=now - rules.receipts_days * DAY)
     await retention.forget_done(database, now=now)

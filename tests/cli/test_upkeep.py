@@ -22,6 +22,7 @@ from server.settings import SHORTEST_RETENTION, RetentionSettings, SettingsRefus
 from tests.conftest import Store
 from tests.support.harness import RunningVault, running_vault
 from tests.vault.audit.test_audit_keyed_head import fill
+from vault import users
 from vault.audit.proof import prove
 from vault.audit.segments import SEAL_AFTER
 from vault.refresh.journal import KEEP
@@ -194,6 +195,27 @@ async def test_what_ended_long_ago_is_forgotten_with_all_that_hung_on_it(databas
     assert await ids(database, "keys.connection_keys", "connection_id") == ["alive", "due", "later"]
     assert await ids(database, "upstream_revocations", "connection_id") == ["due"]
     assert await ids(database, "grants") == ["child", "live", "new", "stood on"]
+
+
+async def test_the_last_account_that_a_person_disconnected_stays_where_companies_connect(database: Database) -> None:
+    async with database.transaction() as transaction:
+        person = (await users.create_user(transaction, "ada", now=1)).id
+    rows = (
+        *(("first", person, "linear", 8), ("second", person, "linear", 9), ("third", person, "linear", 9)),
+        *(("other", person, "slack", 9), ("asana", person, "asana", 9), ("deleted", "nobody", "linear", 9)),
+    )
+    for name, user_id, provider, ended_at in rows:
+        await insert(
+            database, "connections", tenant="default", id=name, user_id=user_id, provider=provider, account=name,
+            label=name, scopes="", state="revoked", reason="disconnected", generation=1, metadata="{}", created_at=1,
+            ended_at=ended_at,
+        )  # fmt: skip
+    await retention.forget_ended(database, before=10, company_services=("linear", "asana"))
+    assert await ids(database, "connections") == ["asana", "third"]
+    await retention.forget_ended(database, before=10, company_services=("asana",))
+    assert await ids(database, "connections") == ["asana"]
+    await retention.forget_ended(database, before=10)
+    assert await ids(database, "connections") == []
 
 
 async def test_retention_of_zero_days_keeps_all(opened_vault: RunningVault) -> None:

@@ -10,6 +10,9 @@ from dataclasses import replace
 import pytest
 
 from providers.simulator.person import consent
+from server.lifecycle.maintenance import run_step
+from server.lifecycle.periodic_steps import SWEEPS
+from server.settings import SHORTEST_RETENTION, RetentionSettings
 from tests.conftest import Store
 from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.company_room import IDENTITY, LINEAR, CompanyRoom, mode, running_company
@@ -228,6 +231,28 @@ async def test_an_account_connected_by_hand_that_was_disconnected_stays_away(com
     with pytest.raises(ConnectionRequired, match="No linear account"):
         await company.exchange(agent, "linear", READ)
     await company.sign_in("bob")
+    assert "linear" not in await company.accounts(user)
+    assert (await companies.connect(company.vault, user.id, "linear", is_asked=True)).connection is not None
+
+
+async def test_a_disconnected_account_stays_away_after_ended_records_are_deleted(company: CompanyRoom) -> None:
+    user, first = await connect_linear(company, "carol")
+    await disconnect(company, user, first)
+    company.pass_time(86400)
+    second = (await companies.connect(company.vault, user.id, "linear", is_asked=True)).connection
+    assert second is not None
+    await disconnect(company, user, second)
+    company.pass_time((SHORTEST_RETENTION + 1) * 86400)
+    rules = {"retention": RetentionSettings(ended_days=SHORTEST_RETENTION)}
+    settings = company.room.deployment.settings.model_copy(update=rules)
+    (step,) = [one for one in SWEEPS if one.name == "ended records"]
+    await run_step(replace(company.room.deployment, settings=settings), step)
+    left = await connections.list_connections(company.vault.database, user.id, include_ended=True)
+    assert first.id not in {one.id for one in left}  # the twin: the last end is enough to remember
+    agent = await company.agent(user)
+    with pytest.raises(ConnectionRequired):
+        await company.exchange(agent, "linear", READ)
+    await company.sign_in("carol")
     assert "linear" not in await company.accounts(user)
     assert (await companies.connect(company.vault, user.id, "linear", is_asked=True)).connection is not None
 

@@ -1,17 +1,20 @@
 """Delete connections, grants, permissions and agents that ended long ago; the activity keeps what happened.
 
-A connection whose revocation at its provider is still due stays, and so does a grant that another one is based on. Each
-batch is a separate transaction, so that others can write in between.
+A connection whose revocation at its provider is still due stays, and so does a grant that another one is based on, and
+what keeps a company from giving again what a person ended. Each batch is a separate transaction, so that others can
+write in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from vault.classes.immutable import immutable
+from vault.connections import DISCONNECTED
 from vault.records import DAY, TENANT
-from vault.storage.database import SWEEP_BATCH, Database, text
+from vault.storage.database import SWEEP_BATCH, Database, Value, text
 
 DONE_KEPT: Final = 30 * DAY  # seconds to keep a finished revocation, which the page and `scrub` need for 7 days
 
@@ -32,7 +35,7 @@ _CONNECTIONS: Final = _Kind(
         select 1 from upstream_revocations r
         where r.tenant = k.tenant and r.connection_id = k.id and r.done_at is null
     )
-    limit :batch
+    {and_forgettable} limit :batch
     """,
     (
         "delete from narrowed_tokens where tenant = :tenant and connection_id = :id",
@@ -46,6 +49,19 @@ _CONNECTIONS: Final = _Kind(
     ),
     batch=100,
 )
+# The last account that a person disconnected there stays: it keeps their company from connecting another.
+_FORGETTABLE: Final = """
+    and not (
+        k.reason = :disconnected and k.provider in ({services})
+        and exists (select 1 from users u where u.tenant = k.tenant and u.id = k.user_id)
+        and not exists (
+            select 1 from connections n
+            where n.tenant = k.tenant and n.user_id = k.user_id and n.provider = k.provider
+                and n.reason = :disconnected
+                and (n.ended_at > k.ended_at or (n.ended_at = k.ended_at and n.id > k.id))
+        )
+    )
+"""
 # `between` means `=` here and makes PostgreSQL do one index lookup each: when hardly any grant is based on another, it
 # assumes that all are based on the same one and reads every grant instead.
 _GRANTS: Final = _Kind(
@@ -102,10 +118,15 @@ _AGENT_RECEIPTS: Final = """
         order by issued_at limit :batch
     )
 """
+# What ended for an agent that a company lets in stays: it says whether the person or the company ended it.
 _DELEGATIONS: Final = """
     delete from delegations where (tenant, user_id, client_id, connection_id) in (
-        select tenant, user_id, client_id, connection_id from delegations
-        where tenant = :tenant and revoked_at is not null and revoked_at <= :before limit :batch
+        select d.tenant, d.user_id, d.client_id, d.connection_id from delegations d
+        where d.tenant = :tenant and d.revoked_at is not null and d.revoked_at <= :before and not exists (
+            select 1 from company_permissions p
+            where p.tenant = d.tenant and p.user_id = d.user_id and p.client_id = d.client_id
+        )
+        limit :batch
     )
 """
 _REVOCATIONS: Final = """
@@ -116,9 +137,20 @@ _REVOCATIONS: Final = """
 """
 
 
-async def forget_ended(database: Database, *, before: int) -> int:
-    """Delete connections, grants, permissions and agents that ended at `before` or earlier; returns how many rows."""
-    counts = [await _forget(database, kind, before=before) for kind in (_CONNECTIONS, _GRANTS, _CLIENTS)]
+async def forget_ended(database: Database, *, before: int, company_services: Collection[str] = ()) -> int:
+    """Delete connections, grants, permissions and agents that ended at `before` or earlier; returns how many rows.
+
+    `company_services`: the providers where companies connect people's accounts.
+    """
+    named: dict[str, Value] = {f"service{number}": name for number, name in enumerate(sorted(company_services))}
+    condition = _FORGETTABLE.format(services=", ".join(f":{name}" for name in named)) if named else ""
+    kept = replace(_CONNECTIONS, chosen=_CONNECTIONS.chosen.format(and_forgettable=condition))
+    more = {**named, "disconnected": DISCONNECTED} if named else named
+    counts = [
+        await _forget(database, kept, before=before, more=more),
+        await _forget(database, _GRANTS, before=before),
+        await _forget(database, _CLIENTS, before=before),
+    ]
     return sum(counts) + await _delete(database, _DELEGATIONS, before=before)
 
 
@@ -135,8 +167,8 @@ async def forget_done(database: Database, *, now: int) -> int:
     return await _delete(database, _REVOCATIONS, before=now - DONE_KEPT)
 
 
-async def _forget(database: Database, kind: _Kind, *, before: int) -> int:
-    which = {"tenant": TENANT, "before": before, "batch": kind.batch}
+async def _forget(database: Database, kind: _Kind, *, before: int, more: Mapping[str, Value] | None = None) -> int:
+    which: dict[str, Value] = {"tenant": TENANT, "before": before, "batch": kind.batch, **(more or {})}
     total, count = 0, kind.batch
     while count == kind.batch:
         async with database.transaction(patient=True) as transaction:

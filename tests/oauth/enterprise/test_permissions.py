@@ -29,6 +29,7 @@ from vault.company_access import OwnedAccount
 from vault.company_permissions import CUT_OFF, DROPPED, Renewal, renew
 from vault.grants import derive_grant
 from vault.records import ClientKind, Connection, Delegation, Principal
+from vault.upkeep import retention
 
 READS = frozenset({"channels:read", "channels:history"})
 DAY = 86400
@@ -207,6 +208,52 @@ async def test_a_permission_that_was_ended_stays_ended(company: Company) -> None
         await delegations.revoke(transaction, **which, now=company.now())
     await admit(company)
     assert await live_scopes(company, connection) == frozenset()
+
+
+async def forget_ended(company: Company) -> None:
+    """Ten days later, the upkeep deletes what ended more than eight days ago."""
+    database = company.place.deployment.database
+    database.clock_offset += 10 * DAY
+    await retention.forget_ended(database, before=company.now() - 8 * DAY)
+
+
+async def test_what_the_person_removed_stays_removed_after_ended_records_are_deleted(company: Company) -> None:
+    connection = await connect(company)
+    await allow(company, connection, READS)
+    await admit(company)
+    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "connection_id": connection.id}
+    async with company.place.deployment.transaction() as transaction:
+        await delegations.revoke(transaction, **which, now=company.now())
+    await forget_ended(company)
+    await admit(company)
+    assert await live_scopes(company, connection) == frozenset()
+    left = await ended_by_itself(company, connection)
+    assert left is None  # the twin: without a company, nothing is left of a permission that ended
+
+
+async def test_a_company_can_give_again_what_it_took_long_ago(company: Company) -> None:
+    connection = await connect(company)
+    await admit(company, groups=["writers"])
+    await admit(company, groups=[])
+    permission = await company.permission()
+    async with company.place.deployment.transaction() as transaction:
+        taken = await company_access.take_back(transaction, permission, now=company.now())
+        await company_permissions.save(transaction, taken)
+    assert await live_scopes(company, connection) == frozenset()
+    await forget_ended(company)
+    await admit(company)
+    assert await live_scopes(company, connection) >= READS
+
+
+async def ended_by_itself(company: Company, connection: Connection) -> Delegation | None:
+    """An ended permission of an agent that no company lets in, after the ended records were deleted."""
+    caller = await company.place.caller()
+    which = {"user_id": company.user.id, "client_id": caller.client.id, "connection_id": connection.id}
+    async with company.place.deployment.transaction() as transaction:
+        await delegations.allow(transaction, **which, scopes=READS, now=company.now(), expires_at=None)
+        await delegations.revoke(transaction, **which, now=company.now())
+    await forget_ended(company)
+    return await delegations.get(company.place.deployment.database, **which)
 
 
 async def test_what_the_person_allowed_is_left_alone(company: Company) -> None:
