@@ -195,9 +195,10 @@ def check_rows(rows: Sequence[Row], wanted: AccountQuery) -> tuple[HeldAccount, 
     """The accounts in these rows. Raises like `read_accounts`."""
     if not rows:
         raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
-    if revoked_tokens.is_revoked(rows[0], wanted.principal.token_id):
+    first, *_ = rows
+    if revoked_tokens.is_revoked(first, wanted.principal.token_id):
         raise GrantEnded("This access token was revoked. Refresh it, or sign in again.")
-    chosen = text_or_none(rows[0], "tool_set")
+    chosen = text_or_none(first, "tool_set")
     if chosen is not None and wanted.tool_sets is not None and chosen not in wanted.tool_sets:
         raise tool_choices.refusal(chosen)
     return accounts_of(rows, wanted)
@@ -219,10 +220,8 @@ def parameters_of(wanted: AccountQuery) -> Mapping[str, Value]:
 def accounts_of(rows: Sequence[Row], wanted: AccountQuery) -> tuple[HeldAccount, ...]:
     """The accounts in rows with `COLUMNS` (at least one row), oldest first."""
     rows = [row for row in rows if row["id"] is not None]  # each owner has a row, with or without an account
-    if not rows:
-        return ()  # a live grant, and no account
-    if len(rows) > 1:  # sorting one row in the database would cost more than everything else here
-        rows = sorted(rows, key=lambda row: (integer(row, "created_at"), text(row, "id")))
+    # Sorting one row in the database would cost more than everything else here.
+    rows.sort(key=lambda row: (integer(row, "created_at"), text(row, "id")))
     return tuple(_account(row, wanted) for row in rows)
 
 

@@ -292,16 +292,14 @@ async def _store(
         events.append(replace(consent.entered, connection_id=connection.id, details=about))
     else:
         events += await company_access.allow_opened(transaction, connection, policy, now=now)
-    delegated = frozenset[str]()
-    if consent.client_id is not None:
+    client_id, delegated = consent.client_id, frozenset[str]()
+    if client_id is not None and not await _was_taken_away(transaction, consent, connection, client_id=client_id):
         delegated = meet(consent.delegated, policy.delegable(connection.scopes), policy.covers)
-        if await _was_taken_away(transaction, consent, connection):
-            delegated = frozenset[str]()
-    if consent.client_id is not None and delegated:
+    if client_id is not None and delegated:
         await delegations.extend(
             transaction,
             user_id=consent.user_id,
-            client_id=consent.client_id,
+            client_id=client_id,
             connection_id=connection.id,
             scopes=delegated,
             now=now,
@@ -311,7 +309,7 @@ async def _store(
         events.append(
             delegations.extended_event(
                 connection,
-                client_id=consent.client_id,
+                client_id=client_id,
                 scopes=delegated,
                 ask=consent.ask,
                 expires_at=consent.ends_at,
@@ -347,11 +345,11 @@ async def _was_ended(transaction: Transaction, consent: Consent) -> bool:
     return consent.ticket_hash is not None and await tickets.client_of_state(transaction, consent.ticket_hash) is None
 
 
-async def _was_taken_away(transaction: Transaction, consent: Consent, connection: Connection) -> bool:
+async def _was_taken_away(
+    transaction: Transaction, consent: Consent, connection: Connection, *, client_id: str
+) -> bool:
     """Whether the person took this account away from the agent after they were sent to the provider."""
-    held = await delegations.get(
-        transaction, user_id=consent.user_id, client_id=consent.client_id or "", connection_id=connection.id
-    )
+    held = await delegations.get(transaction, user_id=consent.user_id, client_id=client_id, connection_id=connection.id)
     ended_at = None if held is None else held.revoked_at
     return ended_at is not None and consent.asked_at is not None and ended_at > consent.asked_at
 

@@ -174,8 +174,7 @@ async def rotate(
     Raises RefreshTokenRefused, TokenReused, ScopeRefused or ResourceRefused, and what `admit` raises, which runs last;
     only TokenReused changes anything.
     """
-    if await find(database, token) is None:  # an invented token writes nothing
-        raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is unknown")
+    await _find_known(database, token)  # an invented token writes nothing
     async with database.transaction() as transaction:
         outcome = await _rotate(transaction, token, request=request, now=now, lifetimes=lifetimes)
         if isinstance(outcome, AcceptedRefresh):
@@ -197,6 +196,13 @@ async def find(reader: Reader, token: str) -> RefreshToken | None:
         {"tenant": TENANT, "token_hash": token_hash(token)},
     )
     return None if row is None else _refresh_token(row)
+
+
+async def _find_known(reader: Reader, token: str) -> RefreshToken:
+    stored = await find(reader, token)
+    if stored is None:
+        raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is unknown")
+    return stored
 
 
 async def find_live(reader: Reader, token: str, *, now: int, grace: int = 0) -> tuple[RefreshToken, LiveGrant] | None:
@@ -267,9 +273,7 @@ async def _rotate(
     transaction: Transaction, token: str, *, request: RefreshRequest, now: int, lifetimes: Lifetimes
 ) -> AcceptedRefresh | TokenReused:
     """Load, decide, save. Returns reuse instead of raising it, so that the transaction can commit."""
-    stored = await find(transaction, token)
-    if stored is None:
-        raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is unknown")
+    stored = await _find_known(transaction, token)
     facts = await grants.live_principal_facts(transaction, stored.grant_id)
     if facts is None:
         raise RefreshTokenRefused(_NOT_VALID, detail="the grant, client, or user of the refresh token has ended")
@@ -282,9 +286,7 @@ async def _rotate(
         if stored_successor is not None:
             successor, expires_at = stored_successor
             return replace(answer, refresh_token=successor, expires_at=expires_at)
-        stored = await find(transaction, token)  # another request was first, perhaps from the same client at once
-        if stored is None:
-            raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token was deleted while it was used")
+        stored = await _find_known(transaction, token)  # another request was first, perhaps of the same client
     return await _repeat(transaction, token, stored, facts=facts, request=request, now=now, grace=lifetimes.grace)
 
 

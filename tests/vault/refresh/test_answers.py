@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
 from tests.conftest import Store
-from tests.support.rooms.vault_room import WAIT, Room, connection_status, open_room, second_process
+from tests.support.rooms.vault_room import (
+    SLACK_SCOPES,
+    WAIT,
+    Room,
+    connection_status,
+    open_room,
+    second_process,
+)
+from vault import connections
 from vault.refresh import leases
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
 from vault.upkeep.revocations import revoke_upstream, run_due
@@ -164,6 +173,38 @@ async def test_an_answer_on_its_way_survives_a_consent_that_brought_no_refresh_t
     room.pass_time(3600)
     assert await room.exchange()
     assert [send.outcome for send in room.slack.sends] == ["Rotation", "Rotation"]
+
+
+async def test_an_answer_on_its_way_does_not_replace_what_a_company_connected_instead(room: Room) -> None:
+    """The account is renewed by identity assertions now: it has no refresh token that could be the used one."""
+    connection = await room.connect()
+    room.pass_time(3600)
+    identity = await room.connect("google", account="identity")
+    async with room.held_refresh() as slow:
+        answer = room.slack.consent("alice", SLACK_SCOPES, refreshable=False)
+        async with room.database.transaction() as transaction:
+            again = await connections.open_connection(
+                transaction,
+                room.vault.keys,
+                user_id=room.alice.user.id,
+                provider="slack",
+                answer=replace(answer, expires_in=3600),
+                asked=SLACK_SCOPES,
+                policy=room.vault.policies["slack"],
+                now=room.now,
+                renewed_by=identity.id,
+            )
+        assert again.id == connection.id
+        room.slack.gate.set()
+        with suppress(VaultError):
+            await slow
+    facts = await room.row(connection)
+    assert facts.open_access_token(room.vault.keys) == answer.access_token
+    assert facts.renewed_by == identity.id
+    late = room.slack.families[0].refresh_token
+    await room.disconnect(again)
+    await run_due(room.vault)
+    assert late in {token for token, _ in room.slack.revocations}
 
 
 async def test_an_answer_that_the_storage_refuses_is_offered_again_until_it_is_stored(room: Room) -> None:

@@ -11,7 +11,9 @@ from tests.conftest import Store
 from tests.support.doubles.upstream_double import UNREACHABLE
 from tests.support.rooms.vault_room import READ, WAIT, Room, herd, open_room, second_process
 from vault.refresh import leases
+from vault.refresh.accounts import AccountQuery, read_accounts
 from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest
+from vault.refresh.rotation import keep_fresh
 from vault.upstream import RotationMode
 
 # One refresh for everyone
@@ -130,6 +132,22 @@ async def test_a_token_that_nobody_uses_is_not_refreshed_ahead(room: Room) -> No
     await room.exchange()
     await room.exchange()
     assert len(room.vault.tasks.timers) == 1
+
+
+async def test_tokens_that_were_issued_together_are_refreshed_over_a_quarter_of_their_last_minute(room: Room) -> None:
+    await room.connect()
+    wanted = AccountQuery(room.request().principal, "slack", "")
+    (held,) = await read_accounts(room.database, wanted)
+    assert held.full is not None
+    for number in range(300):
+        request = UpstreamTokenRequest(f"connection {number}", held.full.generation)
+        keep_fresh(room.vault, replace(held, id=request.connection_id), held.full, request=request, now=room.now)
+    now, made = asyncio.get_running_loop().time(), room.vault.tasks.timers._made  # pyright: ignore[reportPrivateUsage]
+    left = sorted(timer.when() - now for _, timer in made.values())
+    first = 3600 - 60
+    assert first - 2 < left[0] < first + 3
+    assert first + 12 < left[-1] < first + 15
+    assert first + 4 < left[150] < first + 11
 
 
 async def test_a_narrow_token_is_refreshed_ahead_in_the_last_tenth_of_its_own_life(room: Room) -> None:
