@@ -442,7 +442,7 @@ async def store(
     consent = replace(trip.consent_of(user.id, entered=entered), replaces=trip.replaces)
     at_ms = consents.milliseconds(deployment.vault)
     try:
-        stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False, guard=guard)
+        stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, guard=guard)
     except TransitionRefused as error:
         raise ConnectRefused(error.description, detail="state") from error
     if stored is None:

@@ -235,7 +235,7 @@ async def _complete(
     at_ms = consents.milliseconds(vault)
     is_kept = await consents.keep(vault, consent, answer, key=key, at_ms=at_ms)
     try:
-        stored = await consents.store(vault, consent, answer, at_ms=at_ms, is_late=False)
+        stored = await consents.store(vault, consent, answer, at_ms=at_ms)
     except TransitionRefused as error:
         await _leave(deployment, consent, answer)
         raise ConnectRefused(error.description, detail="no_account") from error
@@ -328,7 +328,7 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
     consent = trip.consent_of(user.id)
     answer = TokenAnswer(access_token="", scopes=trip.scopes, account=Account(user.id, user.name))
     at_ms, guard = consents.milliseconds(deployment.vault), deployment.check_caller
-    stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False, guard=guard)
+    stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, guard=guard)
     if stored is None:
         raise ConnectRefused("Nothing was connected. Try again.", detail="state")
     return connection_outcome(deployment, consent, stored)

@@ -74,7 +74,7 @@ async def keep(
     consent = Consent(user.id, identity_name(name), IDENTITY_SCOPES)
     at_ms = consents.milliseconds(vault)
     try:
-        await consents.store(vault, consent, answer, at_ms=at_ms, is_late=False)
+        await consents.store(vault, consent, answer, at_ms=at_ms)
     except (StorageUnavailable, TemporarilyUnavailable):
         logger.warning("identity not stored yet", extra={"provider": name})
         vault.tasks.finish(f"identity:{user.id}", consents.finish(vault, consent, answer, at_ms=at_ms, is_kept=False))

@@ -68,8 +68,13 @@ class _RefusedAccess:
 async def identity_of(vault: Vault, facts: ConnectionFacts) -> ConnectionFacts | None:
     """The live connection to the identity provider that renews this one; None: it ended, or must sign in again."""
     found = await leases.read(vault.database, facts.renewed_by or "")
-    is_theirs = found is not None and found.user_id == facts.user_id and not found.is_ended
-    return found if found is not None and is_theirs and found.state is ConnectionState.ACTIVE else None
+    if found is None or found.user_id != facts.user_id or found.state is not ConnectionState.ACTIVE:
+        return None
+    return found
+
+
+async def _read_again(vault: Vault, identity: ConnectionFacts) -> ConnectionFacts:
+    return await leases.read(vault.database, identity.connection_id) or identity
 
 
 async def obstacle(vault: Vault, facts: ConnectionFacts) -> VaultError | None:
@@ -119,7 +124,7 @@ async def _by_refresh_token(
     vault: Vault, identity: ConnectionFacts, access: VouchedAccess, *, provider: str, scopes: frozenset[str] | None
 ) -> VouchedAccess:
     """draft-ietf-oauth-identity-assertion-authz-grant-04 §4.3: for a refresh token, where the ID token has ended."""
-    identity = await leases.read(vault.database, identity.connection_id) or identity
+    identity = await _read_again(vault, identity)
     request = UpstreamTokenRequest(f"subject:{identity.connection_id}:{provider}", 0, scopes=scopes)
     if vault.tasks.seconds_paused(request, now=vault.database.now(), generation=identity.generation):
         raise needs_reauth(identity)
@@ -164,7 +169,7 @@ async def _show_refresh_token(
         raise TemporarilyUnavailable(vault.tasks.why_paused(limited), retry_after=waiting)
     await attempts.pay(vault, identity.connection_id)
     facts, now = await leases.read(vault.database, identity.connection_id), vault.database.now()
-    if facts is None or facts.is_ended or facts.state is not ConnectionState.ACTIVE or facts.refresh_sealed is None:
+    if facts is None or facts.state is not ConnectionState.ACTIVE or facts.refresh_sealed is None:
         raise needs_reauth(identity)
     if facts.sent_at is not None or not await takeover.is_free(vault, facts, now=now):
         return None
@@ -192,8 +197,8 @@ async def _id_token(vault: Vault, identity: ConnectionFacts, *, renew: Renew) ->
     """
     if identity.access_sealed is None or (identity.access_expires_at or 0) <= vault.database.now() + AGE:
         await renew(vault, identity.connection_id, if_generation=identity.access_generation)
-        identity = await leases.read(vault.database, identity.connection_id) or identity
-    if identity.is_ended or identity.state is not ConnectionState.ACTIVE or identity.access_sealed is None:
+        identity = await _read_again(vault, identity)
+    if identity.state is not ConnectionState.ACTIVE or identity.access_sealed is None:
         raise needs_reauth(identity)
     key = identity.key(vault.keys)
     return key.open(

@@ -58,13 +58,10 @@ async def connect(vault: Vault, user_id: str, provider: str, *, is_asked: bool =
     )
 
 
-async def connect_all(vault: Vault, user_id: str) -> int:
-    """Connect the person everywhere their identity provider may vouch for them; returns how many connections there
-    are."""
-    made = 0
+async def connect_all(vault: Vault, user_id: str) -> None:
+    """Connect the person everywhere their identity provider may vouch for them."""
     for provider in () if vault.assertions is None else tuple(vault.assertions.services):
-        made += (await connect(vault, user_id, provider)).connection is not None
-    return made
+        await connect(vault, user_id, provider)
 
 
 async def heal(vault: Vault, user_id: str, refusal: ConnectionRequired) -> bool:
@@ -122,7 +119,8 @@ async def _connect(
     is_asked: bool,
 ) -> CompanyAnswer:
     """Ask each identity provider in turn, unless a connection works already or one of them just refused."""
-    user_id, now = identities[0].user_id, vault.database.now()
+    first, *_ = identities
+    user_id, now = first.user_id, vault.database.now()
     for known in await connections.find(vault.database, user_id, provider=provider):
         if known.state is ConnectionState.ACTIVE:
             return CompanyAnswer(known)
@@ -168,7 +166,7 @@ async def _open(vault: Vault, found: IdentityAssertions, identity: Connection, *
         answer = await asserted.access.connect(asserted.id_token)
         consent = Consent(identity.user_id, provider, found.scopes_at(provider) or frozenset(), renewed_by=identity.id)
         at_ms = consents.milliseconds(vault)
-        stored = await consents.store(vault, consent, answer, at_ms=at_ms, is_late=False)
+        stored = await consents.store(vault, consent, answer, at_ms=at_ms)
     except (ConnectionRequired, CiphertextRejected) as error:
         raise UpstreamError("identity_sign_in", "the sign-in there has ended") from error
     except TransitionRefused as error:

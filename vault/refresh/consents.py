@@ -200,7 +200,7 @@ async def store(
     answer: TokenAnswer,
     *,
     at_ms: int,
-    is_late: bool,
+    is_late: bool = False,
     guard: Callable[[Transaction], Awaitable[None]] | None = None,
 ) -> StoredConsent | None:
     """Connect the account and let the agent use it, in one transaction; None when this answer is already stored.

@@ -197,7 +197,7 @@ async def look(vault: Vault, connection_id: str) -> bool:
     Raises what a refresh raises; ConnectionRequired means that it has ended.
     """
     facts = await leases.read(vault.database, connection_id)
-    if facts is None or facts.is_ended or facts.state is not ConnectionState.ACTIVE:
+    if facts is None or facts.state is not ConnectionState.ACTIVE:
         return True
     newest = facts.access_generation
     if facts.refresh_sealed is not None:

@@ -328,7 +328,7 @@ async def test_a_consent_that_may_be_older_than_a_revocation_is_checked(
         room.pass_time(agreed)
         answer = upstream.consent("alice", GOOGLE_SCOPES)
     consent = Consent(room.alice.user.id, "google", GOOGLE_SCOPES)
-    stored = await consents.store(room.vault, consent, answer, at_ms=room.now * 1000, is_late=False)
+    stored = await consents.store(room.vault, consent, answer, at_ms=room.now * 1000)
     assert stored is not None
     assert await grant_checks.run_due(room.vault) == checks
     assert await connection_status(room, stored.connection) == ("needs_reauth" if agreed < 0 else "active")
@@ -346,5 +346,5 @@ async def test_someone_elses_revocation_can_end_a_consent_where_it_ends_the_acco
     answer = room.google.consent("alice", GOOGLE_SCOPES)
     assert await revocations.revoke_upstream(room.vault, first.id) == "revoked"
     consent = Consent(bob.user.id, "google", GOOGLE_SCOPES)
-    assert await consents.store(room.vault, consent, answer, at_ms=room.now * 1000, is_late=False)
+    assert await consents.store(room.vault, consent, answer, at_ms=room.now * 1000)
     assert await grant_checks.run_due(room.vault) == (1 if is_whole else 0)

@@ -27,7 +27,7 @@ async def store(room: Room, *, conflicts: int) -> StoredConsent | None:
 
     answer = room.slack.consent("alice", SLACK_SCOPES)
     consent = Consent(room.alice.user.id, "slack", SLACK_SCOPES)
-    return await consents.store(room.vault, consent, answer, at_ms=room.now * 1000, is_late=False, guard=guard)
+    return await consents.store(room.vault, consent, answer, at_ms=room.now * 1000, guard=guard)
 
 
 @pytest.mark.parametrize("conflicts", [0, 1, 3])

@@ -94,17 +94,18 @@ async def test_a_look_without_an_answer_is_repeated_a_bounded_number_of_times(ro
     connection = await room.connect()
     await hint(room, connection)
     room.slack.faults.extend([INVALID_CLIENT] * 20)
-    for tries in range(1, 6):
+    for sends in (6, 12):  # as often after the next hint
+        for tries in range(1, 6):
+            assert await grant_checks.run_due(room.vault) == 1
+            room.pass_time(60 * 2 ** (tries - 1) - 1)
+            assert await grant_checks.run_due(room.vault) == 0
+            room.pass_time(1)
         assert await grant_checks.run_due(room.vault) == 1
-        room.pass_time(60 * 2 ** (tries - 1) - 1)
+        room.pass_time(60 * 2**6)
         assert await grant_checks.run_due(room.vault) == 0
-        room.pass_time(1)
-    assert await grant_checks.run_due(room.vault) == 1
-    room.pass_time(60 * 2**6)
-    assert await grant_checks.run_due(room.vault) == 0
-    assert len(room.slack.sends) == 6
+        assert len(room.slack.sends) == sends
+        await hint(room, connection)
     room.slack.faults.clear()
-    await hint(room, connection)
     await grant_checks.run_due(room.vault)
     assert room.slack.sends[-1].outcome == "Rotation"
 
@@ -125,6 +126,20 @@ async def test_whoever_has_no_refresh_token_is_asked_about_until_the_answer_says
     found = await connections.get_connection(room.database, connection.id, user_id=connection.user_id)
     assert found is not None
     assert (found.state is ConnectionState.ACTIVE) == (error != "token_revoked")
+
+
+@pytest.mark.parametrize("is_set_up", [True, False])
+async def test_a_provider_that_is_not_set_up_any_more_is_not_asked(room: Room, *, is_set_up: bool) -> None:
+    connection = await room.connect(refreshable=False)
+    await hint(room, connection)
+    room.slack.identity_error = "token_revoked"
+    room.slack.is_configured = is_set_up
+    assert await grant_checks.run_due(room.vault) == 1
+    room.pass_time(60 * 2**6)
+    assert await grant_checks.run_due(room.vault) == 0
+    found = await connections.get_connection(room.database, connection.id, user_id=connection.user_id)
+    assert found is not None
+    assert (found.state is ConnectionState.NEEDS_REAUTH) is is_set_up
 
 
 async def test_what_was_looked_at_is_forgotten_and_what_waits_is_not(room: Room) -> None:

@@ -92,7 +92,7 @@ async def test_connecting_again_after_the_loss_leaves_the_newest_token_of_the_ol
     await past.come_back(room.database)
     answer = room.slack.consent("alice", SLACK_SCOPES)
     consent = Consent(room.alice.user.id, "slack", SLACK_SCOPES)
-    assert await consents.store(room.vault, consent, answer, at_ms=room.now * 1000, is_late=False)
+    assert await consents.store(room.vault, consent, answer, at_ms=room.now * 1000)
     await room.disconnect(connection)
     assert await run_due(room.vault) == 2
     assert {token for token, _ in room.slack.revocations} == {newest, answer.refresh_token}
@@ -108,6 +108,10 @@ async def test_where_nothing_went_back_nothing_is_adopted_or_noted(room: Room) -
     seen = sightings.read(room.store.data)
     assert seen is not None
     assert (seen.older_rows, seen.sequence > 0) == (0, True)
+    assert (room.store.data / sightings.FILE).stat().st_mode & 0o777 == 0o600
+    for _ in range(2):  # also where nothing was seen yet
+        sightings.forget(room.store.data)
+        assert sightings.read(room.store.data) is None
 
 
 async def test_a_start_says_how_many_rows_were_older_and_how_many_events_are_missing(room: Room) -> None:
