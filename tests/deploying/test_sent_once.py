@@ -13,9 +13,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 
 from tests.conftest import unavailable
 from tests.deploying.test_proxies import REQUIRED
+from tests.generating.documentation import ROOT
 from tests.support.network import proxies
 from tests.support.network.proxies import HOST, Ports
 from tests.support.network.tls import make_authority
@@ -115,3 +117,9 @@ async def test_a_request_that_its_vault_does_not_accept_goes_to_the_other(name: 
         await until_served(http)
         vaults.servers[vaults.last].close()
         assert await send(http, "GET", "/next" if name == "nginx" else "/proxy/c/main/next") == 200
+
+
+def test_the_ingress_of_the_chart_repeats_no_request() -> None:
+    """ingress-nginx repeats a request at another pod by default, as nginx does above."""
+    values = yaml.safe_load((ROOT / "deploy/helm/token-vault/values.yaml").read_text(encoding="utf-8"))
+    assert values["ingress"]["annotations"]["nginx.ingress.kubernetes.io/proxy-next-upstream"] == "off"
