@@ -78,6 +78,33 @@ async def test_the_id_of_one_thing_never_becomes_the_path_of_another(room: Admin
     await asyncio.to_thread(administer)
 
 
+async def test_a_revoked_token_of_a_service_account_is_replaced(room: AdminRoom) -> None:
+    account = await room.service_account()
+
+    def administer() -> None:
+        sent: list[str] = []
+        with (
+            httpx2.Client(event_hooks={"request": [lambda one: sent.append(one.headers["authorization"])]}) as http,
+            AdminClient(
+                room.room.url, client_id=account.client.id, client_secret=account.secret or "", http=http
+            ) as admin,
+        ):
+            admin.list_people()
+            token = sent[-1].partition(" ")[2]
+            admin.list_people()
+            assert sent[-1].partition(" ")[2] == token  # the twin: it is kept until then
+            revoked = http.post(
+                f"{room.room.url}/revoke", data={"token": token}, auth=(account.client.id, account.secret or "")
+            )
+            assert revoked.status_code == 200
+            with pytest.raises(VaultRefused) as refused:
+                admin.list_people()
+            assert refused.value.status == 401
+            assert admin.list_people()["items"]
+
+    await asyncio.to_thread(administer)
+
+
 @pytest.mark.parametrize("method", ["exchange", "administration"])
 async def test_no_redirect_takes_a_token_elsewhere(method: str) -> None:
     seen: list[str] = []

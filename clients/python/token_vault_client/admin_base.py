@@ -60,6 +60,8 @@ class AdminBase:
         answer = self._http.request(
             method, self.url + path, params=given or None, json=body, headers=sent, follow_redirects=False
         )
+        if answer.status_code == 401:
+            self._held = ("", 0.0)  # it was revoked, so the next call gets another one
         is_json = "json" in answer.headers.get("content-type", "") and "jsonl" not in answer.headers["content-type"]
         content: object = answer.json() if is_json and answer.content else None
         if not answer.is_success:

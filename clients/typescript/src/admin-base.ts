@@ -51,6 +51,7 @@ export class AdminBase {
       body: body === undefined ? undefined : JSON.stringify(body),
       redirect: "manual",
     });
+    if (answer.status === 401) this.#held = { token: "", endsAt: 0 }; // it was revoked: the next call gets another one
     const type = answer.headers.get("content-type") ?? "";
     if (!answer.ok) throw refusalOf(answer, (await answer.json().catch(() => ({}))) as Record<string, unknown>);
     if (answer.status === 204) return undefined;
