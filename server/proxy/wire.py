@@ -312,7 +312,8 @@ def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider, *, has_
         if is_credential(provider, name):
             raise _credential(name)
         if changes_method(provider, name):
-            raise ProxyRefused("method_override", f"Omit the parameter {name[:40]}: it would change the method.")
+            told = f"Omit the parameter {shown_name(name)}: it would change the method."
+            raise ProxyRefused("method_override", told)
         if has_paths:
             first, *inner = _steps(name)
             value, name = _wrap(inner, value), first

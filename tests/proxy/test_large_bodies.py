@@ -73,6 +73,7 @@ async def test_a_file_is_judged_up_to_the_limit_and_a_refusal_names_the_setting(
     for count, status in ((2, 200), (5, 413)):
         answer = await put(handle, pieces(count))
         assert answer.status_code == status, answer.text
+    assert "The vault reads this body" in answer.text
     assert "proxy.read_limit" in answer.text
 
 

@@ -63,7 +63,8 @@ def test_a_place_with_two_values_is_repeated(text: str) -> None:
     assert form(text).repeated == {"a"}
     with pytest.raises(ProxyRefused, match="ambiguous_parameter"):
         merge(CallParameters(), form(text), ["a/b"])
-    assert merge(CallParameters(), form("a[b]=1&a[c]=2"), ["a/b"]) == {"a": {"b": "1", "c": "2"}}  # the twin
+    assert merge(CallParameters(), form("a[b]=1&a[c]=2"), ["a/b"]) == {"a": {"b": "1", "c": "2"}}  # the twins
+    assert merge(CallParameters(), form("a[]=1&a[]=2"), ["a"]) == {"a": ["1", "2"]}
 
 
 def test_a_place_in_query_and_body_is_repeated() -> None:

@@ -131,6 +131,11 @@ async def test_whatever_ends_an_agents_authority_ends_its_handles_at_once(
     assert len(room.provider.arrivals) == 1
     if status == 403:
         assert answer.json()["connect_uri"].startswith(room.url)
+        client = await clients.get_client(room.vault.deployment.database, handle.agent.principal.client_id)
+        assert client is not None
+        assert client.name in answer.json()["title"]
+    else:  # the code is ours, the challenge's is registered
+        assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
 
 
 async def do_nothing(_room: ProxyRoom, _handle: ProxyHandle) -> None:
@@ -234,7 +239,7 @@ async def test_a_proof_counts_once_and_a_bound_handle_is_no_bearer_token(room: P
     assert (await handle.call("GET", PATH, scheme="DPoP", headers={"dpop": sent})).status_code == 200
     again = await handle.call("GET", PATH, scheme="DPoP", headers={"dpop": sent})
     assert (again.status_code, again.json()["code"]) == (401, "invalid_dpop_proof")
-    assert "algs=" in again.headers["www-authenticate"]
+    assert again.headers["www-authenticate"].startswith('DPoP error="invalid_dpop_proof", algs="')
     for scheme in ("Bearer", "token"):
         assert (await handle.call("GET", PATH, scheme=scheme, headers={"dpop": proof(handle)})).status_code == 401
     assert (await unbound.call("GET", PATH, scheme="DPoP", headers={"dpop": proof(unbound)})).status_code == 401

@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from server.proxy.endpoint import Proxy
 from server.runtime.recent import KEPT
 from tests.support.accounts import open_account, revoke
 from tests.support.doubles.proxied_api import Upstream
@@ -154,6 +155,43 @@ async def test_a_streamed_body_ends_only_while_its_call_is_allowed(
     assert (upstream.answer.size == (length or BEGINNING + 1)) is (status == 200)
     (event,) = await room.events(handle)
     assert event.outcome == ("ok" if status == 200 else "refused")
+
+
+@pytest.mark.parametrize(("change", "status"), [(cut_off, 401), (do_nothing, 200)])
+async def test_a_body_ends_with_its_last_byte_whatever_the_server_says(
+    room: ProxyRoom, upstream: Upstream, change: Change, status: int
+) -> None:
+    """Some servers say only afterward, with an empty part, that it was the last one."""
+    handle, parts, sent = await ready(room), asyncio.Queue[Message](), list[Message]()
+    upstream.answer = reader = Reader()
+    path = urlsplit(handle.base()).path + "/chat.postMessage"
+    fields = {
+        "authorization": f"Bearer {handle.value}",
+        "content-type": "application/octet-stream",
+        "content-length": str(LONG),
+    }
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
+    }
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    parts.put_nowait({"type": "http.request", "body": b"x" * BEGINNING, "more_body": True})
+    call = asyncio.create_task(Proxy(room.vault.deployment)(scope, parts.get, send))
+    async with asyncio.timeout(20):
+        await reader.begun.wait()
+        await change(room, handle)
+        parts.put_nowait({"type": "http.request", "body": b"x" * (LONG - BEGINNING), "more_body": True})
+        parts.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        await call
+        await reader.ended.wait()
+    assert (sent[0]["status"], reader.is_whole) == (status, status == 200)
 
 
 @pytest.mark.parametrize(("seconds", "status"), [(60, 403), (61, 200)])

@@ -121,8 +121,8 @@ def test_a_target_is_at_one_api_of_the_account(
 class KeptSpan:
     """A span that keeps what it is told."""
 
-    def __init__(self, name: str, attributes: dict[str, Attribute]) -> None:
-        self.name, self.noted = name, attributes
+    def __init__(self, name: str, attributes: dict[str, Attribute], parent: Mapping[str, str] | None) -> None:
+        self.name, self.noted, self.parent = name, attributes, parent
 
     def note(self, **attributes: Attribute) -> None:
         self.noted |= attributes
@@ -133,17 +133,17 @@ async def test_each_call_with_a_handle_is_a_span_with_its_outcome(room: ProxyRoo
 
     @contextmanager
     def listener(name: str, attributes: dict[str, Attribute], parent: Mapping[str, str] | None) -> Generator[Span]:
-        seen.append(KeptSpan(name, dict(attributes)))
+        seen.append(KeptSpan(name, dict(attributes), parent))
         yield seen[-1]
 
-    handle = await room.ready()
+    handle, trace = await room.ready(), {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": "a=b"}
     upstream.answer = reply_in_pieces(b"{}")
     spans.listen(listener)
     try:
-        assert (await handle.call("GET", "/conversations.list")).status_code == 200
+        assert (await handle.call("GET", "/conversations.list", headers=trace)).status_code == 200
         assert (await handle.call("GET", "/unknown")).status_code == 403
         assert (await replace(handle, value="tvp_" + "x" * 43).call("GET", "/conversations.list")).status_code == 401
     finally:
         spans.listen(None)
-    found = [(one.noted["http_status"], one.noted.get("error")) for one in seen if one.name == "proxy"]
-    assert found == [(200, None), (403, "call_not_allowed")]
+    found = [(one.noted["http_status"], one.noted.get("error"), one.parent) for one in seen if one.name == "proxy"]
+    assert found == [(200, None, trace), (403, "call_not_allowed", None)]

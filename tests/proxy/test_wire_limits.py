@@ -10,6 +10,8 @@ from server.proxy.wire import (
     ProxyRefused,
     aim,
     merge,
+    parse_fields,
+    query_pairs,
     read_body,
     read_query,
     read_target,
@@ -97,6 +99,35 @@ def test_a_body_is_nested_100_levels_deep_at_most() -> None:
         read_body("application/json", levels(101), GITHUB, is_judged=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("{", "invalid_body"),
+        ('{"a":' * 101 + "0" + "}" * 101, "invalid_body"),
+        ("[" * 45_000 + "]" * 45_000, "invalid_body"),
+        ("[" + "{}," * 50_000 + "0]", "body_too_large"),
+        ("[" + "0," * 200_001 + "0]", "body_too_large"),
+    ],
+    ids=["broken", "deep", "deeper", "objects", "values"],
+)
+def test_json_in_a_text_is_read_like_a_body(text: str, code: str) -> None:
+    names = frozenset({*"abcdefgh", "profile", "absent"})
+    others: dict[str, object] = dict.fromkeys("abcd", "") | dict.fromkeys("efgh", 5)
+    read = parse_fields(CallParameters({**others, "profile": '{"a": 1}', "other": text}), names)
+    assert read.values == {**others, "profile": {"a": 1}, "other": text}
+    with refusal(code):
+        parse_fields(CallParameters({**others, "profile": text}), names)
+
+
+def test_a_name_without_a_value_is_a_parameter() -> None:
+    form = "application/x-www-form-urlencoded"
+    expected = {"flag": "", "b": "", "c": "1"}
+    assert read_query(b"flag&b=&c=1", GITHUB).values == dict(query_pairs(b"flag&b=&c=1")) == expected
+    body = read_body(form, b"flag&b=&c=1", GITHUB, is_judged=False)
+    assert body is not None
+    assert body.values == expected
+
+
 @pytest.mark.parametrize("charset", ["utf-8", '"UTF-8"', "us-ascii", "utf-8; charset=us-ascii"])
 def test_a_body_is_utf_8_by_whatever_name(charset: str) -> None:
     found = read_body(f"application/json; charset={charset}", b'{"a":1}', GITHUB, is_judged=True)
@@ -132,6 +163,6 @@ def test_a_header_that_must_be_unique_is_sent_once_and_others_are_joined() -> No
     for more in (kind, (b"connection", b"content-type")):
         with refusal("ambiguous_header"):
             request_headers([kind, more] if more == kind else [more, kind], GITHUB)
-    preferences = (b"prefer", b'return=minimal, secret=1, wait=5, handling="strict')
-    assert request_headers([preferences], GITHUB) == {"prefer": "return=minimal, wait=5"}
+    preferences = (b"prefer", b'return="minimal", secret=1, wait=5, handling="strict')
+    assert request_headers([preferences], GITHUB) == {"prefer": 'return="minimal", wait=5'}
     assert request_headers([(b"prefer", b"secret=1"), (b"x-other", b"1")], GITHUB) == {}
