@@ -20,7 +20,7 @@ from tests.support.doubles.openid_double import OUTAGES
 from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
 from tests.support.rooms.oauth_world import b64, claims_of, sign_jwt
-from vault import users
+from vault import replay, users
 from vault.records import ClientKind, Role
 
 KEY = ECKey.generate_key("P-256")
@@ -253,6 +253,36 @@ async def test_an_assertion_counts_once(company: Company) -> None:
     check_refused(await company.ask(company.assertion(jti="once")), "replayed")
     check_issued(await company.ask(company.assertion(jti="once", iss=issuer_of("public"))))
     check_issued(await company.ask(company.assertion(jti="twice")))
+
+
+async def test_an_assertion_is_refused_again_until_its_last_second(company: Company) -> None:
+    database = company.place.deployment.database
+    with stopped_clock(database) as now:
+        once, other = (company.assertion(jti=jti, iat=now, exp=now + 60) for jti in ("until the end", "unused"))
+        check_issued(await company.ask(once))
+    with stopped_clock(database, at=now + 59):
+        check_refused(await company.ask(once), "replayed")
+        check_issued(await company.ask(other))
+
+
+@pytest.mark.parametrize(("seconds", "reason"), [(30, "replayed"), (31, "")])
+async def test_after_a_restore_an_assertion_counts_if_it_was_surely_made_later(
+    company: Company, seconds: int, reason: str
+) -> None:
+    """The clock of who made it may be 30 seconds ahead."""
+    database = company.place.deployment.database
+    with stopped_clock(database) as now:
+        async with database.transaction() as transaction:
+            await replay.note_restore(transaction, now=now - 60)
+        try:
+            answer = await company.ask(company.assertion(iat=now - 60 + seconds, exp=now + 60))
+        finally:
+            async with database.transaction() as transaction:
+                await transaction.execute("delete from seen where purpose = 'restored'", {})
+    if reason:
+        check_refused(answer, reason)
+    else:
+        check_issued(answer)
 
 
 async def test_a_refused_assertion_is_not_used_up(company: Company) -> None:

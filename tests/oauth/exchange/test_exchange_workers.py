@@ -12,7 +12,7 @@ from server.oauth.exchange.workers import WorkerRules, rules_of
 from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.exchange_room import JWT, READONLY, Caller, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import SLACK, Agent
-from vault import clients, connections, grants, handles, users
+from vault import clients, connections, grants, handles, replay, users
 from vault.records import ClientKind, Connection, User
 
 KEY = ECKey.generate_key("P-256", parameters={"kid": "worker"})
@@ -158,6 +158,36 @@ async def test_a_worker_token_counts_once_also_for_many_at_the_same_time(place: 
     assert refusal_code(await ask(place, caller, token)) == "invalid_request"
     fresh = place.worker_token(caller, user, key=KEY)
     assert (await ask(place, caller, fresh)).status_code == 200
+
+
+@pytest.mark.requirement("S-110")
+async def test_a_worker_token_is_refused_again_until_its_last_second(place: ExchangeRoom) -> None:
+    caller = await worker(place)
+    user, _, _ = await someone(place, caller)
+    with stopped_clock(place.deployment.database) as now:
+        once, other = (place.worker_token(caller, user, key=KEY, iat=now, exp=None) for _ in range(2))
+        assert (await ask(place, caller, once)).status_code == 200
+    with stopped_clock(place.deployment.database, at=now + 60):
+        assert refusal_code(await ask(place, caller, once)) == "invalid_request"
+        assert (await ask(place, caller, other)).status_code == 200
+
+
+@pytest.mark.parametrize(("seconds", "counts"), [(30, False), (31, True)])
+async def test_after_a_restore_a_worker_token_counts_if_it_was_surely_made_later(
+    place: ExchangeRoom, seconds: int, *, counts: bool
+) -> None:
+    """The clock of who made it may be 30 seconds ahead."""
+    caller, database = await worker(place), place.deployment.database
+    user, _, _ = await someone(place, caller)
+    with stopped_clock(database) as now:
+        async with database.transaction() as transaction:
+            await replay.note_restore(transaction, now=now - 60)
+        try:
+            token = place.worker_token(caller, user, key=KEY, iat=now - 60 + seconds, exp=None)
+            assert (await ask(place, caller, token)).status_code == (200 if counts else 400)
+        finally:
+            async with database.transaction() as transaction:
+                await transaction.execute("delete from seen where purpose = 'restored'", {})
 
 
 async def test_the_longest_reason_and_number_are_accepted(place: ExchangeRoom) -> None:

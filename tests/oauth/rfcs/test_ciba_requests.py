@@ -117,6 +117,16 @@ async def test_a_signed_request_works_once(signer: Signer) -> None:
     assert error_of(await signer.post(request)) == "invalid_request"
 
 
+async def test_a_signed_request_is_refused_again_until_its_last_second(signer: Signer) -> None:
+    database = signer.asker.world.vault.deployment.database
+    with stopped_clock(database) as now:
+        once, other = signer.sign(exp=now + 60), signer.sign(exp=now + 60)
+        assert (await signer.post(once)).status_code == 200
+    with stopped_clock(database, at=now + 60 + 29):
+        assert error_of(await signer.post(once)) == "invalid_request"
+        assert (await signer.post(other)).status_code == 200
+
+
 async def test_after_a_restore_only_requests_from_before_it_are_refused(signer: Signer) -> None:
     """It is no longer known which of those were used."""
     deployment, now = signer.asker.world.vault.deployment, signer.asker.world.now()

@@ -16,7 +16,7 @@ from server.oauth.tokens import MAX_LIFETIME
 from server.settings import Settings
 from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.oauth_world import REDIRECT, WEB, World, claims_of, error_of, header_of, sign_jwt
-from vault import clients
+from vault import clients, replay
 from vault.records import Client, ClientKind, Session
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
@@ -68,21 +68,67 @@ async def test_an_assertion_of_a_client_counts_for_an_hour(
     jwks = {"keys": [KEY.as_dict(private=False)]}
     client_id = await world.public_client(token_endpoint_auth_method="private_key_jwt", jwks=jwks)
     with stopped_clock(world.vault.deployment.database) as now:
-        known: dict[str, object] = {"iss": client_id, "sub": client_id, "aud": world.url, "jti": secrets.token_hex(8)}
-        known |= {name: now + value for name, value in ({"exp": 60} | claims).items()}
-        sent = sign_jwt({"alg": "ES256", "kid": KEY.kid}, known, KEY)
-        form = {"client_assertion": sent, "client_assertion_type": TYPE, "token": "x"}
-        answer = await world.http.post("/revoke", data=form)
+        times = {name: now + value for name, value in ({"exp": 60} | claims).items()}
+        answer = await world.http.post("/revoke", data=assertion(world, client_id, **times))
     assert (answer.status_code, counts or error_of(answer)) == ((200, True) if counts else (401, "invalid_client"))
+
+
+def assertion(world: World, client_id: str, **times: int) -> dict[str, str]:
+    claims = {"iss": client_id, "sub": client_id, "aud": world.url, "jti": secrets.token_hex(8), **times}
+    sent = sign_jwt({"alg": "ES256", "kid": KEY.kid}, claims, KEY)
+    return {"client_assertion": sent, "client_assertion_type": TYPE, "token": "x"}
+
+
+async def test_an_assertion_of_a_client_is_refused_again_until_its_last_second(world: World) -> None:
+    jwks = {"keys": [KEY.as_dict(private=False)]}
+    client_id = await world.public_client(token_endpoint_auth_method="private_key_jwt", jwks=jwks)
+    database = world.vault.deployment.database
+    with stopped_clock(database) as now:
+        once, other = (assertion(world, client_id, exp=now + 60) for _ in range(2))
+        assert (await world.http.post("/revoke", data=once)).status_code == 200
+    with stopped_clock(database, at=now + 60 + 29):
+        assert error_of(await world.http.post("/revoke", data=once)) == "invalid_client"
+        assert (await world.http.post("/revoke", data=other)).status_code == 200
 
 
 @pytest.mark.parametrize(("seconds", "counts"), [(-300, True), (-301, False), (30, True), (31, False)])
 async def test_a_proof_of_a_key_counts_for_five_minutes(world: World, seconds: int, *, counts: bool) -> None:
     code = await world.code()
     with stopped_clock(world.vault.deployment.database) as now:
-        body = {"jti": secrets.token_hex(8), "htm": "POST", "htu": f"{world.url}/token", "iat": now + seconds}
-        head = {"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}
-        answer = await world.token(code.form(), headers={"DPoP": sign_jwt(head, body, KEY)})
+        answer = await world.token(code.form(), headers=proof(world, now + seconds))
+    assert (counts or error_of(answer), answer.status_code) == ((True, 200) if counts else ("invalid_dpop_proof", 400))
+
+
+def proof(world: World, iat: int) -> dict[str, str]:
+    body = {"jti": secrets.token_hex(8), "htm": "POST", "htu": f"{world.url}/token", "iat": iat}
+    return {"DPoP": sign_jwt({"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}, body, KEY)}
+
+
+async def test_a_proof_of_a_key_is_refused_again_until_its_last_second(world: World) -> None:
+    code, database = await world.code(), world.vault.deployment.database
+    with stopped_clock(database) as now:
+        once = proof(world, now)
+        assert (await world.token(code.form(), headers=once)).status_code == 200
+    with stopped_clock(database, at=now + 300):
+        code = await world.code()
+        assert error_of(await world.token(code.form(), headers=once)) == "invalid_dpop_proof"
+        assert (await world.token(code.form(), headers=proof(world, now))).status_code == 200
+
+
+@pytest.mark.parametrize(("seconds", "counts"), [(30, False), (31, True)])
+async def test_after_a_restore_a_proof_counts_if_it_was_surely_made_later(
+    world: World, seconds: int, *, counts: bool
+) -> None:
+    """The clock of who made it may be 30 seconds ahead."""
+    code, database = await world.code(), world.vault.deployment.database
+    with stopped_clock(database) as now:
+        async with database.transaction() as transaction:
+            await replay.note_restore(transaction, now=now - 60)
+        try:
+            answer = await world.token(code.form(), headers=proof(world, now - 60 + seconds))
+        finally:
+            async with database.transaction() as transaction:
+                await transaction.execute("delete from seen where purpose = 'restored'", {})
     assert (counts or error_of(answer), answer.status_code) == ((True, 200) if counts else ("invalid_dpop_proof", 400))
 
 
