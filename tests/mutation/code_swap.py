@@ -78,7 +78,10 @@ def _changes(
                     yield there, part, _plain(value)
         elif isinstance(was, type) and was.__module__ == getattr(live, "__module__", live.__name__):
             if isinstance(now, type) and isinstance(there, type):
-                yield from _changes(vars(was), vars(now), there)
+                found = list(_changes(vars(was), vars(now), there))
+                if found and "__pydantic_validator__" in vars(was):
+                    raise TypeError("a model, which made its checks at import")
+                yield from found
         elif not name.startswith("__") and _text_of_value(was) != _text_of_value(now):
             yield live, name, _plain(now)
 

@@ -65,6 +65,15 @@ def dependent_names(text: str, name: str) -> set[str]:
     return found
 
 
+def classes_with(text: str, line: int) -> list[str]:
+    """The classes that contain the line, and those of the file that inherit from them."""
+    found = classes_around(text, line)
+    for one in ast.parse(text).body:
+        if isinstance(one, ast.ClassDef) and any(isinstance(base, ast.Name) and base.id in found for base in one.bases):
+            found.append(one.name)
+    return found
+
+
 def classes_around(text: str, line: int) -> list[str]:
     """The classes that contain the line."""
     classes = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.ClassDef)]

@@ -33,7 +33,7 @@ import pytest
 
 from tests.mutation.children import BROKE, HUNG, begin_step, in_child, own_seconds, step_name
 from tests.mutation.code_swap import functions_of, swap_functions, swap_values
-from tests.mutation.names import UNNAMED, classes_around, dependent_names, is_used_at_import
+from tests.mutation.names import UNNAMED, classes_around, classes_with, dependent_names, is_used_at_import
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
@@ -254,6 +254,9 @@ class MutantTrials:
         if mutant.name:
             names = dependent_names(mutant.old, mutant.name)
             tests = {test for name in names for test in reach.of_name(name)} or reach.of_file(mutant.file)
+            # a test that only makes an instance of a model reaches none of its lines
+            makers = self._wording.tests_with(classes_with(mutant.old, mutant.line))
+            tests = tests.union(self._wording.nearest(makers, mutant.key))
         present = {one for one in tests if one in self._items}
         if "postgres" in mutant.file:
             usable = {one for one in present if _uses_postgres(self._items[one])}

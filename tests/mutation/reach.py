@@ -49,6 +49,11 @@ class Wording:
         self._words = {test: _words(text) for test, text in texts.items()}
         self._often = Counter(word for words in self._words.values() for word in words)
 
+    def tests_with(self, names: Collection[str]) -> set[str]:
+        """Tests that use one of these names."""
+        wanted = {word for name in names for word in _words(name)}
+        return {test for test, words in self._words.items() if words & wanted}
+
     def nearest(self, tests: Collection[str], text: str) -> list[str]:
         """Those few of these tests that have the most words in common with the text."""
         wanted = _words(text)

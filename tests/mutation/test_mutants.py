@@ -23,6 +23,7 @@ from tests.mutation.explanations import (
 from tests.mutation.mutants import Mutant, changed_lines, draw_sample, inert_ranges
 from tests.mutation.names import (
     classes_around,
+    classes_with,
     dependent_names,
     is_used_at_import,
     lines_of_function,
@@ -172,6 +173,7 @@ def test_a_rare_way_through_a_function_comes_first(tmp_path: Path) -> None:
 def test_tests_that_speak_of_the_same_come_first() -> None:
     texts = {"a": "register a client", "b": "register an unused client", "c": "unused", "d": "register"}
     assert Wording(texts).nearest({"a", "b", "d"}, "clients.reap_unused(client)")[:2] == ["b", "a"]
+    assert Wording(texts).tests_with(["_Unused", "Other"]) == {"b", "c"}
 
 
 def test_a_constant_and_a_default_are_changed_where_they_are_read(
@@ -194,9 +196,24 @@ def test_a_constant_and_a_default_are_changed_where_they_are_read(
     assert not swap_values(old, old.replace("300", "1 / 0"), module, [module])
 
 
+def test_the_limits_of_a_model_are_not_swapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checks were made at import, so the changed class attribute would have no effect."""
+    old = (
+        "from pydantic import BaseModel, ConfigDict\nclass A(BaseModel):\n"
+        "    model_config = ConfigDict(str_max_length=3)\n    b: str\nclass C:\n    d = 3\n"
+    )
+    module = ModuleType("models")
+    monkeypatch.setitem(sys.modules, "models", module)
+    module.__file__ = str(tmp_path / "models.py")
+    exec(compile(old, module.__file__, "exec"), vars(module))
+    assert not swap_values(old, old.replace("length=3", "length=4"), module, [module])
+    assert swap_values(old, old.replace("d = 3", "d = 4"), module, [module])
+
+
 def test_a_name_is_used_at_import_outside_of_functions_and_annotations() -> None:
     used = ["B = A + 1", "def f(x=A): ...", "@f(A)\ndef g(): ...", "class C:\n    a: int = b.A"]
     unused = ["def f():\n    return A", "from b import A", "x: A = 1", "A = 1", "f = lambda: A"]
     assert [one for one in [*used, *unused] if is_used_at_import(one, "A")] == used
     assert dependent_names("A = 1\nB: int = A\nC = [one + B for one in D]\nE = 2\n", "A") == {"A", "B", "C"}
-    assert classes_around("class A:\n    b = 1\nc = 2\n", 2) == ["A"]
+    nested = "class A:\n    b = 1\nclass C(A):\n    d = 2\nclass E(C): ...\n"
+    assert [classes_around(nested, 2), classes_with(nested, 2), classes_with(nested, 4)] == [["A"], [*"ACE"], [*"CE"]]
