@@ -206,6 +206,9 @@ class ProviderSilent(TemporarilyUnavailable):
 class StorageBusy(TemporarilyUnavailable):
     """The database didn't answer in time, or was cut off, so nothing can be recorded about it either."""
 
+    def __init__(self, description: str, *, retry_after: int = 1, detail: str = "") -> None:
+        super().__init__(description, retry_after=retry_after, detail=detail)
+
 
 class CiphertextRejected(VaultError):
     """A sealed value doesn't open under this key and context: it was moved, altered, or shredded."""

@@ -108,7 +108,7 @@ def refusal(error: Exception) -> VaultError:
     if isinstance(error, asyncpg.UniqueViolationError):
         return Conflict("this already exists", detail=detail)
     if isinstance(error, _TRANSIENT):
-        return StorageBusy("the database can't be reached", retry_after=1, detail=detail)
+        return StorageBusy("the database can't be reached", detail=detail)
     return StorageUnavailable("the database can't be read or written", detail=detail)
 
 

@@ -54,7 +54,7 @@ def refusal(error: Exception) -> VaultError:
     if code in _UNIQUE:
         return Conflict("this already exists", detail=detail)
     if code & 0xFF in TRANSIENT:
-        return StorageBusy("the database is busy", retry_after=1, detail=detail)
+        return StorageBusy("the database is busy", detail=detail)
     return StorageUnavailable("the database can't be read or written", detail=detail)
 
 
@@ -156,26 +156,29 @@ class _Turn:
     __slots__ = ("begun", "committed", "ended", "owner", "perform")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, perform: Callable[[], Awaitable[None]] | None = None) -> None:
-        self.perform = perform  # a program that is a separate transaction; the rest of the turn is then unused
+        self.perform = perform  # a program that is a separate transaction, so that its caller begins nothing
         self.begun: asyncio.Future[None] = loop.create_future()  # set by the writer: your savepoint is open
         self.ended: asyncio.Future[bool] = loop.create_future()  # set by the caller: keep it, or roll it back
         self.committed: asyncio.Future[None] = loop.create_future()  # set by the writer: it is durable
         self.owner = asyncio.current_task()
+        if perform is not None:
+            self.begun.set_result(None)
 
     def end(self, *, kept: bool) -> None:
         """The caller is done; a writer that was closed in the meantime no longer waits for it."""
         if not self.ended.done():
             self.ended.set_result(kept)
 
-    def refuse(self, error: VaultError) -> None:
-        """Wake the caller, wherever it waits; a caller that no longer waits gets nothing."""
-        if self.perform is not None:
-            if not self.committed.done():
-                self.committed.set_exception(error)
-        elif not self.begun.done():
-            self.begun.set_exception(error)
-        elif not self.committed.done() and self.ended.done() and self.ended.result():
-            self.committed.set_exception(error)
+    def settle(self, error: VaultError | None) -> None:
+        """Wake the caller, wherever it waits: with the error, or because its work is durable."""
+        waiting = self.committed if self.begun.done() else self.begun
+        if waiting.done():
+            return  # it was cancelled
+        if error is None:
+            waiting.set_result(None)
+        else:
+            waiting.set_exception(error)
+            waiting.exception()  # a caller that is cancelled now never asks
 
 
 class SqliteTransaction(StatementTurns[aiosqlite.Connection]):
@@ -243,16 +246,20 @@ class _Writer:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run(), name="sqlite-writer", context=Context())
 
-    @asynccontextmanager
-    async def transaction(self, *, event_key: bytes | None) -> AsyncGenerator[SqliteTransaction]:
+    def _queue_up(self, perform: Callable[[], Awaitable[None]] | None = None) -> _Turn:
         if self._closing or self._task.done():
             raise StorageUnavailable("the database is closed")
+        turn = _Turn(self._loop, perform)
+        self._queue.append(turn)
+        self._wake.set()
+        return turn
+
+    @asynccontextmanager
+    async def transaction(self, *, event_key: bytes | None) -> AsyncGenerator[SqliteTransaction]:
         current = self._current
         if current is not None and not current.ended.done() and current.owner is asyncio.current_task():
             raise RuntimeError("this task has an open transaction already: pass it on")  # would wait for itself
-        turn = _Turn(self._loop)
-        self._queue.append(turn)
-        self._wake.set()
+        turn = self._queue_up()
         transaction = SqliteTransaction(self._connection, event_key=event_key)
         try:
             await turn.begun
@@ -272,8 +279,6 @@ class _Writer:
 
     async def perform(self, program: SqliteProgram[T]) -> T:
         """Run a program as a separate transaction, in its turn."""
-        if self._closing or self._task.done():
-            raise StorageUnavailable("the database is closed")
         result: asyncio.Future[T] = self._loop.create_future()
 
         async def work() -> None:
@@ -281,16 +286,11 @@ class _Writer:
             if not result.done():
                 result.set_result(done)
 
-        turn = _Turn(self._loop, work)
-        self._queue.append(turn)
-        self._wake.set()
-        await turn.committed
+        await self._queue_up(work).committed
         return result.result()
 
     async def wipe(self) -> bool:
         """Move the write-ahead logs' content to the files, overwriting deleted bytes, and truncate the logs."""
-        if self._closing or self._task.done():
-            raise StorageUnavailable("the database is closed")
         were_cut: list[bool] = []
 
         async def work() -> None:
@@ -298,10 +298,7 @@ class _Writer:
                 found = await self._connection.execute_fetchall(f"pragma {name}.wal_checkpoint(truncate)")
                 were_cut.extend(row[0] == 0 for row in found)
 
-        turn = _Turn(self._loop, work)
-        self._queue.append(turn)
-        self._wake.set()
-        await turn.committed
+        await self._queue_up(work).committed
         return all(were_cut)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -318,7 +315,7 @@ class _Writer:
         """Like `refusal`; if a lock wasn't available, names the process that holds it."""
         refused = refusal(error)
         if isinstance(refused, StorageBusy) and (holder := find_lock_holder((self._stores.keys, self._stores.vault))):
-            return StorageBusy(f"the database is busy: {holder}", retry_after=1, detail=refused.detail)
+            return StorageBusy(f"the database is busy: {holder}", detail=refused.detail)
         return refused
 
     async def _perform(self, turn: _Turn, work: Callable[[], Awaitable[None]]) -> None:
@@ -331,11 +328,7 @@ class _Writer:
         except VaultError as failure:
             error = failure
         finally:
-            if not turn.committed.done():
-                if error is None:
-                    turn.committed.set_result(None)
-                else:
-                    turn.committed.set_exception(error)
+            turn.settle(error)
 
     async def close(self) -> None:
         """Serve waiting callers, then stop. Bounded: gives up a transaction that doesn't end."""
@@ -351,7 +344,7 @@ class _Writer:
             if not programs and self._queue[0].perform is not None:
                 return None  # it commits by itself, after this batch
             turn = self._queue.popleft()
-            if not turn.begun.done() and not turn.committed.done():  # a caller cancelled while waiting
+            if not turn.begun.cancelled() and not turn.committed.cancelled():
                 return turn
         return None
 
@@ -373,7 +366,7 @@ class _Writer:
 
     def _refuse_waiting(self, error: VaultError) -> None:
         while (turn := self._next()) is not None:
-            turn.refuse(error)
+            turn.settle(error)
 
     async def _batch(self, first: _Turn) -> None:
         """Begin, serve turns while any wait, and commit once; every kept turn gets the same outcome."""
@@ -384,28 +377,24 @@ class _Writer:
             await self._begin()
             served = 0
             while turn is not None:
-                if await self._serve(turn):
+                is_kept = await self._serve(turn)
+                if is_kept:
                     kept.append(turn)
-                    if served + 1 < BATCH_LIMIT and self._queue:
-                        await self._connection.execute("savepoint turn")  # nested: commit releases them all
                 served += 1
                 turn = self._next(programs=False) if served < BATCH_LIMIT else None
+                if is_kept and turn is not None:
+                    await self._connection.execute("savepoint turn")  # nested: commit releases them all
             await self._connection.execute("commit" if kept else "rollback")
             outcome = None
         except sqlite3.Error as error:
             outcome = self._refusal(error)
             LOG.warning("a commit failed", extra={"detail": outcome.detail})
-            if turn is not None:
-                turn.refuse(outcome)
             self._refuse_waiting(outcome)  # all waited equally long; separate commits would only add waiting
         finally:
-            for member in kept:
-                if outcome is not None:
-                    member.refuse(outcome)
-                elif not member.committed.done():
-                    member.committed.set_result(None)
-            if outcome is not None and self._connection.in_transaction:
-                with suppress(sqlite3.Error):
+            for member in kept if turn is None else (*kept, turn):
+                member.settle(outcome)
+            if outcome is not None:
+                with suppress(sqlite3.Error):  # there may be no transaction
                     await self._connection.execute("rollback")
 
     async def _begin(self) -> None:
@@ -519,12 +508,10 @@ class SqliteDatabase:
             raise StorageUnavailable("the database is closed")
         try:
             return rows_of(self._here.execute(sql, parameters).fetchall())
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in TRANSIENT:
-                raise refusal(error) from error
+        except sqlite3.OperationalError:  # maybe another process holds the files briefly: wait for them in a thread
+            return await self.fetch(sql, parameters)
         except ERRORS as error:
             raise refusal(error) from error
-        return await self.fetch(sql, parameters)  # another process holds the files briefly: wait for them in a thread
 
     async def hold_liveness(self, owner: str) -> None:
         if self._is_closed:

@@ -1,0 +1,222 @@
+"""The one task that writes to SQLite: callers share its commits, and no caller's fate is another's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+import vault.storage.sqlite
+from tests.conftest import Store
+from tests.vault.storage.test_database import add, hold_write_lock, names
+from vault.refusals import StorageBusy, StorageUnavailable
+from vault.storage.database import Database, Statement
+from vault.storage.event_chain import Batch, ChainEntry
+from vault.storage.sqlite import BATCH_LIMIT, BUSY_STEP_MS, SqliteDatabase
+from vault.storage.sqlite_events import SqliteProgram
+
+
+@pytest.fixture
+async def database(sqlite_store: Store) -> AsyncGenerator[Database]:
+    opened = await sqlite_store.open()
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+async def keep(database: Database, name: str) -> None:
+    async with database.transaction() as transaction:
+        await add(transaction, name)
+
+
+async def fail(database: Database, name: str) -> None:
+    async with database.transaction() as transaction:
+        await add(transaction, name)
+        raise KeyError(name)
+
+
+async def settle(tasks: int = 20) -> None:
+    """Let what was started run until it waits for the writer."""
+    for _ in range(tasks):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+async def test_each_second_of_many_fails_and_takes_no_other_with_it(database: Database, failing: int) -> None:
+    """Also where one commit ends and the next begins."""
+    numbers = range(2 * BATCH_LIMIT + 3)
+    outcomes = await asyncio.gather(
+        *((fail if one % 2 == failing else keep)(database, f"{one:03}") for one in numbers), return_exceptions=True
+    )
+    assert [one is None for one in outcomes] == [one % 2 != failing for one in numbers]
+    assert await names(database) == [f"{one:03}" for one in numbers if one % 2 != failing]
+
+
+async def test_a_caller_waits_for_another_process_longer_than_sqlite_itself_would(
+    sqlite_store: Store, database: Database
+) -> None:
+    async with hold_write_lock(sqlite_store) as other:
+        waiting = asyncio.create_task(keep(database, "a"))
+        done, _ = await asyncio.wait({waiting}, timeout=3 * BUSY_STEP_MS / 1000)
+        assert not done
+        other.execute("rollback")
+        async with asyncio.timeout(10):
+            await waiting
+    assert await names(database) == ["a"]
+
+
+async def test_a_caller_that_waited_in_vain_is_told_to_come_back_in_a_second(
+    sqlite_store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.sqlite, "BUSY_WAIT", 0.1)
+    async with hold_write_lock(sqlite_store):
+        with pytest.raises(StorageBusy) as refused:
+            await keep(database, "a")
+        assert refused.value.retry_after == 1
+        with pytest.raises(StorageBusy) as refused:
+            await database.append_events(batch_of("a"))
+        assert refused.value.retry_after == 1
+    await keep(database, "a")
+    await database.append_events(batch_of("b"))
+    assert await names(database) == ["a"]
+    assert await kinds(database) == ["b"]
+
+
+def batch_of(*kinds: str) -> Batch:
+    return Batch(at=5, entries=[ChainEntry(one, "", None, None, None, "{}") for one in kinds])
+
+
+async def kinds(database: Database) -> list[object]:
+    return [row["kind"] for row in await database.fetch("select kind from events order by sequence")]
+
+
+async def test_what_was_given_up_while_it_waited_writes_nothing(sqlite_store: Store, database: Database) -> None:
+    """The first caller waits for the lock, others for the first."""
+    async with hold_write_lock(sqlite_store) as other:
+        first = asyncio.create_task(keep(database, "first"))
+        await settle()
+        given_up = [
+            first,
+            asyncio.ensure_future(database.append_events(batch_of("given up"))),
+            asyncio.create_task(keep(database, "given up")),
+        ]
+        kept = [
+            asyncio.ensure_future(database.append_events(batch_of("kept"))),
+            asyncio.create_task(keep(database, "kept")),
+        ]
+        await settle()
+        for one in given_up:
+            one.cancel()
+        await settle()
+        other.execute("rollback")
+        async with asyncio.timeout(10):
+            await asyncio.gather(*kept)
+    assert all(one.cancelled() for one in given_up)
+    assert await names(database) == ["kept"]
+    assert await kinds(database) == ["kept"]
+
+
+async def test_events_and_transactions_that_wait_for_one_another_are_all_written(database: Database) -> None:
+    begun, leave = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with database.transaction() as transaction:
+            await add(transaction, "0")
+            begun.set()
+            await leave.wait()
+
+    first = asyncio.create_task(hold())
+    await begun.wait()
+    waiting = [
+        one
+        for number in range(1, 4)
+        for one in (
+            asyncio.ensure_future(database.append_events(batch_of(f"{number}"))),
+            asyncio.create_task(keep(database, f"{number}")),
+        )
+    ]
+    await settle()
+    leave.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(first, *waiting)
+    assert await names(database) == ["0", "1", "2", "3"]
+    assert await kinds(database) == ["1", "2", "3"]
+
+
+async def test_a_program_that_is_refused_leaves_nothing_and_no_open_transaction(database: Database) -> None:
+    assert isinstance(database, SqliteDatabase)
+
+    def program(last: str) -> SqliteProgram[str]:
+        yield Statement(
+            "insert into seen (purpose, value_hash, expires_at) values (:purpose, :hash, :at)",
+            {"purpose": last, "hash": b"1", "at": 1},
+        )
+        yield Statement(f"select purpose from {last}", {})
+        return last
+
+    with pytest.raises(StorageUnavailable):
+        await database.perform(program("nowhere"))
+    assert await database.perform(program("seen")) == "seen"
+    await keep(database, "a")
+    assert [row["purpose"] for row in await database.fetch("select purpose from seen")] == ["seen"]
+
+
+async def test_a_vault_that_is_closing_takes_no_new_work_and_finishes_what_it_has(database: Database) -> None:
+    begun, leave = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with database.transaction() as transaction:
+            await add(transaction, "under way")
+            begun.set()
+            await leave.wait()
+
+    assert isinstance(database, SqliteDatabase)
+    running = asyncio.create_task(hold())
+    await begun.wait()
+    waiting = asyncio.create_task(keep(database, "waiting"))
+    await settle()
+    closing = asyncio.create_task(database.close())
+    await settle()
+    for late in (keep(database, "late"), database.append_events(batch_of("late")), database.wipe()):
+        with pytest.raises(StorageUnavailable, match="is closed"):
+            async with asyncio.timeout(5):
+                await late
+    leave.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(running, waiting, closing)
+
+
+async def test_a_caller_that_is_done_after_the_end_learns_that_nothing_was_kept(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.sqlite, "BUSY_WAIT", 0.05)
+    database = await sqlite_store.open()
+    begun, leave = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with database.transaction() as transaction:
+            await add(transaction, "a")
+            begun.set()
+            await leave.wait()
+
+    running = asyncio.create_task(hold())
+    await begun.wait()
+    await database.close()
+    leave.set()
+    with pytest.raises(StorageUnavailable, match="closed before the commit"):
+        async with asyncio.timeout(5):
+            await running
+    reopened = await sqlite_store.open()
+    assert await names(reopened) == []
+    await reopened.close()
+
+
+async def test_the_first_of_several_rows_is_fetched(database: Database) -> None:
+    for name in ("a", "b"):
+        await keep(database, name)
+    sql = "select resource from apis order by resource"
+    assert await database.fetch_one(sql) == {"resource": "a"}
+    async with database.transaction() as transaction:
+        assert await transaction.fetch_one(sql) == {"resource": "a"}
