@@ -98,7 +98,7 @@ async def get_client(reader: Reader, client_id: str) -> Client | None:
         " from clients where tenant = :tenant and id = :id and removed_at is null",
         {"tenant": TENANT, "id": client_id},
     )
-    return client_of(rows[0]) if rows else None
+    return next(map(client_of, rows), None)
 
 
 async def walk_clients(reader: Reader) -> AsyncGenerator[tuple[Client, ...]]:

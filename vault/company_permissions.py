@@ -216,7 +216,7 @@ async def forget_client(transaction: Transaction, client_id: str, *, may_return:
 
 def _as_json(scopes: Scopes) -> str:
     plain = {name: sorted(some) for name, some in scopes.items()}
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return json.dumps(plain, separators=(",", ":"))
 
 
 def _read(stored_json: str) -> dict[str, frozenset[str]]:

@@ -102,7 +102,7 @@ _DROP_NARROWED = "delete from narrowed_tokens where tenant = :tenant and connect
 
 
 def _as_json(facts: Mapping[str, str]) -> str:
-    return json.dumps(dict(facts), sort_keys=True, separators=(",", ":"))
+    return json.dumps(dict(facts), separators=(",", ":"))
 
 
 def connection_from(row: Row) -> Connection:

@@ -262,7 +262,7 @@ async def find_of_client(reader: Reader, client_id: str, *, resource: str) -> Gr
         " and revoked_at is null order by created_at desc, id limit 1",
         {"tenant": TENANT, "client_id": client_id, "resource": resource},
     )
-    return grant_from(rows[0]) if rows else None
+    return next(map(grant_from, rows), None)
 
 
 async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str = "") -> LiveGrant | None:
@@ -281,9 +281,8 @@ async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str =
         " and g.revoked_at is null and c.removed_at is null and u.disabled_at is null and u.stopped_at is null",
         {"tenant": TENANT, "id": grant_id},
     )
-    if not rows or revoked_tokens.is_revoked(rows[0], token_id):
-        return None
-    return _live_grant(rows[0])
+    row = next(iter(rows), None)
+    return None if row is None or revoked_tokens.is_revoked(row, token_id) else _live_grant(row)
 
 
 async def live_among(reader: Reader, tokens: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
@@ -572,7 +571,7 @@ async def _find_derived(reader: Reader, which: Mapping[str, Value]) -> Grant | N
         " order by created_at, id limit 1",
         which,
     )
-    return grant_from(rows[0]) if rows else None
+    return next(map(grant_from, rows), None)
 
 
 async def revoke_derived_grants(

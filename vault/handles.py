@@ -150,9 +150,9 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
         " expires_at, token_id from handles where tenant = :tenant and handle_hash = :handle_hash",
         {"tenant": TENANT, "handle_hash": digest},
     )
-    if not rows:
+    found = next((_handle(row, digest) for row in rows), None)
+    if found is None:
         raise _refusal("the handle is unknown")
-    found = _handle(rows[0], digest)
     if now >= found.expires_at:
         raise _refusal("the handle has expired")
     return found
@@ -175,15 +175,14 @@ async def look_again(reader: Reader, known: HandleState, *, now: int) -> HandleS
 
 async def _look(reader: Reader, digest: bytes, *, known: HandleState | None, now: int) -> HandleState:
     rows = await reader.look_up(_STANDING, {"tenant": TENANT, "handle_hash": digest})
-    if not rows:
+    row = next(iter(rows), None)
+    if row is None:
         raise _refusal("the handle is unknown")
-    facts = tuple(rows[0].values())
+    facts = tuple(row.values())
     standing = known
     if standing is None or standing.handle.digest != digest or standing.facts != facts:
-        is_own = text_or_none(rows[0], "found_connection") is not None
-        standing = HandleState(
-            _handle(rows[0], digest), facts, integer_or_none(rows[0], "delegated_until"), is_own=is_own
-        )
+        is_own = text_or_none(row, "found_connection") is not None
+        standing = HandleState(_handle(row, digest), facts, integer_or_none(row, "delegated_until"), is_own=is_own)
     if now >= standing.handle.expires_at:
         raise _refusal("the handle has expired")
     return standing

@@ -61,13 +61,12 @@ async def revoke_access_token(
 
 async def lock_grant(transaction: Transaction, grant_id: str) -> Row | None:
     """Lock a live grant's row until the transaction ends."""
-    rows = await transaction.fetch(
+    return await transaction.fetch_one(
         "update grants set revoked_tokens = revoked_tokens"
         " where tenant = :tenant and id = :id and revoked_at is null"
         " returning id, user_id, client_id, revoked_tokens",
         {"tenant": TENANT, "id": grant_id},
     )
-    return rows[0] if rows else None
 
 
 async def inherit(transaction: Transaction, grant_id: str, *, derived_from: str) -> None:

@@ -35,7 +35,7 @@ _OF_USERS: Final = f"""
 async def get_tool_set(reader: Reader, user_id: str, *, client_id: str) -> str | None:
     """The name of the set; None where the person made no choice."""
     rows = await reader.look_up(_GET, {"tenant": TENANT, "user_id": user_id, "client_id": client_id})
-    return text(rows[0], "tool_set") if rows else None
+    return next((text(row, "tool_set") for row in rows), None)
 
 
 async def set_tool_set(

@@ -18,14 +18,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vault.audit.audit import append
 from vault.audit.notes import Note, NoteRefused, TreeHead, Verifier, sign
-from vault.audit.proof import ChainBroken, End, Walk, check_end, last_checkpoint, load_end, load_start, pruned_to
+from vault.audit.proof import (
+    ChainBroken,
+    End,
+    Walk,
+    check_end,
+    last_checkpoint,
+    link_after,
+    load_end,
+    load_start,
+    pruned_to,
+)
 from vault.audit.tree import LeafRun, Tree, count_leaves, store_leaves
 from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.records import DAY, TENANT, Event
 from vault.refusals import CiphertextRejected
 from vault.storage.database import Database, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
-from vault.storage.event_chain import START, Link
 
 OVERLAP: Final = 30 * DAY  # seconds for which a replaced key also signs
 EXTEND_LIMIT: Final = 50_000  # events in one transaction
@@ -180,9 +189,8 @@ async def _extend_once(database: Database, log: Log, *, limit: int) -> tuple[Tre
     reached = log.base + stored
     end, start = await load_end(database), await load_start(database)
     last = await last_checkpoint(database, key, up_to=reached)
-    link = Link(0, 0, START, None) if last is None else last.link
     run = LeafRun(database, key, base=log.base, stored=stored)
-    walk = Walk(database, key=key, start=start, link=link)
+    walk = Walk(database, key=key, start=start, link=link_after(last))
     walk.follower = run
     stop = await last_checkpoint(database, key, up_to=reached + limit)
     if end.link.sequence - reached > limit and stop is not None and stop.link.sequence > reached:
@@ -404,7 +412,7 @@ async def _store_key(transaction: Transaction, key: bytes, log: Log, *, now: int
 
 
 def _seal_facts(facts: Mapping[str, object], *, key: bytes, identity: str) -> bytes:
-    content = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+    content = json.dumps(facts, separators=(",", ":")).encode()
     return seal(content, key=key, key_id=_KEY_ID, context=_context(identity))
 
 

@@ -17,7 +17,7 @@ from vault.envelope import Context, open_sealed, seal
 from vault.records import LAST, TENANT, Tell, tell_nobody
 from vault.refusals import CiphertextRejected, VaultError
 from vault.storage.database import Database, Reader, Row, binary, binary_or_none, integer, integer_or_none
-from vault.storage.event_chain import START, Link, begin, digest, entry_of, fold, mac_and_tag, tail
+from vault.storage.event_chain import EMPTY, Link, begin, digest, entry_of, fold, mac_and_tag, tail
 
 BATCH_PAGE = 200  # batches read at a time
 EVENT_PAGE = 2000  # events read at a time
@@ -91,7 +91,7 @@ class Checkpoint:
             "pruned_at": self.pruned_at,
             "retention_days": self.retention_days,
         }
-        content = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+        content = json.dumps(facts, separators=(",", ":")).encode()
         return seal(content, key=key, key_id=_KEY_ID, context=_CONTEXT)
 
     @classmethod
@@ -176,7 +176,7 @@ async def head(reader: Reader) -> Head:
         "select height, sequence, hash from event_heads where tenant = :tenant", {"tenant": TENANT}
     )
     if row is None:
-        return Head(0, 0, START)
+        return Head(EMPTY.height, EMPTY.sequence, EMPTY.hash)
     return Head(integer(row, "height"), integer(row, "sequence"), binary(row, "hash"))
 
 
@@ -224,6 +224,11 @@ async def last_checkpoint(
         {"tenant": TENANT, "before": LAST if before is None else before, "up_to": LAST if up_to is None else up_to},
     )
     return None if row is None else Checkpoint.open(row, key)
+
+
+def link_after(checkpoint: Checkpoint | None) -> Link:
+    """The end of the chain at this checkpoint; None stands for the beginning."""
+    return EMPTY if checkpoint is None else checkpoint.link
 
 
 class Follower(Protocol):
@@ -365,16 +370,14 @@ class End:
 
 async def load_end(reader: Reader) -> End:
     """The committed head and the rows after it."""
-    rows = await reader.fetch(
+    (row,) = await reader.fetch(
         "select h.height, h.sequence, h.hash, h.keyed, "
         "coalesce((select max(sequence) from events where tenant = :tenant), 0) as last_event, "
         "coalesce((select max(height) from event_batches where tenant = :tenant), 0) as last_batch "
         "from (select cast(:tenant as text) as tenant) as t left join event_heads h on h.tenant = t.tenant",
         {"tenant": TENANT},
     )
-    row = rows[0]
-    height = integer_or_none(row, "height")
-    link = Link(0, 0, START, None)
+    height, link = integer_or_none(row, "height"), EMPTY
     if height is not None:
         link = Link(height, integer(row, "sequence"), binary(row, "hash"), binary_or_none(row, "keyed"))
     return End(link, integer(row, "last_event"), integer(row, "last_batch"))
@@ -427,8 +430,7 @@ async def _prove(
     if key is None:
         walk = Walk(database, key=None, start=None, link=await _after_pruned(database))
     else:
-        link = Link(0, 0, START, None) if since is None else since.link
-        walk = Walk(database, key=key, start=start, link=link)
+        walk = Walk(database, key=key, start=start, link=link_after(since))
     walk.follower = follower
     walk.tell = lambda sequence: tell("Verifying events", sequence, end.link.sequence)
     if key is not None:
@@ -440,7 +442,7 @@ async def _prove(
     return Report(
         first=walk.first,
         last=walk.link.sequence,
-        trusted=0 if since is None else since.link.sequence,
+        trusted=link_after(since).sequence,
         pruned=tuple(pruned),
         keyed_from=None if start is None else start.sequence + 1,
         unkeyed=tuple(walk.unkeyed),
@@ -503,7 +505,7 @@ async def _after_pruned(reader: Reader) -> Link:
         {"tenant": TENANT},
     )
     if row is None:
-        return Link(0, 0, START, None)
+        return EMPTY
     return Link(integer(row, "height"), integer(row, "sequence"), binary(row, "previous_hash"), None)
 
 

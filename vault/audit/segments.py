@@ -11,11 +11,20 @@ from typing import Final
 
 from vault.audit.audit import append
 from vault.audit.log import load_logs
-from vault.audit.proof import ChainBroken, Checkpoint, Walk, check_end, last_checkpoint, load_end, load_start
+from vault.audit.proof import (
+    ChainBroken,
+    Checkpoint,
+    Walk,
+    check_end,
+    last_checkpoint,
+    link_after,
+    load_end,
+    load_start,
+)
 from vault.audit.tree import count_leaves
 from vault.records import DAY, HOUR, LAST, TENANT, Event
 from vault.storage.database import Database, Reader, Value
-from vault.storage.event_chain import START, Link
+from vault.storage.event_chain import Link
 
 SEGMENT: Final = 500  # events; limits what one transaction deletes, even from a cold disk
 SEAL_AFTER: Final = HOUR  # seconds: a shorter segment is sealed when its first event reaches this age
@@ -33,7 +42,7 @@ async def seal(database: Database, *, now: int, limit: int | None = SEAL_LIMIT) 
         return 0
     last = await last_checkpoint(database, key)
     end, start = await load_end(database), await load_start(database)
-    began = Link(0, 0, START, None) if last is None else last.link
+    began = link_after(last)
     walk = Walk(database, key=key, start=start, link=began)
     found: list[Checkpoint] = []
     while walk.link.height < end.link.height and (limit is None or walk.link.sequence - began.sequence < limit):
@@ -131,7 +140,7 @@ async def _link_before(reader: Reader, key: bytes, checkpoint: Checkpoint) -> Li
         "order by first_height desc limit 1",
         {"tenant": TENANT, "height": checkpoint.first_height},
     )
-    return Link(0, 0, START, None) if row is None else Checkpoint.open(row, key).link
+    return link_after(None if row is None else Checkpoint.open(row, key))
 
 
 async def _delete(database: Database, gone: Checkpoint, *, key: bytes, now: int) -> bool:

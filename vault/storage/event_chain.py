@@ -60,6 +60,9 @@ class Link:
     keyed: bytes | None
 
 
+EMPTY = Link(0, 0, START, None)  # the end of a chain without events
+
+
 def tail(entry: ChainEntry, *, at: int) -> str:
     """The line of an event after its number: `AT,"KIND",...]`."""
     row = (at, entry.kind, entry.outcome, entry.user_id, entry.client_id, entry.connection_id, entry.details)

@@ -199,7 +199,7 @@ class SqliteTransaction(StatementTurns[aiosqlite.Connection]):
 
     async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
         rows = await self.fetch(sql, parameters)
-        return rows[0] if rows else None
+        return next(iter(rows), None)
 
     look_up = fetch
 
@@ -500,7 +500,7 @@ class SqliteDatabase:
 
     async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
         rows = await self.fetch(sql, parameters)
-        return rows[0] if rows else None
+        return next(iter(rows), None)
 
     async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         """Runs on the loop: a read by keys takes microseconds, a switch to a thread and back several times that."""

@@ -38,8 +38,9 @@ def append_program(batch: Batch, *, key: bytes | None) -> SqliteProgram[None]:
             "returning height, sequence, hash, keyed",
             {**tenant, "start": START},
         )
-    height, before = integer(heads[0], "height") + 1, integer(heads[0], "sequence")
-    previous, keyed = binary(heads[0], "hash"), binary_or_none(heads[0], "keyed")
+    (head,) = heads
+    height, before = integer(head, "height") + 1, integer(head, "sequence")
+    previous, keyed = binary(head, "hash"), binary_or_none(head, "keyed")
     tails = [tail(entry, at=batch.at) for entry in batch.entries]
     for start in range(0, len(batch.entries), _ROWS):
         some = batch.entries[start : start + _ROWS]

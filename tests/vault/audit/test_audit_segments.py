@@ -92,8 +92,14 @@ async def test_neighbours_under_another_retention_are_told_apart(database: Datab
     await days(database, count=4)
     await prune(database, retention_days=3, now=database.now())
     await prune(database, retention_days=1, now=database.now())
-    spans = [(one.first, one.last, one.retention_days) for one in (await prove(database)).pruned]
-    assert spans == [(1, 6, 3), (7, 18, 1)]
+    pruned = (await prove(database)).pruned
+    assert [(one.first, one.last, one.retention_days) for one in pruned] == [(1, 6, 3), (7, 18, 1)]
+    kept_at = (await rows(database, "select min(at) from events"))[0]  # an event of the fourth day
+    times = [(one.first_at, one.last_at) for one in pruned]
+    assert times == [
+        (pytest.approx(kept_at - ago * DAY, abs=2), pytest.approx(kept_at - until * DAY, abs=2))
+        for ago, until in ((3, 3), (2, 1))
+    ]
 
 
 async def test_the_chain_goes_on_when_every_event_of_it_was_pruned(database: Database, key_ring: KeyRing) -> None:
@@ -106,16 +112,22 @@ async def test_the_chain_goes_on_when_every_event_of_it_was_pruned(database: Dat
     assert await verify(database) == 7
 
 
-TAMPERINGS = {
-    "kept events said to be pruned": "update event_checkpoints set pruned_at = 7 where first_height = 7",
-    "a checkpoint of pruned events removed": "delete from event_checkpoints where first_height = 4",
-    "all checkpoints removed": "delete from event_checkpoints",
-    "a checkpoint of another count": "update event_checkpoints set sequence = 5 where first_height = 4",
-    "a checkpoint's time": "update event_checkpoints set last_at = 5 where first_height = 4",
-    "a sealed checkpoint replaced": "update event_checkpoints set sealed = "
-    "(select sealed from event_checkpoints where first_height = 1) where first_height = 4",
-    "a kept event": "update events set user_id = kind where sequence = 8",
-    "a kept event that is sealed, removed": "delete from events where sequence = 12",
+TAMPERINGS = {  # and the event that is named
+    "kept events said to be pruned": ("update event_checkpoints set pruned_at = 7 where first_height = 7", 7),
+    "a checkpoint of pruned events removed": ("delete from event_checkpoints where first_height = 4", 4),
+    "all checkpoints removed": ("delete from event_checkpoints", 1),
+    "a checkpoint of another count": ("update event_checkpoints set sequence = 5 where first_height = 4", 4),
+    "a checkpoint's time": ("update event_checkpoints set last_at = 5 where first_height = 4", 4),
+    "a sealed checkpoint replaced": (
+        (
+            "update event_checkpoints set sealed = (select sealed from event_checkpoints where first_height = 1) "
+            "where first_height = 4"
+        ),
+        4,
+    ),
+    "a kept event": ("update events set user_id = kind where sequence = 8", 8),
+    "a kept event that is sealed, removed": ("delete from events where sequence = 12", 12),
+    "where a batch continues": ("update event_batches set previous_hash = hash where height = 14", 14),
 }
 
 
@@ -125,9 +137,11 @@ async def test_tampering_after_pruning_is_noticed(database: Database, key_ring: 
     await days(database, count=3)
     await prune(database, retention_days=2, now=database.now())
     assert await verify(database) == 20
-    await change(database, TAMPERINGS[what])
-    with pytest.raises(ChainBroken):
+    statement, where = TAMPERINGS[what]
+    await change(database, statement)
+    with pytest.raises(ChainBroken) as broken:
         await verify(database)
+    assert broken.value.sequence == where
 
 
 @pytest.mark.requirement("V-09")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -227,6 +228,18 @@ async def test_now_is_the_time_of_the_database_and_moves_with_the_offset(databas
     before = database.now()
     database.clock_offset += 3600
     assert 3600 <= database.now() - before <= 3602
+
+
+@pytest.mark.moving_clock
+async def test_a_vault_tells_the_time_that_it_is(store: Store) -> None:
+    """Of the server on PostgreSQL, which here is this machine, too."""
+    database = await store.open()
+    try:
+        for offset in (0, 3600, -3600):
+            database.clock_offset = offset
+            assert database.now() == pytest.approx(time.time() + offset, abs=2)
+    finally:
+        await database.close()
 
 
 async def test_the_clock_of_the_server_is_read_again_and_again(
