@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +17,14 @@ from tests.chaos.figures import Figure, Scale
 from tests.chaos.replicas import master_key_rotation
 
 GOOD = Figure("calls", "3 of 3", "all", holds=True)
+
+
+@pytest.fixture(autouse=True)
+def kept_handler() -> Generator[None]:
+    """The command lets a signal end it, as nothing else in this process does."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def group(figures: object, *, limit: float = 5.0) -> ModuleType:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import sqlite3
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 
@@ -77,7 +78,7 @@ PUBLISHED = {
     "0048_client_renewals.sql": "9f9a815bc4ad0cdc55eeb89ea6b994ec4a42c193ed9631e35018caa832f70af2",
 }
 PREVIOUS = "0.1.0"
-WAIT = 20.0  # seconds
+WAIT = 30.0  # seconds
 # No program needs an index: one that knows it builds it again when it starts.
 TAKES_AWAY = re.compile(r"\b(drop(?! index)|rename|alter column|set not null|add constraint)\b")
 
@@ -233,9 +234,21 @@ def know(patch: pytest.MonkeyPatch, *files: SchemaFile) -> None:
         vault.upkeep.health,
     ):
         patch.setattr(module, "schema_files", lambda: files)
+    forget_shapes()
+
+
+def forget_shapes() -> None:
+    """Clear what was read from the schema files that a program had before."""
     vault.storage.schema_shape.expected_shape.cache_clear()
     vault.storage.schema_shape._index_statements.cache_clear()
     vault.storage.schema_shape._dropped_names.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def own_shapes() -> Generator[None]:
+    """Leave to other tests nothing that was read from this test's schema files."""
+    yield
+    forget_shapes()
 
 
 async def test_processes_that_upgrade_at_once_apply_each_file_once_and_an_older_program_goes_on(
