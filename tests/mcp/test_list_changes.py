@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -51,14 +52,25 @@ class Ear:
             self.heard += 1
             self._new.set()
 
-    async def hear(self, *, seconds: float = 10.0) -> None:
-        async with asyncio.timeout(seconds):
+    async def hear(self) -> None:
+        async with asyncio.timeout(30):
             await self._new.wait()
         self._new.clear()
 
 
+async def until_streaming(caplog: pytest.LogCaptureFixture, *, sessions: int) -> None:
+    """Wait for these sessions' GET streams, which open in parallel with their first requests."""
+    async with asyncio.timeout(30):
+        while [one.message for one in caplog.records].count("GET SSE connection established") < sessions:
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(1)  # the vault also reads what the session's agent has
+
+
 @pytest.mark.parametrize("transport", ["http", "sse"])
-async def test_an_open_session_hears_it_and_finds_the_new_list(place: Room, transport: str) -> None:
+async def test_an_open_session_hears_it_and_finds_the_new_list(
+    place: Room, caplog: pytest.LogCaptureFixture, transport: str
+) -> None:
+    caplog.set_level(logging.DEBUG, "mcp.client.streamable_http")
     agent, other = await place.agent(), await place.agent("bob")
     database, ear, still = place.vault.deployment.database, Ear(), Ear()
     async with (
@@ -68,7 +80,7 @@ async def test_an_open_session_hears_it_and_finds_the_new_list(place: Room, tran
         assert client.server_capabilities.tools.list_changed is True
         assert "slack_post" in {tool.name for tool in (await client.list_tools()).tools}
         await bystander.list_tools()
-        await asyncio.sleep(1)  # the session's GET stream opens in parallel with its first requests
+        await until_streaming(caplog, sessions=2 if transport == "http" else 0)
         await choose(database, agent, "read-only")
         await ear.hear()
         assert "slack_post" not in {tool.name for tool in (await client.list_tools()).tools}
@@ -88,18 +100,21 @@ async def test_a_subscription_of_the_newest_revision_hears_it(place: Room) -> No
             assert subscription.honored.tools_list_changed is True
             assert not subscription.honored.prompts_list_changed
             await choose(database, agent, "read-only")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert isinstance(await anext(aiter(subscription)), ToolsListChanged)
             assert "slack_post" not in {tool.name for tool in (await client.list_tools()).tools}
 
 
-async def test_a_choice_in_another_process_is_heard(store: Store, place: Room) -> None:
+async def test_a_choice_in_another_process_is_heard(
+    store: Store, place: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "mcp.client.streamable_http")
     agent, ear = await place.agent(), Ear()
     elsewhere = await store.open()  # a replica, which serves the page
     try:
         async with place.client(agent, mode="legacy", message_handler=ear) as client:
             await client.list_tools()
-            await asyncio.sleep(1)  # as above
+            await until_streaming(caplog, sessions=1)
             await choose(elsewhere, agent, "read-only")
             await ear.hear()
     finally:
@@ -111,7 +126,7 @@ async def test_a_subscription_ends_with_its_grant_and_no_other_does(place: Room,
     agent, other, deployment = await place.agent(), await place.agent("bob"), place.vault.deployment
     body = modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
     headers = modern_headers("subscriptions/listen")
-    async with asyncio.timeout(20), place.http(agent) as http, place.client(other) as client:
+    async with asyncio.timeout(30), place.http(agent) as http, place.client(other) as client:
         async with client.listen(tools_list_changed=True) as bystander:
             async with http.stream("POST", "/mcp", json=body, headers=headers) as stream:
                 assert stream.status_code == 200
@@ -139,7 +154,7 @@ async def test_a_subscription_keeps_no_process_from_its_end(tmp_path: Path) -> N
             await ending.agent(),
             modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}}),
         )
-        async with asyncio.timeout(15), ending.http(agent) as http:
+        async with asyncio.timeout(25), ending.http(agent) as http:
             headers = modern_headers("subscriptions/listen")
             async with http.stream("POST", "/mcp", json=body, headers=headers) as stream:
                 lines = stream.aiter_lines()
@@ -202,9 +217,9 @@ async def test_a_client_over_stdio_hears_it_while_it_runs_and_at_its_next_start(
                 assert not (await client.call_tool("connections", {})).is_error  # after this, the vault is open
                 await choose_over(program, "read-only")
             if subscription is None:
-                await ear.hear(seconds=20)
+                await ear.hear()
             else:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(30):
                     assert isinstance(await anext(aiter(subscription)), ToolsListChanged)
             assert "slack_post" not in await names(client)
 
@@ -222,5 +237,5 @@ async def test_a_listener_that_begins_as_the_last_one_ends_hears_changes(place: 
         await asyncio.sleep(0)
     with second:
         await choose(deployment.database, agent, "read-only")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await heard.wait()

@@ -147,8 +147,11 @@ async def test_its_requests_are_answered_here_and_wait_until_it_reads() -> None:
         assert await one.read() == {"jsonrpc": "2.0", "id": "b", "result": {}}
         for _ in range(60):
             one.write({"id": "x" * 60_000, "method": "x"})
+        async with asyncio.timeout(PATIENCE):  # nothing is read while answers wait
+            while one.writer.transport.get_write_buffer_size() == 0:
+                await asyncio.sleep(0.05)
         await asyncio.sleep(0.3)
-        assert one.writer.transport.get_write_buffer_size() > 0, "nothing is read while answers wait"
+        assert one.writer.transport.get_write_buffer_size() > 0
         for _ in range(60):
             assert (await one.read())["error"]["code"] == -32601
         assert one.excess == []
