@@ -73,7 +73,7 @@ async def test_a_step_that_fails_breaks_or_hangs_stops_no_other(
     monkeypatch.setattr(
         server.lifecycle.periodic_steps, "SWEEPS", (UpkeepStep("four", 600.0, breaks), UpkeepStep("five", 600.0, last))
     )
-    async with upkeep(opened_vault.deployment), asyncio.timeout(10):
+    async with upkeep(opened_vault.deployment), asyncio.timeout(30):
         await done.wait()
         while len(opened_vault.deployment.failing_upkeep) < 4:
             await asyncio.sleep(0.01)
@@ -89,8 +89,9 @@ async def test_readiness_names_a_failing_step_until_it_works(
     opened_vault: RunningVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with httpx2.AsyncClient(base_url=opened_vault.url, timeout=30) as http:
-        monkeypatch.setattr(server.lifecycle.maintenance, "STEP_LIMIT", 0.01)
-        await run_step(opened_vault.deployment, UpkeepStep("revocations", 30.0, hangs))
+        with monkeypatch.context() as short:
+            short.setattr(server.lifecycle.maintenance, "STEP_LIMIT", 0.01)
+            await run_step(opened_vault.deployment, UpkeepStep("revocations", 30.0, hangs))
         answer = await http.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready", "upkeep": {"revocations": "timeout"}})
         await run_step(opened_vault.deployment, UpkeepStep("revocations", 30.0, works))

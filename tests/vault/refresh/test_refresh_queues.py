@@ -90,13 +90,13 @@ async def test_more_accounts_than_places_are_all_refreshed_once(store: Store) ->
 async def test_a_caller_who_finds_no_place_in_time_is_told_when_to_come_again(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vault.refresh.rotation.PATIENCE", 1.2)
     async with open_room(sqlite_store) as room:
         room.vault.tasks.queues = RefreshQueues(places=1, ahead=1)
         await room.connect()
         room.pass_time(3600)
         assert await room.vault.tasks.queues.enter("slack", patience=0)
-        with pytest.raises(TemporarilyUnavailable, match="Many accounts") as refused:
+        with monkeypatch.context() as short, pytest.raises(TemporarilyUnavailable, match="Many accounts") as refused:
+            short.setattr("vault.refresh.rotation.PATIENCE", 1.2)
             await room.exchange()
         assert refused.value.retry_after == 5
         assert room.slack.sends == []

@@ -144,7 +144,7 @@ async def test_a_cancelled_caller_does_not_harm_the_others(database: Database) -
     cancelled = asyncio.create_task(stuck())
     others = [asyncio.create_task(add_row(name)) for name in ("b", "c")]
     waiting = asyncio.create_task(add_row("never"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await entered.wait()
         if isinstance(database, SqliteDatabase):
             waiting.cancel()  # it is still waiting for its turn
@@ -252,7 +252,7 @@ async def test_the_clock_of_the_server_is_read_again_and_again(
         right = database._clock_difference
         for wrong in (3600, -3600):
             database._clock_difference += wrong
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 while abs(database._clock_difference - right) > 60:
                     await asyncio.sleep(0.02)
     finally:
@@ -291,7 +291,7 @@ async def test_opening_a_vault_twice_in_one_process_leaves_the_locks_that_other_
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", command, str(path), stdout=asyncio.subprocess.PIPE
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             return (await process.communicate())[0].decode().strip()
 
     try:
@@ -321,7 +321,7 @@ async def test_a_database_that_another_process_holds_is_busy_for_a_bounded_time(
     database = await sqlite_store.open()
     try:
         async with hold_write_lock(sqlite_store):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 attempts = [_attempt(database, f"{number}") for number in range(3)]
                 outcomes = await asyncio.gather(*attempts, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {StorageBusy}
@@ -340,7 +340,7 @@ async def test_a_writer_waits_for_another_process_to_finish(sqlite_store: Store)
             assert await names(database) == []
             assert not waiting.done()
             other.execute("rollback")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await waiting
         assert await names(database) == ["a"]
     finally:
@@ -400,7 +400,9 @@ async def test_an_upgrade_that_fails_leaves_the_version_it_found(
     await database.close()
 
 
-async def test_closing_waits_for_transactions_that_are_under_way(store: Store) -> None:
+async def test_closing_waits_for_transactions_that_are_under_way(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault.storage.sqlite, "BUSY_WAIT", 600.0)  # closing doesn't give up
+    monkeypatch.setattr(vault.storage.postgres, "WAIT", 600.0)
     database = await store.open()
     entered, leave = asyncio.Event(), asyncio.Event()
 
@@ -415,7 +417,7 @@ async def test_closing_waits_for_transactions_that_are_under_way(store: Store) -
     closing_now = asyncio.create_task(database.close())
     await asyncio.sleep(0)
     leave.set()
-    async with asyncio.timeout(4):  # not until closing gives up
+    async with asyncio.timeout(30):
         await asyncio.gather(running, closing_now)
     reopened = await store.open()
     assert await names(reopened) == ["slow"]
@@ -439,7 +441,7 @@ async def test_a_transaction_that_never_ends_is_given_up_at_closing(
     await entered.wait()
     waiting = asyncio.create_task(_attempt(database, "waiting"))
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await database.close()
         with pytest.raises(StorageUnavailable):
             await waiting
@@ -451,12 +453,12 @@ async def test_a_transaction_that_never_ends_is_given_up_at_closing(
 
 
 async def test_a_busy_pool_is_temporary(postgres_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vault.storage.postgres, "WAIT", 0.5)
     monkeypatch.setattr(vault.storage.postgres, "POOL_SIZE", 1)
     database = await postgres_store.open()
     try:
         async with database.transaction():
-            with pytest.raises(TemporarilyUnavailable):
+            with monkeypatch.context() as short, pytest.raises(TemporarilyUnavailable):
+                short.setattr(vault.storage.postgres, "WAIT", 0.5)
                 await names(database)
         assert await names(database) == []
     finally:
