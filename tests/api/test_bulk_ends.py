@@ -51,7 +51,7 @@ async def _live(room: AdminRoom, user: User) -> int:
 
 async def _until_complete(room: AdminRoom, which: dict[str, str]) -> dict[str, object]:
     """The answer of `GET /panics` once nothing is left to do."""
-    stop = time.monotonic() + 20
+    stop = time.monotonic() + 60
     while not (found := await _ok(room, "GET", params=which))["complete"]:
         assert time.monotonic() < stop, found
         await asyncio.sleep(0.05)

@@ -348,7 +348,7 @@ async def test_a_shell_completes_commands(place: Place, typed: str, expected: li
     process = await asyncio.create_subprocess_exec(
         *PROGRAM, stdout=asyncio.subprocess.PIPE, env=place.environment() | asks
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         out, _ = await process.communicate()
     assert out.decode().split() == expected
 
@@ -372,7 +372,7 @@ async def test_help_loads_nothing_of_the_product() -> None:
     process = await asyncio.create_subprocess_exec(
         *Place(Path(), 0).arguments()[:1], "-c", program, stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         out, _ = await process.communicate()
     assert out.decode().strip() == "[]"
 
@@ -407,12 +407,12 @@ async def test_the_sandbox_works_at_once_with_data_of_its_own(tmp_path: Path) ->
         *place.arguments("serve", "--sandbox"), stderr=asyncio.subprocess.PIPE, env=place.environment()
     )
     try:
-        await place.healthy(seconds=30)
+        await place.healthy()
         assert (tmp_path / "sandbox" / "vault.sqlite").exists()
         assert not (tmp_path / "vault.sqlite").exists()
     finally:
         process.terminate()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await process.communicate()
 
 
@@ -459,7 +459,7 @@ async def test_the_demo_that_is_left_running_can_be_used_as_it_says(tmp_path: Pa
             assert "<title>Home · Token Vault</title>" in (await person.sign_in("alice", password[1])).text
     finally:
         process.terminate()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             assert await process.wait() == 0
 
 

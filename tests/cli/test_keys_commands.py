@@ -81,12 +81,12 @@ async def test_a_rotation_waits_until_each_process_says_that_it_has_the_key(
             await master_keys.rotate(actor, None, patience=3)
         waiting = asyncio.Event()
         rotating = asyncio.create_task(master_keys.rotate(actor, None, patience=10_000, tell=lambda *_: waiting.set()))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await waiting.wait()
         assert not rotating.done()
         async with deployment.transaction() as transaction:
             await replicas.note_masters(transaction, "other", [new])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             assert await rotating == (new, 0)
 
 

@@ -86,7 +86,7 @@ async def test_on_a_terminal_it_stays_until_it_is_interrupted(place: Place) -> N
                 seen += await asyncio.to_thread(os.read, ours, 65536)
         assert process.returncode is None
         process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             with suppress(OSError):  # read its last lines; otherwise it blocks on writing and never exits
                 while True:
                     seen += await asyncio.to_thread(os.read, ours, 65536)

@@ -168,7 +168,7 @@ async def test_events_of_a_stream_arrive_as_they_are_sent(estate: Estate, tokens
     begun = time.monotonic()
     async with Client(way) as client:  # its first answer comes on a stream that never ends
         assert (await client.list_tools()).tools
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 25
 
 
 async def test_a_body_of_two_megabytes_reaches_the_vault(estate: Estate) -> None:

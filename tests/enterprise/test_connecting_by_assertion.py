@@ -570,7 +570,7 @@ async def test_an_answer_that_comes_after_the_identity_ended_brings_nothing_back
             company.pass_time(2 * 86400)
             company.simulator.fault(PROVIDER_TOKEN, "hold", when="after")
             renewing = asyncio.create_task(company.exchange(agent, "linear"))
-            await wait_until_held(company.simulator, PROVIDER_TOKEN, seconds=10)
+            await wait_until_held(company.simulator, PROVIDER_TOKEN)
             if is_ended:
                 await disconnect(company, user, (await company.accounts(user))[IDENTITY])
             faults.release()
@@ -585,7 +585,7 @@ async def test_an_answer_that_comes_after_the_identity_ended_brings_nothing_back
         for name, is_ended in (("carol", True), ("alice", False)):
             company.simulator.fault(PROVIDER_TOKEN, "hold", when="after")
             user, _ = await company.sign_in(name, waits=False)
-            await wait_until_held(company.simulator, PROVIDER_TOKEN, seconds=10)
+            await wait_until_held(company.simulator, PROVIDER_TOKEN)
             if is_ended:
                 await disconnect(company, user, (await company.accounts(user))[IDENTITY])
             faults.release()

@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from tests.generating.documentation import DOCS
-from tests.support.chromium import running_chromium
+from tests.support.chromium import PAGE_PATIENCE, running_chromium
 from tests.support.foreign.foreign import FOLDER, node
 from tests.support.harness import PASSWORD, free_socket, running_vault, serve_app
 from tests.support.rooms.exchange_room import SECRET, Caller, ExchangeRoom
@@ -269,7 +269,7 @@ async def test_a_browser_page_signs_in_and_calls_with_a_key_of_its_own(
     async with page_server(example("browser_page.mjs"), exchange_room) as (url, caller):
         await exchange_room.slack(await exchange_room.agent(caller))
         context = await browser.new_context()
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PAGE_PATIENCE)
         tab = await context.new_page()
         await tab.goto(url)
         await tab.click("#sign-in")

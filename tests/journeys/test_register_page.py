@@ -47,7 +47,7 @@ async def test_the_request(tmp_path: Path) -> None:
         await alice.sign_in("alice", PASSWORD)
         words = shlex.split(block("One request", "bash").replace("http://localhost:8765", vault.url))
         curl = await asyncio.create_subprocess_exec(*(w for w in words if w.strip()), stdout=asyncio.subprocess.PIPE)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             out, _ = await curl.communicate()
         answer = json.loads(out)
         assert answer["client_name"] == "My agent"

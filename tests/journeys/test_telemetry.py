@@ -325,7 +325,7 @@ async def test_silent_connections_to_the_page_make_room_and_cost_no_thread(tmp_p
             silent = [await asyncio.open_connection(host, int(port)) for _ in range(2 * CONNECTIONS)]
             assert await scrape(address)
             assert threading.active_count() < threads + CONNECTIONS // 2
-            async with asyncio.timeout(10):  # the first ones had to be closed
+            async with asyncio.timeout(30):  # the first ones had to be closed
                 assert await silent[0][0].read() == b""
             for _, writer in silent:
                 writer.transport.abort()
@@ -416,7 +416,7 @@ async def prometheus(config: Path, data: Path) -> AsyncGenerator[httpx2.AsyncCli
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with httpx2.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=10) as http:
+        async with httpx2.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=30) as http:
             async with asyncio.timeout(30):
                 while True:
                     try:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page
 
-from tests.support.chromium import running_chromium
+from tests.support.chromium import PAGE_PATIENCE, running_chromium
 from tests.support.rooms.portal_room import Room, running_room
 
 
@@ -27,7 +27,7 @@ async def browser() -> AsyncGenerator[Browser]:
 async def context(browser: Browser) -> AsyncGenerator[BrowserContext]:
     """A fresh profile."""
     opened = await browser.new_context()
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(PAGE_PATIENCE)
     yield opened
     await opened.close()
 

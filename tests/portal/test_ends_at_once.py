@@ -123,7 +123,7 @@ async def test_an_answer_does_not_wait_until_its_use_is_noted(room: Room, store:
 
 
 async def until_used(room: Room, client: Client) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while await last_used(room, client) is None:
             await asyncio.sleep(0.01)
 

@@ -19,6 +19,7 @@ from server.portal.approvals.notification_answers import form_of
 from tests.generating.images.pictures import paths_of
 from tests.generating.images.showcase import POST, Showcase, ask, furnish, provider_settings, settle_in
 from tests.portal.test_portal_accessible import violations
+from tests.support.chromium import PAGE_PATIENCE
 from tests.support.doubles.push_service import PushService, SubscribedBrowser, running_push_service
 from tests.support.rooms.portal_room import Room, running_room
 from vault import delegations
@@ -62,7 +63,7 @@ async def signed_in(browser: Browser, stage: Stage, *, viewport: ViewportSize = 
     person = await stage.room.signed_in("alice")
     cookies = [{"name": one.name, "value": one.value or "", "url": stage.url} for one in person.http.cookies.jar]
     context: BrowserContext = await browser.new_context(viewport=viewport, **options)  # pyright: ignore[reportArgumentType]
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PAGE_PATIENCE)
     await context.add_cookies(cookies)  # pyright: ignore[reportArgumentType] -- as playwright wants them
     page = await context.new_page()
     page.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
@@ -213,7 +214,7 @@ async def test_a_new_event_appears_on_the_open_activity_page(stage: Stage, brows
     await expect(page.get_by_text("New events appear automatically")).to_be_visible()
     event = Event("tool.called", "failed", stage.shown.user.id, stage.shown.agents[0].id, None, {"code": "timeout"})
     await stage.room.deployment.activity.record(event)
-    await expect(page.locator(".event.new")).to_contain_text("It took too long.", timeout=15_000)
+    await expect(page.locator(".event.new")).to_contain_text("It took too long.")
     assert await page.locator(".event.new time").first.get_attribute("title"), "in local time"
     await page.get_by_label("Outcome").select_option("refused")  # the filter is a form that results in an address
     await page.get_by_role("button", name="Show").click()
@@ -409,7 +410,7 @@ class PushedTo:
 
         devtools.on("ServiceWorker.workerRegistrationUpdated", note)
         await devtools.send("ServiceWorker.enable")
-        registration = await asyncio.wait_for(found, 10)
+        registration = await asyncio.wait_for(found, 30)
         (worker,) = page.context.service_workers
         return cls(page, worker, devtools, {"origin": stage.url, "registrationId": registration})
 
@@ -421,7 +422,7 @@ class PushedTo:
 
     async def show(self, message: dict[str, object]) -> list[tuple[str, str, list[str]]]:
         """Deliver a message until it is shown; returns everything that is shown."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while True:  # Chromium sometimes drops a message while it starts the worker
                 await self.devtools.send("ServiceWorker.deliverPushMessage", {**self.told, "data": json.dumps(message)})
                 for _ in range(40):

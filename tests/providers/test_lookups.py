@@ -42,7 +42,7 @@ class Stuck:
 
 
 async def wait_until_empty(lookup: BoundedLookup) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(lookup):
             await asyncio.sleep(0.01)
 

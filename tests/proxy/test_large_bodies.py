@@ -92,14 +92,14 @@ async def test_one_agent_holds_few_large_bodies_at_a_time_and_no_others_back(
     around = len(file_of(0))
     large = file_of(LARGE + 1 - around)
     held = [asyncio.create_task(put(handle, large)) for _ in range(MOST_EACH)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         for _ in range(MOST_EACH):
             await arrived.acquire()
     answer = await put(handle, large)
     assert (answer.status_code, answer.headers["token-vault-refusal"]) == (503, "too_many_calls"), answer.text
     assert answer.headers["retry-after"]
     allowed = [asyncio.create_task(put(handle, file_of(LARGE - around))), asyncio.create_task(put(other, large))]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await arrived.acquire()
         await arrived.acquire()
     released.set()

@@ -106,7 +106,7 @@ async def test_an_answer_streams(upstream: Upstream, handle: ProxyHandle) -> Non
     upstream.answer = answer
     headers = {"authorization": f"Bearer {handle.value}"}
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(30),
         httpx2.AsyncClient(trust_env=False, timeout=30) as http,
         http.stream("GET", handle.base() + "/conversations.list", headers=headers) as streamed,
     ):
@@ -205,7 +205,7 @@ async def test_a_client_that_leaves_ends_the_providers_answer(
     async with proxy_room(tmp_path_factory.mktemp("leaving"), apis_at=upstream.url) as room:
         handle = await room.ready()
         headers = {"authorization": f"Bearer {handle.value}"}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             async with (
                 httpx2.AsyncClient(trust_env=False, timeout=30) as http,
                 http.stream("GET", handle.base() + "/conversations.list", headers=headers) as streamed,
@@ -284,7 +284,7 @@ async def test_a_defect_of_ours_is_told_without_its_cause(room: ProxyRoom) -> No
 
 async def outcome(room: ProxyRoom, handle: ProxyHandle) -> object:
     """The code of the first call, after it has ended."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (events := await room.events(handle)):
             await asyncio.sleep(0.01)
     return events[0].details.get("code")

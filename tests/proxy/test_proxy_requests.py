@@ -60,7 +60,7 @@ async def raw(
     if body:
         lines.append(f"Content-Length: {len(body)}")
     writer.write("\r\n".join(lines).encode("latin-1") + b"\r\nConnection: close\r\n\r\n" + body)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         answer = (await reader.read()).decode("latin-1")
     writer.close()
     head = answer.partition("\r\n\r\n")[0]
@@ -382,7 +382,7 @@ async def test_an_upgrade_is_refused(room: ProxyRoom, handle: ProxyHandle) -> No
         reader, writer = await asyncio.open_connection("127.0.0.1", where.port)
         lines = [f"{method} {target} HTTP/1.1", f"Host: {where.netloc}", f"Authorization: Bearer {handle.value}"]
         writer.write(("\r\n".join([*lines, *websocket, "Connection: Upgrade"]) + "\r\n\r\n").encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             status_line = (await reader.readline()).decode()
         writer.close()
         assert status_line.split()[1] == "501"
@@ -398,7 +398,7 @@ async def test_what_stands_after_a_body_is_no_header(room: ProxyRoom, handle: Pr
         head = [f"POST {target} HTTP/1.1", f"Host: {where.netloc}", f"Authorization: Bearer {handle.value}"]
         head += ["Content-Type: application/json", "Transfer-Encoding: chunked", "Connection: close"]
         writer.write(("\r\n".join(head) + f"\r\n\r\n2\r\n{{}}\r\n0\r\n{trailers}\r\n").encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             answer = (await reader.read()).decode("latin-1")
         writer.close()
         assert answer.startswith("HTTP/1.1 200"), answer

@@ -66,11 +66,11 @@ async def upload(handle: ProxyHandle, upstream: Upstream, *, length: int | None)
         + (b"1000\r\n" + start + b"\r\n" if length is None else start)
     )
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await reader.begun.wait()
         rest = b"1\r\nx\r\n0\r\n\r\n" if length is None else b"x" * (length - BEGINNING)
         yield HeldRequest(incoming, writer, rest)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await reader.ended.wait()
     finally:
         writer.close()
@@ -226,7 +226,7 @@ async def test_a_long_stream_is_broken_off_soon_after_the_end(
         await asyncio.sleep(1.1)
         held.writer.write(b"1\r\nx\r\n")  # not the last part
         reading = asyncio.create_task(held.reader.read())
-        done, _ = await asyncio.wait([reading], timeout=10 if change is cut_off else 0.5)
+        done, _ = await asyncio.wait([reading], timeout=30 if change is cut_off else 0.5)
         if change is do_nothing:
             assert not done
             held.writer.write(held.rest)

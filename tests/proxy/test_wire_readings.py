@@ -26,7 +26,7 @@ from tests.support.network import strict_http, wire_bytes
 from tests.support.rooms.proxy_room import proxy_room
 
 _EXAMPLES = settings.default.max_examples if settings.default else 100
-PATIENCE = 15.0  # seconds after which a connection that doesn't end counts as hung
+PATIENCE = 30.0  # seconds after which a connection that doesn't end counts as hung
 DEADLINE = 0.15  # seconds that the server waits for the rest of a request
 SHORT = settings(suppress_health_check=list(HealthCheck))
 STARTS = (b"GET /a", b"POST /a", b"PUT /b?c=d", b"DELETE /b", b"OPTIONS /a", b"HEAD /a")

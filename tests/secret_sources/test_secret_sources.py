@@ -108,7 +108,7 @@ async def test_a_secret_leaves_the_memory_after_its_seconds(cache: int) -> None:
     assert await found.read("env://SLACK") == SECRET
     environment.clear()
     assert (SECRET in str(vars(found))) is bool(cache)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while SECRET in str(vars(found)):
             await asyncio.sleep(0.05)
 

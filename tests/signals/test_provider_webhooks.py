@@ -81,7 +81,7 @@ async def state_of(place: SignalRoom, held: Connection) -> str:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not await condition():
             await asyncio.sleep(0.01)
 

@@ -87,7 +87,7 @@ async def serve_app(
     server = _Server(server_config(app, bounds, patience=2))
     running = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not server.started:
                 if running.done():
                     running.result()
@@ -95,7 +95,7 @@ async def serve_app(
         yield
     finally:
         server.stop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await running
 
 

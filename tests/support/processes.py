@@ -121,7 +121,7 @@ class Place:
         finally:
             if process.returncode is None:
                 process.terminate()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 await process.wait()
 
     def stdio(self, client: str, **options: object) -> Client:
@@ -133,9 +133,9 @@ class Place:
         )
         return Client(parameters, **options)
 
-    async def healthy(self, *, seconds: float = 30.0) -> dict[str, str]:
+    async def healthy(self) -> dict[str, str]:
         """The answer of /healthz, as soon as there is one."""
-        async with asyncio.timeout(seconds), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+        async with asyncio.timeout(90), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             while True:
                 try:
                     return (await http.get(f"{self.url}/healthz")).json()

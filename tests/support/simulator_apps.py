@@ -47,7 +47,7 @@ def google_event(simulator: Simulator, person: str) -> str:
     return simulator.sandbox.calendars.put(PEOPLE[person].email, "Moving target", now=simulator.now()).id
 
 
-async def wait_until_held(simulator: Simulator, endpoint: str, *, count: int = 1, seconds: float = 5.0) -> None:
+async def wait_until_held(simulator: Simulator, endpoint: str, *, count: int = 1, seconds: float = 30.0) -> None:
     """Return once this many requests wait at a `hold` fault. Raises TimeoutError."""
     probe, faults = Fault(endpoint=endpoint, kind="hold"), simulator.sandbox.faults
     async with asyncio.timeout(seconds):

@@ -98,7 +98,7 @@ async def test_a_vault_that_waits_ends_when_it_is_told(server: Server, tmp_path:
         async with run_server(place) as process:
             await read_until(process, "waiting for the database")
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), 20) == 0
+            assert await asyncio.wait_for(process.wait(), 30) == 0
             assert "Traceback" not in await read_until(process, "Traceback")
     finally:
         await asyncio.to_thread(server.start)
@@ -115,7 +115,7 @@ async def test_a_vault_with_a_wrong_password_fails_at_once(
         if not is_let:
             assert "can't use PostgreSQL" in said
             assert "password authentication failed" in said
-            assert await asyncio.wait_for(process.wait(), 20) == 1
+            assert await asyncio.wait_for(process.wait(), 30) == 1
 
 
 @pytest.mark.parametrize(

@@ -100,13 +100,13 @@ async def test_two_clients_and_one_server_refresh_once_and_take_the_pages_over(
                 await follow(place, (told.meta or {})["io.github.mcp-token-vault/connect"]["url"])
             before = len(simulator.books()["refreshes"])
             simulator.control("expire", face="slack")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 calls = [client.call_tool("slack_post", POST) for client in (first, second) for _ in range(4)]
                 results = await asyncio.gather(*calls)
             assert not [text(result) for result in results if result.is_error]
             assert len(simulator.books()["refreshes"]) == before + 1
             server.terminate()
-            await asyncio.wait_for(server.wait(), 20)
+            await asyncio.wait_for(server.wait(), 30)
             assert await place.healthy() == vault  # one of the two now serves the pages
         assert await place.healthy() == vault  # the last one still serves them, or takes over now
         told = await first.call_tool("calendar_list", {})
@@ -128,7 +128,7 @@ async def test_the_owners_browser_comes_up_signed_in_and_the_model_never_sees_th
     )
     async with Client(parameters) as client:
         told = await client.call_tool("slack_post", POST)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not opened.exists():
                 await asyncio.sleep(0.02)
         url = opened_url(opened.read_text())
@@ -178,7 +178,7 @@ async def test_standard_output_carries_json_rpc_only_and_the_command_line_no_sec
     await process.stdin.drain()
     assert process.stdout is not None
     lines: list[bytes] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not {1, 2, 3, 4} <= {json.loads(line).get("id") for line in lines}:
             lines.append(await process.stdout.readline())
         command_line = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()

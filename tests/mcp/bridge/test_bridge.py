@@ -265,7 +265,7 @@ async def test_progress_and_cancelling_pass(place: Room, machine: Machine, mode:
     async with machine.client(mode=mode) as client:
         result = await client.call_tool("slack_channels", {}, progress_callback=on_progress)
         assert not result.is_error, text(result)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await arrived.wait()
         assert seen
         place.simulator.fault("slack.api.conversations.list", "hold")
@@ -366,7 +366,7 @@ async def test_standard_output_carries_json_rpc_only_and_nothing_carries_a_token
     listed = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
     for line in (json.dumps(INITIALIZE), "{broken", json.dumps(listed), '"not a message"'):
         process.stdin.write(line.encode() + b"\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         lines = [await process.stdout.readline() for _ in range(2)]
         command_line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
         environment = Path(f"/proc/{process.pid}/environ").read_bytes()

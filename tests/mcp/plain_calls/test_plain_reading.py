@@ -74,7 +74,7 @@ class Pipe:
             return None
         if not isinstance(message, JSONRPCRequest):
             return None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await self.sending.send(SessionMessage(message))
             while True:
                 found = (await self.receiving.receive()).message
@@ -151,7 +151,7 @@ class TheSDK:
                 answer.body += message.get("body", b"")
 
         scope = {"type": "http", "method": "POST", "path": "/mcp", "query_string": b"", "headers": headers}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await self.manager.handle_request(scope, receive, send)
         return answer
 

@@ -99,7 +99,7 @@ async def test_draining_waits_for_the_call_in_flight_and_then_ends_the_streams()
     work, drain, listening = Work(), Drain(), free_socket()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(30),
         serve_app(
             Edge(work, GuardRules(frozenset(), frozenset(), any_loopback_port=True), drain, proxy=work), listening
         ),

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from server.http.joined_writes import JoinedWrites
 from tests.support.harness import free_socket, serve_app
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 class Socket(asyncio.Transport):

@@ -97,7 +97,7 @@ async def test_who_uses_an_agent(database: Database) -> None:
 async def test_each_process_is_listed_while_it_runs(room: Room) -> None:
     database = room.deployment.database
     async with upkeep(room.deployment, role="serve"):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not await replicas.list_replicas(database):
                 await asyncio.sleep(0.02)
         (mine,) = await replicas.list_replicas(database)

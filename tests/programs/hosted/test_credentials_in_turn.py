@@ -43,13 +43,13 @@ async def test_between_calls_nothing_is_put_in(place: HostedRoom) -> None:
     await place.slack(agent)
     await place.ask(agent, "fetch_later", url=CHANNELS, seconds=0.5)
     seen: list[str] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not (await place.events("program.called", agent)):
             await asyncio.sleep(0.1)
     (refused, *_) = await place.events("program.called", agent)
     assert (refused.details["host"], refused.details["code"]) == ("slack.com", "no_tool_call")
     assert not await place.events("proxy.called", agent)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not (seen := await place.ask(agent, "answers_seen")):
             await asyncio.sleep(0.1)
     assert "Tunnel connection failed: 403" in seen[0]

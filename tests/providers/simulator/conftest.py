@@ -13,7 +13,7 @@ from tests.support.simulator_apps import GoogleApp, SlackApp
 
 @pytest.fixture(scope="module")
 async def simulator_client() -> AsyncGenerator[tuple[Simulator, httpx2.AsyncClient]]:
-    async with running_simulator() as simulator, httpx2.AsyncClient(trust_env=False, timeout=10) as http:
+    async with running_simulator() as simulator, httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         yield simulator, http
 
 

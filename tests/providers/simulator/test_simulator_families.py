@@ -128,7 +128,7 @@ async def simulator() -> AsyncGenerator[Simulator]:
 @pytest.fixture
 async def http(simulator: Simulator) -> AsyncGenerator[httpx2.AsyncClient]:
     simulator.reset()
-    async with httpx2.AsyncClient(trust_env=False, timeout=10) as client:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
         yield client
 
 

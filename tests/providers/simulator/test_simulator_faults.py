@@ -188,7 +188,7 @@ async def test_a_slow_request_can_take_effect_although_its_caller_gave_up(slack:
     async with httpx2.AsyncClient(trust_env=False, timeout=httpx2.Timeout(10, read=0.1)) as impatient:
         with pytest.raises(httpx2.ReadTimeout):
             await SlackApp(slack.simulator, impatient).refresh(token)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while generation(slack.simulator) == 0:
             await asyncio.sleep(0.01)
 
@@ -270,7 +270,7 @@ async def test_arrivals_count_every_request_even_those_without_an_answer(slack: 
 async def test_stopping_lets_go_of_waiting_requests_quietly(caplog: pytest.LogCaptureFixture) -> None:
     loop = asyncio.get_running_loop()
     with caplog.at_level(logging.WARNING):
-        async with httpx2.AsyncClient(trust_env=False, timeout=10) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             async with running_simulator() as simulator:
                 simulator.control("faults", faults=[{"kind": "hang"}, {"kind": "hold"}])
                 calls = [

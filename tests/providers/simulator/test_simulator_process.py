@@ -179,7 +179,7 @@ async def test_it_runs_as_a_process_of_its_own_and_stops_when_told() -> None:
     )
     try:
         assert process.stdout is not None
-        facts = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
+        facts = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
         assert facts["url"].startswith("http://127.0.0.1:")
         slack = facts["providers"]["slack"]
         url = f"{slack['authorize_url']}?client_id={facts['client_id']}&redirect_uri={REDIRECT}&user_scope=chat:write"
@@ -189,7 +189,7 @@ async def test_it_runs_as_a_process_of_its_own_and_stops_when_told() -> None:
             answer = (await http.post(slack["token_url"], data=form, auth=CLIENT)).json()
         assert answer["authed_user"]["scope"] == "chat:write"
         process.send_signal(signal.SIGTERM)
-        _, errors = await asyncio.wait_for(process.communicate(), 10)
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
         assert (process.returncode, errors) == (0, b"")
     finally:
         if process.returncode is None:

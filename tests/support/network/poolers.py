@@ -48,7 +48,7 @@ async def pgbouncer(url: str, lines: Mapping[str, object] | None = None) -> Asyn
         arguments += ["--user", pwd.getpwuid(owner.st_uid).pw_name]
     process = await asyncio.create_subprocess_exec(*arguments, str(ini), stderr=asyncio.subprocess.DEVNULL)
     try:
-        await until_listening(process, port, patience=20)
+        await until_listening(process, port, patience=60)
         yield f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}"
     finally:
         process.kill()

@@ -104,7 +104,7 @@ async def main(folder: Path) -> dict[str, object]:
             return "answered"
 
         strangers = [asyncio.create_task(stranger(number)) for number in range(STRANGERS)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while names.unanswered < 20:
                 await asyncio.sleep(0.05)
         await asyncio.sleep(1.0)

@@ -117,7 +117,7 @@ async def _carry_connections(
         waiting = list(open_now)
         for task in waiting:
             task.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await asyncio.gather(*waiting, return_exceptions=True)
             await server.wait_closed()
 

@@ -23,7 +23,7 @@ from vault.storage.database import Database
 from vault.upstream import Downscope, RotationMode, UpstreamPolicy
 
 SLACK_SCOPES = frozenset({"chat:write", "channels:read"})
-WAIT = 20.0  # seconds: limit of every wait in these tests
+WAIT = 30.0  # seconds: limit of every wait in these tests
 GRACE = 60  # seconds, for the rotating double that has a grace
 READ, WRITE, DRIVE = "calendar.readonly", "calendar.events", "drive"
 GOOGLE_SCOPES = frozenset({READ, WRITE, DRIVE, "openid"})

@@ -44,7 +44,7 @@ async def test_repeats_are_written_by_themselves_while_they_go_on(
         return [one.details["repeats"] for one in await list_events(database) if "repeats" in one.details]
 
     for rows in (1, 2):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while len(await counts()) < rows:
                 activity.note_refusal(REFUSED)
                 await asyncio.sleep(0.01)

@@ -93,7 +93,7 @@ async def test_extending_a_delegation_that_has_ended_brings_nothing_of_it_back(r
 async def test_extensions_at_the_same_time_all_count(room: Room) -> None:
     connection = await room.connect(delegated=READ)
     wanted = [frozenset({f"scope-{number}"}) for number in range(4)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await asyncio.gather(*(extend(room, connection, scopes) for scopes in wanted))
     found = await get_delegation(room, connection)
     assert found is not None

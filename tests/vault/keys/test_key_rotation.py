@@ -127,7 +127,7 @@ async def test_the_master_key_changes_under_calls_in_two_processes(room: Room, t
         await people(room, 1, first=5)  # this process doesn't know about the rotation yet
         await upkeep(room)
         stop.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await asyncio.gather(*running)
         assert served > 2
         found = await master_keys(room.database)

@@ -194,7 +194,7 @@ async def test_the_end_of_a_membership_does_not_hold_up_a_sign_in_that_renews_it
     async with AsyncExitStack() as stack:
         if is_postgres:  # SQLite allows only one writer at a time
             await groups.hold_group(await stack.enter_async_context(database.transaction()), group.id)
-        async with asyncio.timeout(20), database.transaction() as transaction:
+        async with asyncio.timeout(30), database.transaction() as transaction:
             await bring(transaction, user, "Sales", days=2)  # with this member, the group can't be deleted as empty
     (held,) = await groups.of_person(database, user.id, now=NOW)
     assert held.expires_at == NOW + 2 * DAY
@@ -202,7 +202,7 @@ async def test_the_end_of_a_membership_does_not_hold_up_a_sign_in_that_renews_it
 
 async def until_waiting(transaction: Transaction, task: asyncio.Task[None], *, is_postgres: bool) -> None:
     """Wait until the task is blocked by the transaction, or done; on SQLite, every writer waits at once."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while is_postgres and not task.done():
             if await count_waiting(transaction):
                 return

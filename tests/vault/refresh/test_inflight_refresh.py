@@ -47,7 +47,7 @@ async def test_slow_calls_across_a_refresh_that_kills_their_token_are_carried_ou
 
     simulator.fault("slack.api.chat.postMessage", "hold", times=4)
     slow = [asyncio.create_task(post()) for _ in range(4)]
-    await wait_until_held(simulator, "slack.api.chat.postMessage", count=4, seconds=20)
+    await wait_until_held(simulator, "slack.api.chat.postMessage", count=4)
     wanted = ExchangeRequest(agent.principal, "slack", frozenset({"chat:write"}), purpose="test")
     old = await exchange(wanted, vault=deployment.vault, now=deployment.now())
     fresh = await exchange(wanted, vault=deployment.vault, now=deployment.now(), after_unauthorized=old.generation)

@@ -251,6 +251,6 @@ async def test_a_provider_that_hangs_keeps_no_start_from_listening(
         async with maintenance.upkeep(deployment):
             assert (await room.row(connection)).state is ConnectionState.ACTIVE
             room.slack.gate.set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 while (await room.row(connection)).state is ConnectionState.ACTIVE:
                     await asyncio.sleep(0.01)

@@ -46,5 +46,5 @@ async def test_haproxy_accepts_its_file(tmp_path: Path) -> None:
         process = await asyncio.create_subprocess_exec(
             program, "-c", "-f", str(path), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             assert (await process.wait() == 0) is accepted

@@ -22,7 +22,7 @@ from vault.storage.liveness import OwnerLocks
 from vault.storage.postgres_hosts import Servers, split_hosts
 from vault.storage.postgres_owners import OwnerSessions, owner_key
 
-WAIT = 20.0  # seconds: the limit for every wait here
+WAIT = 30.0  # seconds: the limit for every wait here
 
 HOLDER = """
 import asyncio, sys

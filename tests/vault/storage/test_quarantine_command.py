@@ -134,7 +134,7 @@ async def test_a_replica_on_another_host_is_seen_at_the_database(postgres_store:
         await recovery.watch(replica.vault)
         refused = await run(postgres_store, "quarantine")
         assert (refused.exit_code, "replicas on all hosts" in refused.stderr) == (1, True)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while (await run(postgres_store, "quarantine")).exit_code != 0:  # the server may still have the sessions
             await asyncio.sleep(0.2)
 

@@ -59,7 +59,7 @@ async def test_who_waits_in_vain_is_told_which_process_holds_the_lock_and_how_to
             with pytest.raises(StorageBusy, match=f"process {process.pid} holds its lock$"):
                 await health.check_writable(database)
             process.send_signal(signal.SIGSTOP)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 while not (find_lock_holder([sqlite_store.data / name]) or LockHolder(0, is_stopped=False)).is_stopped:
                     await asyncio.sleep(0.01)
             fix = f"is stopped: resume it with kill -CONT {process.pid}, or stop it"

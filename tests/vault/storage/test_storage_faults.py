@@ -71,7 +71,7 @@ async def test_a_file_that_another_process_holds_for_a_moment_is_waited_for(room
         assert not done
         assert room.slack.sends == []
         held.execute("rollback")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert (await call).value in room.slack.issued
     finally:
         held.close()
@@ -160,7 +160,7 @@ async def test_a_server_that_became_read_only_refuses_before_anything_is_sent(po
                 await room.exchange()
         assert room.slack.sends == []
         await become(postgres_store, "off")  # for new connections; open ones would stay read-only
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     assert (await room.exchange()).value in room.slack.issued
