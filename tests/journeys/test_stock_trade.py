@@ -283,6 +283,7 @@ async def test_a_program_exchanges_for_it_and_gets_a_token_of_exactly_what_it_as
         assert 0 < content["expires_in"] <= claims["exp"] - claims["iat"] == 300
         assert (claims["aud"], claims["sub"], claims["azp"]) == (AUDIENCE, agent.principal.user_id, caller.client.id)
         assert claims["act"] == {"sub": caller.client.id}
+        assert not claims.keys() & {"amr", "auth_time"}, "no program signed in"
         bearer = {"Authorization": f"Bearer {content['access_token']}"}
         base = f"{place.simulator.url}/brokerage/v1"
         assert (await http.get(f"{base}/quotes/ACME", headers=bearer)).status_code == 200

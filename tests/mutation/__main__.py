@@ -35,7 +35,7 @@ FOLDERS_OF_TESTS = (
 )
 FILES_OF_TESTS = (  # of folders whose other tests reach little of this code
     *("providers/test_lookups.py", "cli/test_completion.py", "cli/transfers/test_exports.py"),
-    "cli/activity/test_activity_proof.py",
+    *("cli/activity/test_activity_proof.py", "journeys/test_stock_trade.py"),
 )
 TESTS = tuple(f"tests/{one}" for one in (*FOLDERS_OF_TESTS, *FILES_OF_TESTS))
 DEAD = frozenset({"killed", "hung"})

@@ -33,6 +33,7 @@ async def test_an_api_gets_a_token_for_another_api_that_says_who_acts(place: Exc
         assert claims["act"] == {"sub": front.client.id, "act": {"sub": spa.client.id}}
         assert claims["scope"] == content["scope"] == "invoices.read"
         assert claims["exp"] <= claims_of(received.token)["exp"]
+        assert not claims.keys() & {"amr", "auth_time"}, "no API signed in"
     everything = await place.exchange(front, received.token, audience="https://back.example/")
     assert everything.json()["scope"] == "exchange invoices.read tools"
     wider = await place.exchange(front, received.token, audience="https://back.example/", scope="other tools")
