@@ -79,8 +79,7 @@ async def _by_name(deployment: Deployment, audience: str, *, user_id: str) -> Ta
     if "://" in audience:
         return await _by_address(deployment, audience)
     connection = await shared_connections.usable(deployment.database, audience, user_id=user_id, now=deployment.now())
-    provider = None if connection is None else deployment.catalog.get(connection.provider)
-    if connection is None or provider is None:
+    if connection is None or (provider := deployment.catalog.get(connection.provider)) is None:
         raise _unknown("audience")
     return UpstreamTarget(provider, connection_id=connection.id)
 
