@@ -484,7 +484,7 @@ class Proxy:
         except CredentialMismatch as error:
             raise refusals.upstream_unauthorized(call.provider) from error
         except UnsignableBody as error:
-            raise refusals.too_much(SMALL, is_read=True) from error
+            raise refusals.unsignable(call.provider, self._read_limit) from error
 
     # Reporting
 

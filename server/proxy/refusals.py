@@ -168,6 +168,15 @@ def too_much(limit: int, *, is_read: bool) -> ProxyRefused:
     )
 
 
+def unsignable(provider: Provider, limit: int) -> ProxyRefused:
+    """The signature covers the body, which wasn't read. `limit`: bytes of JSON or a form that would have been."""
+    return ProxyRefused(
+        "body_too_large",
+        f"{provider.title} needs a signature of this body, so the vault must read all of it. Nothing was carried out. "
+        f"Send JSON or a form of at most {limit} bytes, or ask the operator to raise `proxy.read_limit`.",
+    )
+
+
 def too_many_large() -> ProxyRefused:
     """No free slot for another large body that must be read completely."""
     return ProxyRefused(

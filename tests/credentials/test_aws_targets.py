@@ -13,6 +13,7 @@ from providers.api.rules import Call, allows
 from providers.definitions.catalog import load_catalog
 from tests.credentials.test_aws import SECRET, AwsRoom, aws_room
 from tests.credentials.test_aws_tools import hides, service_model
+from tests.support.accounts import replace_token
 from tests.support.doubles.scripted_server import json_reply
 from tests.support.rooms.portal_room import accounts_of
 
@@ -157,6 +158,33 @@ async def test_a_body_of_some_size_is_read_and_signed(room: AwsRoom) -> None:
     for kind, status in ((JSON, 200), ("application/octet-stream", 415)):
         headers = {"x-amz-target": f"{DYNAMODB}.PutItem", "content-type": kind}
         assert (await handle.call("POST", "", api="dynamodb", headers=headers, content=body)).status_code == status
+
+
+async def test_a_body_that_cannot_be_signed_is_refused_with_what_can_be(room: AwsRoom) -> None:
+    user = await room.keys.user()
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), frozenset({"email:send"}))
+    for kind, size, status in (
+        ("application/json", 300_000, 200),
+        ("application/octet-stream", 65_536, 200),
+        ("application/octet-stream", 65_537, 413),
+    ):
+        content = b'{"Data": "' + b"x" * (size - 12) + b'"}'
+        sent = {"content-type": kind}
+        answer = await handle.call("POST", "/v2/email/outbound-emails", api="ses", headers=sent, content=content)
+        assert answer.status_code == status, answer.text
+    assert answer.headers["token-vault-refusal"] == "body_too_large"
+    assert f"JSON or a form of at most {room.keys.deployment.settings.proxy.read_limit} bytes" in answer.text
+
+
+async def test_a_stored_key_that_cannot_be_read_is_told_like_a_dead_one(room: AwsRoom) -> None:
+    user = await room.keys.user()
+    connection = await room.connect_account(user)
+    handle = await room.keys.allow_agent(user, connection, frozenset({"account:read"}))
+    path = "/?Action=GetCallerIdentity&Version=2011-06-15"
+    assert (await handle.call("GET", path, api="sts")).status_code == 200
+    await replace_token(room.keys.deployment, connection, "of an earlier form")
+    refused = await handle.call("GET", path, api="sts")
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == (502, "upstream_unauthorized"), refused.text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from providers.oauth.credential_upstream import CredentialUpstream
 from server.notices.delivery import deliver
 from tests.conftest import Store
+from tests.support.accounts import replace_token
 from tests.support.doubles.mailbox import running_receiver
 from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
 from tests.support.rooms.mcp_room import Room as McpRoom
@@ -117,6 +118,17 @@ async def test_a_service_that_is_turned_off_serves_no_key(room: KeyRoom, monkeyp
     with pytest.raises(TemporarilyUnavailable, match="no longer set up"):
         await exchange(request, vault=replace(deployment.vault, upstreams=upstreams), now=now)
     assert (await exchange(request, vault=deployment.vault, now=now)).connection_id == connection.id
+
+
+async def test_a_stored_key_that_no_longer_fits_its_file_is_told_like_a_dead_one(room: KeyRoom) -> None:
+    user = await room.user()
+    values = {"login": "alice", "key": room.simulator.sandbox.keys.make("alice")}
+    connection = await room.connect_account(user, await room.signed_in(user), "mailroom-basic", **values)
+    handle = await room.allow_agent(user, connection, READ)
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    await replace_token(room.deployment, connection, "of an earlier form")
+    refused = await handle.call("GET", "/messages", api="main")
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == REFUSED, refused.text
 
 
 async def test_a_key_that_may_not_show_its_account_is_connected(room: KeyRoom) -> None:

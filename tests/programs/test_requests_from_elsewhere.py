@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from server.proxy import remote_programs
 from server.proxy.program_access import ProgramAccess
-from server.proxy.program_hosts import note_host
+from server.proxy.program_hosts import HOST_REFUSED, note_host
 from server.proxy.remote_programs import RemoteCall, RemoteRun
 from tests.support.rooms.program_room import program_room
 from vault import clients
@@ -50,8 +50,11 @@ async def test_a_host_is_recorded_up_to_its_longest_form(tmp_path: Path) -> None
     async with program_room(tmp_path) as room:
         for length in (252, 253, 254):
             note_host(room.vault.deployment, room.principal, "h" * length, 443)
-        found = [one.details["host"] for one in reversed(await room.events("program.called"))]
-    assert found == ["h" * 252, "h" * 253, "h" * 253]
+        for _ in range(3):
+            note_host(room.vault.deployment, room.principal, "refused", 443, code=HOST_REFUSED)
+        found = [(one.outcome, one.details["host"]) for one in reversed(await room.events("program.called"))]
+    reached = [("ok", "h" * 252), ("ok", "h" * 253), ("ok", "h" * 253)]
+    assert found == [*reached, ("refused", "refused")], "a refusal that repeats is one row"
 
 
 async def test_the_oldest_access_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -438,6 +438,14 @@ async def test_refused_calls_have_a_limit_and_failed_ones_do_not_count(room: Pro
     assert (await handle.call(json={})).status_code == 200
 
 
+@pytest.mark.parametrize(("path", "rows"), [("/nothing", 1), ("/conversations.list", 3)])
+async def test_the_same_refusal_again_is_no_further_row_and_each_call_is(room: ProxyRoom, path: str, rows: int) -> None:
+    handle = await room.ready()
+    for _ in range(3):
+        await handle.call("GET", path)
+    assert len(await room.events(handle)) == rows
+
+
 async def test_the_portals_cookie_is_refused_and_others_are_cut(room: ProxyRoom, handle: ProxyHandle) -> None:
     from server.sign_in.password import cookie_name
 

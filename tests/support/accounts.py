@@ -8,7 +8,7 @@ from server.deployment import Deployment
 from vault import connections, delegations
 from vault.records import Connection, Principal
 from vault.storage.database import Transaction
-from vault.upstream import TokenAnswer
+from vault.upstream import Account, TokenAnswer
 
 
 async def open_account(
@@ -25,6 +25,15 @@ async def open_account(
         policy=deployment.vault.policies[provider],
         now=deployment.now(),
     )
+
+
+async def replace_token(deployment: Deployment, connection: Connection, token: str) -> None:
+    """Store another token for the account, as if an earlier release had."""
+    async with deployment.transaction() as transaction:
+        account = Account(connection.account, connection.label)
+        answer = TokenAnswer(token, None, connection.scopes, None, account)
+        replaced = await open_account(transaction, deployment, connection.user_id, connection.provider, answer)
+    assert replaced.id == connection.id
 
 
 async def allow(deployment: Deployment, agent: Principal, connection: Connection, scopes: frozenset[str]) -> None:
