@@ -50,7 +50,7 @@ from server.sign_in import roles
 from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault import apis, clients, connections, grants
 from vault.audit import audit
-from vault.records import Client, ClientKind, Grant, User, new_id
+from vault.records import Client, ClientKind, Event, Grant, User, new_id
 from vault.upkeep import agent_receipts
 
 RELEASES: Final = ("proxy", "narrowed", "full")
@@ -112,6 +112,8 @@ class NewAgent:
     exchanges: bool = False
     speaks_auth0: bool = False  # it was written for Auth0's API
     release: str | None = None
+    releases: Mapping[str, str] = field(default_factory=dict[str, str])  # by provider or connection ID
+    coming: frozenset[str] = frozenset()  # providers that the same declaration adds later, which `releases` can name
     origins: tuple[str, ...] = ()
     worker: WorkerSpec = WorkerSpec()
     asking: BackchannelSpec | None = None
@@ -169,7 +171,10 @@ async def register(actor: Actor, wanted: NewAgent) -> RegisteredAgent:
                 kind="service_account",
                 scopes=sorted(held.scopes),
             )
-        await audit.append(transaction, event, now=now)
+        events = [event]
+        if wanted.releases:
+            events += [_release_event(actor, client, one) for one in release.policies_of(client)]
+        await audit.append(transaction, *events, now=now)
     return RegisteredAgent(client, value)
 
 
@@ -196,7 +201,7 @@ async def client_of(actor: Actor, wanted: NewAgent) -> Client:
     for resource in resources:
         if resource != own and resource not in own_resources(deployment.public_url):
             own_apis.check_identifier(deployment, resource, field="resources")
-    return Client(
+    client = Client(
         id=wanted.client_id or new_id(),
         kind=ClientKind.MANUAL,
         name=name,
@@ -207,6 +212,10 @@ async def client_of(actor: Actor, wanted: NewAgent) -> Client:
         created_at=deployment.now(),
         metadata=await _metadata(actor, wanted),
     )
+    if not wanted.releases:
+        return client
+    chosen = await _checked_releases(actor, client, wanted)
+    return replace(client, metadata={**client.metadata, release.MEMBER: chosen})
 
 
 def _check_combination(wanted: NewAgent) -> None:
@@ -376,6 +385,19 @@ async def check_target(actor: Actor, named: str, *, field: str) -> str:
 async def set_release(actor: Actor, client: Client, *, target: str, policy: str) -> tuple[Client, str]:
     """Set how an agent receives upstream tokens of a provider or connection; returns the agent and the previous
     policy."""
+    name = await _check_release(actor, client, target=target, policy=policy)
+    chosen = {one: value.value for one, value in release.policies_of(client).items()} | {name: policy}
+    changed = replace(client, metadata={**client.metadata, release.MEMBER: chosen})
+    async with actor.change() as transaction:
+        await clients.update_client(transaction, changed)
+        await audit.append(transaction, _release_event(actor, changed, name), now=actor.deployment.now())
+    return changed, release.policy_of(client, provider=name, connection_id=name).value
+
+
+async def _check_release(
+    actor: Actor, client: Client, *, target: str, policy: str, coming: frozenset[str] = frozenset()
+) -> str:
+    """The name under which a policy is stored. Raises ChangeRefused."""
     if policy not in RELEASES:
         raise _refuse("release", f"no release policy {policy}; choose from: {', '.join(RELEASES)}")
     if policy != "proxy" and release.ceiling_of(client) is release.ReleasePolicy.PROXY:
@@ -386,7 +408,9 @@ async def set_release(actor: Actor, client: Client, *, target: str, policy: str)
             kind="conflict",
             field="release",
         )
-    name = target if target == release.DEFAULT else await check_target(actor, target, field="release")
+    if target in {release.DEFAULT, *coming}:
+        return target
+    name = await check_target(actor, target, field="release")
     if policy != "proxy" and name in actor.deployment.catalog.remote:
         raise ChangeRefused(
             "agent_refused",
@@ -394,23 +418,35 @@ async def set_release(actor: Actor, client: Client, *, target: str, policy: str)
             kind="conflict",
             field="release",
         )
-    chosen = {one: value.value for one, value in release.policies_of(client).items()} | {name: policy}
-    changed, now = replace(client, metadata={**client.metadata, release.MEMBER: chosen}), actor.deployment.now()
-    async with actor.change() as transaction:
-        await clients.update_client(transaction, changed)
-        narrowing = "none" if policy == "full" else "kept"
-        event = actor.event("release.changed", client_id=client.id, target=name, release=policy, narrowing=narrowing)
-        await audit.append(transaction, event, now=now)
-    return changed, release.policy_of(client, provider=name, connection_id=name).value
+    return name
+
+
+async def _checked_releases(actor: Actor, client: Client, wanted: NewAgent) -> dict[str, str]:
+    found = dict[str, str]()
+    for target, policy in wanted.releases.items():
+        name = await _check_release(actor, client, target=target, policy=policy, coming=wanted.coming)
+        if found.setdefault(name, policy) != policy:
+            raise _refuse("release", f"{target} is {name}, which has another release policy: remove one")
+    return found
+
+
+def _release_event(actor: Actor, client: Client, name: str) -> Event:
+    policy = release.policy_of(client, provider=name, connection_id=name).value
+    narrowing = "none" if policy == "full" else "kept"
+    return actor.event("release.changed", client_id=client.id, target=name, release=policy, narrowing=narrowing)
 
 
 async def update(actor: Actor, changed: Client) -> None:
     """Store the changed registration of an agent that a declaration created; its secret and tokens stay."""
     async with actor.change() as transaction:
-        if not await clients.update_client(transaction, changed):
+        before = await clients.get_client(transaction, changed.id)
+        if before is None or not await clients.update_client(transaction, changed):
             raise ChangeRefused("no_client", "This agent was removed already.", kind="not_found")
         event = actor.event("client.changed", client_id=changed.id, agent=changed.name)
-        await audit.append(transaction, event, now=actor.deployment.now())
+        former, chosen = release.policies_of(before), release.policies_of(changed)
+        names = [one for one in {**former, **chosen} if former.get(one) is not chosen.get(one)]
+        events = [_release_event(actor, changed, one) for one in names]
+        await audit.append(transaction, event, *events, now=actor.deployment.now())
 
 
 async def remove(actor: Actor, client: Client) -> tuple[Grant, ...]:

@@ -54,7 +54,8 @@ async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tu
     if wanted.groups is not None:
         found += await declared_groups.plan(actor, wanted.groups, wanted.people, prunes=prunes)
     if wanted.agents is not None:
-        found += [one async for one in _plan_agents(actor, wanted.agents, prunes=prunes)]
+        coming = frozenset(wanted.imported_apis or ())
+        found += [one async for one in _plan_agents(actor, wanted.agents, coming, prunes=prunes)]
     if wanted.apis is not None:
         found += [one async for one in _plan_apis(actor, wanted.apis, wanted.agents or {}, prunes=prunes)]
     if wanted.providers is not None:
@@ -143,22 +144,19 @@ async def declared_agents(actor: Actor) -> dict[str, Client]:
 
 
 async def _plan_agents(
-    actor: Actor, wanted: Mapping[str, DeclaredAgent], *, prunes: bool
+    actor: Actor, wanted: Mapping[str, DeclaredAgent], coming: frozenset[str], *, prunes: bool
 ) -> AsyncIterator[PlannedChange]:
     known = await declared_agents(actor)
     for name, declared in wanted.items():
-        new = _new_agent(name, declared)
+        new = replace(_new_agent(name, declared), coming=coming)
         client = await agents.client_of(actor, new)
-        chosen = dict(declared.release)
-        if chosen:
-            client = replace(client, metadata={**client.metadata, release.MEMBER: chosen})
         after, held = _agent_facts(client), known.get(name)
         if declared.id is not None:
             await _check_id(actor, name, declared.id, held)
         if held is None:
             named = {} if declared.id is None else {"id": declared.id}
             differences = differences_between({}, named | after)
-            yield PlannedChange("create", "agent", name, differences, partial(_create_agent, actor, new, chosen))
+            yield PlannedChange("create", "agent", name, differences, partial(_create_agent, actor, new))
             continue
         before = _agent_facts(held)
         if before["auth_method"] != after["auth_method"]:
@@ -201,6 +199,7 @@ def _new_agent(name: str, declared: DeclaredAgent) -> NewAgent:
         by_device=declared.device,
         exchanges=declared.exchange or declared.auth0,
         speaks_auth0=declared.auth0,
+        releases=dict(declared.release),
         asking=None
         if asking is None
         else BackchannelSpec(
@@ -235,12 +234,8 @@ def _agent_facts(client: Client) -> dict[str, object]:
     }
 
 
-async def _create_agent(actor: Actor, wanted: NewAgent, chosen: Mapping[str, str]) -> str | None:
-    made = await agents.register(actor, wanted)
-    client = made.client
-    for target, policy in chosen.items():
-        client, _ = await agents.set_release(actor, client, target=target, policy=policy)
-    return made.secret
+async def _create_agent(actor: Actor, wanted: NewAgent) -> str | None:
+    return (await agents.register(actor, wanted)).secret
 
 
 async def _remove_agent(actor: Actor, client: Client) -> None:

@@ -12,6 +12,7 @@ from server.administration import people, reconciliation
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.agents import BackchannelSpec, RegisteredAgent, asking_of
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
+from server.oauth.exchange import release
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import apis, groups, users
 from vault.approvals.access_requests import MEMBERSHIP
@@ -364,6 +365,61 @@ async def test_how_an_agent_asks_people_is_declared_and_changed(room: AdminRoom)
     assert held == BackchannelSpec("https://shop.example/told", is_pushed=True, sends_user_code=True)
     with pytest.raises(ChangeRefused):
         await reconciliation.plan(room.operator, declare_agent(push=True))
+
+
+def _declare_release(policies: dict[str, str], *, is_confidential: bool = True, **rest: object) -> Declaration:
+    sign_in = ["https://bot.example/callback"]
+    agent = {"redirect_uris": sign_in, "confidential": is_confidential, "release": policies}
+    return parse_declaration({"agents": {"bot": agent}, **rest})
+
+
+async def _policy(room: AdminRoom, provider: str) -> str:
+    client = (await reconciliation.declared_agents(room.operator))["bot"]
+    return release.policy_of(client, provider=provider, connection_id="").value
+
+
+async def test_a_release_policy_by_another_name_of_the_provider_stays_when_it_is_applied_again(room: AdminRoom) -> None:
+    """Otherwise, the second time stored a name that means nothing, and the agent got the provider's own token."""
+    gmail = _declare_release({"gmail": "proxy"})
+    for _ in range(2):
+        await reconciliation.apply(await reconciliation.plan(room.operator, gmail))
+        assert (await _policy(room, "google"), await _policy(room, "slack")) == ("proxy", "narrowed")
+    assert await reconciliation.plan(room.operator, gmail) == ()
+    await reconciliation.apply(await reconciliation.plan(room.operator, _declare_release({"gmail": "full"})))
+    assert await _policy(room, "google") == "full"
+    await reconciliation.apply(await reconciliation.plan(room.operator, _declare_release({})))
+    assert await _policy(room, "google") == "narrowed"
+    events = [one for one in await room.room.events() if one.kind == "release.changed"]
+    assert [(one.details["target"], one.details["release"]) for one in events] == [
+        ("google", "proxy"),
+        ("google", "full"),
+        ("google", "narrowed"),
+    ]
+
+
+async def test_a_release_policy_that_can_not_be_is_refused_before_the_agent_is_made_or_changed(room: AdminRoom) -> None:
+    """Otherwise, the agent existed without the policy, and nobody ever saw its secret."""
+    wrong = (
+        (_declare_release({"slakc": "proxy"}), "Did you mean slack"),
+        (_declare_release({"google": "full", "gmail": "proxy"}), "gmail is google"),
+        (_declare_release({"slack": "full"}, is_confidential=False), "with a secret or key"),
+    )
+    for declared, said in wrong:
+        with pytest.raises(ChangeRefused, match=said):
+            await reconciliation.plan(room.operator, declared)
+    assert await reconciliation.declared_agents(room.operator) == {}
+    twin = _declare_release({"slack": "proxy", "google": "proxy", "gmail": "proxy", "default": "narrowed"})
+    (made,) = await reconciliation.apply(await reconciliation.plan(room.operator, twin))
+    assert made.secret
+    for declared, said in wrong[:2]:
+        with pytest.raises(ChangeRefused, match=said):
+            await reconciliation.plan(room.operator, declared)
+    assert await _policy(room, "slack") == "proxy"
+    api = {"brokerage": {"document": "{}"}}  # added later by the same file
+    await reconciliation.apply(
+        await reconciliation.plan(room.operator, _declare_release({"brokerage": "proxy"}, imported_apis=api))
+    )
+    assert await _policy(room, "brokerage") == "proxy"
 
 
 async def test_an_agent_for_nobody_is_declared_changed_and_registered(room: AdminRoom) -> None:
