@@ -209,8 +209,9 @@ async def test_resource_and_audience_name_one_target(room: Room, application: Ap
         answer, back = await refresh_and_authorize(**query)
         assert answer.status_code == 200, answer.text
         assert "code" in back, back
-    answer, back = await refresh_and_authorize(audience=API, resource=f"{room.url}/mcp")
-    assert (answer.json()["error"], back["error"]) == ("invalid_target", "invalid_target")
+    for query in ({"audience": API, "resource": f"{room.url}/mcp"}, {"audience": "https://other.example"}):
+        answer, back = await refresh_and_authorize(**query)
+        assert (answer.json()["error"], back["error"]) == ("invalid_target", "invalid_target")
 
 
 async def test_who_asks_too_often_is_told_until_when_to_wait(room: Room, application: Application) -> None:
