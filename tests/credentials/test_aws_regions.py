@@ -17,6 +17,7 @@ from providers.definitions.model import Provider
 from server.proxy.endpoint import CALLED_ADDRESS
 from tests.credentials.test_aws import KEY_ID, SECRET, AwsRoom, aws_room
 from tests.credentials.test_aws_tools import TOOLS
+from tests.support.accounts import replace_token
 from tests.support.doubles.scripted_server import json_reply
 from tests.support.rooms.portal_room import accounts_of
 from tests.support.rooms.proxy_room import ProxyHandle
@@ -65,6 +66,18 @@ async def test_an_sdk_s_region_is_used_if_the_person_entered_it(room: AwsRoom) -
     assert len(room.server.arrivals) == sent
     assert (await handle.call("GET", "/bucket", api="s3")).status_code == 200
     assert region_sent(room) == ("eu-west-1", "eu-west-1")
+
+
+async def test_a_stored_key_that_cannot_be_read_is_told_like_a_dead_one(room: AwsRoom) -> None:
+    handle = await handle_for(room, "eu-west-1")
+
+    async def answers() -> list[httpx2.Response]:
+        return [await signed_call(handle, "eu-west-1"), await handle.call("GET", "/bucket", api="s3")]
+
+    assert [one.status_code for one in await answers()] == [200, 200]
+    await replace_token(room.keys.deployment, handle.connection, "of an earlier form")
+    told = [(one.status_code, one.headers["token-vault-refusal"]) for one in await answers()]
+    assert told == [(502, "upstream_unauthorized")] * 2
 
 
 async def test_a_program_s_host_chooses_the_region(room: AwsRoom) -> None:

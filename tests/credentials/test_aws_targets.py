@@ -13,7 +13,6 @@ from providers.api.rules import Call, allows
 from providers.definitions.catalog import load_catalog
 from tests.credentials.test_aws import SECRET, AwsRoom, aws_room
 from tests.credentials.test_aws_tools import hides, service_model
-from tests.support.accounts import replace_token
 from tests.support.doubles.scripted_server import json_reply
 from tests.support.rooms.portal_room import accounts_of
 
@@ -174,17 +173,6 @@ async def test_a_body_that_cannot_be_signed_is_refused_with_what_can_be(room: Aw
         assert answer.status_code == status, answer.text
     assert answer.headers["token-vault-refusal"] == "body_too_large"
     assert f"JSON or a form of at most {room.keys.deployment.settings.proxy.read_limit} bytes" in answer.text
-
-
-async def test_a_stored_key_that_cannot_be_read_is_told_like_a_dead_one(room: AwsRoom) -> None:
-    user = await room.keys.user()
-    connection = await room.connect_account(user)
-    handle = await room.keys.allow_agent(user, connection, frozenset({"account:read"}))
-    path = "/?Action=GetCallerIdentity&Version=2011-06-15"
-    assert (await handle.call("GET", path, api="sts")).status_code == 200
-    await replace_token(room.keys.deployment, connection, "of an earlier form")
-    refused = await handle.call("GET", path, api="sts")
-    assert (refused.status_code, refused.headers["token-vault-refusal"]) == (502, "upstream_unauthorized"), refused.text
 
 
 @pytest.mark.parametrize(
