@@ -34,7 +34,8 @@ KNOWN: Final = (
     "prompt",
     "max_age",
     "dpop_jkt",
-    "request",  # listed so that it can be refused
+    "audience",  # of clients of Auth0's interface
+    *("request", "requested_connection"),  # listed so that they can be refused
 )
 
 

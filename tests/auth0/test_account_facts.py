@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import httpx2
 import pytest
@@ -14,7 +14,7 @@ from joserfc.jwk import ECKey
 
 from tests.auth0.application import CALLBACK, FEDERATED, SECRET, VERIFIER, Application
 from tests.auth0.tenant import API
-from tests.support.rooms.oauth_world import sign_jwt
+from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from tests.support.rooms.portal_room import CHALLENGE, Room, query_of
 from vault import apis, delegations
 from vault.exchange.exchange import thumbprint
@@ -212,6 +212,32 @@ async def test_resource_and_audience_name_one_target(room: Room, application: Ap
     for query in ({"audience": API, "resource": f"{room.url}/mcp"}, {"audience": "https://other.example"}):
         answer, back = await refresh_and_authorize(**query)
         assert (answer.json()["error"], back["error"]) == ("invalid_target", "invalid_target")
+
+
+async def test_a_pushed_request_keeps_what_only_this_interface_has(room: Room, application: Application) -> None:
+    """RFC 9126: without its audience, the token would be for another API."""
+    audience = "https://pushed.example"
+    async with room.deployment.transaction() as transaction:
+        await apis.add_api(transaction, audience, name="Pushed", now=room.deployment.now(), scopes=frozenset())
+    page = await Application.register(room, application.http, resources=(f"{room.url}/mcp", audience))
+    asked = {
+        **query_of(room.authorize_path(page.client, scope="openid offline_access", resource="")),
+        **page.credentials,
+    }
+    for more, status in (
+        ({"audience": "https://other.example"}, 400),
+        ({"audience": audience, "requested_connection": "google-oauth2"}, 400),
+        ({"audience": audience}, 201),
+    ):
+        pushed = await page.http.post("/par", data=asked | more)
+        assert pushed.status_code == status, pushed.text
+    request = {"client_id": page.client.id, "request_uri": pushed.json()["request_uri"]}
+    consent = await page.person.open("/authorize?" + urlencode(request))
+    answer = await page.person.submit(consent, form="/consent", button=("decision", "allow"))
+    code = query_of(answer.headers["location"])["code"]
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK, "code_verifier": VERIFIER}
+    redeemed = await page.http.post("/oauth/token", json=form | page.credentials)
+    assert claims_of(redeemed.json()["access_token"])["aud"] == audience
 
 
 async def test_who_asks_too_often_is_told_until_when_to_wait(room: Room, application: Application) -> None:
