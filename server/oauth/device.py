@@ -21,7 +21,7 @@ from server.oauth.authorization_request import AuthorizationRequest, DeviceFacts
 from server.oauth.authorize import REQUEST_LIFETIME, may_wait
 from server.oauth.clients import authentication
 from server.oauth.clients.rules import DEVICE_GRANT
-from server.oauth.resources import api_scopes, known_resource, ordinary_scopes
+from server.oauth.resources import api_scopes, known_resource, named_resource, ordinary_scopes
 from server.oauth.rules import OAuthError, choose_scopes
 from server.oauth.wire import read_form
 from vault import replay, tickets
@@ -38,7 +38,8 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
     if DEVICE_GRANT not in client.grant_types:
         raise OAuthError("unauthorized_client", "this client isn't allowed to use the device grant")
     scope, address = form.get("scope"), address_of(request)
-    resource = await known_resource(deployment, form.get("resource"), client=client)
+    named = named_resource(deployment, form, client=client)
+    resource = await known_resource(deployment, named, client=client)
     known = await api_scopes(deployment, resource)
     scopes = choose_scopes(
         None if scope is None else parse_scope(scope),
@@ -59,7 +60,7 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
         scopes=scopes,
         resource=resource,
         names_redirect_uri=False,
-        names_resource=form.get("resource") is not None,
+        names_resource=named is not None,
         asks_always=True,
     )
     device_code, user_code = await _keep(deployment, wanted, address=address)

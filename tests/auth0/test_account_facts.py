@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
+from server.oauth.clients.rules import DEVICE_GRANT
 from tests.auth0.application import CALLBACK, FEDERATED, SECRET, VERIFIER, Application
 from tests.auth0.tenant import API
 from tests.support.rooms.oauth_world import claims_of, sign_jwt
@@ -236,6 +237,26 @@ async def test_a_pushed_request_keeps_what_only_this_interface_has(room: Room, a
     answer = await page.person.submit(consent, form="/consent", button=("decision", "allow"))
     code = query_of(answer.headers["location"])["code"]
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK, "code_verifier": VERIFIER}
+    redeemed = await page.http.post("/oauth/token", json=form | page.credentials)
+    assert claims_of(redeemed.json()["access_token"])["aud"] == audience
+
+
+async def test_a_device_s_request_keeps_its_audience(room: Room, application: Application) -> None:
+    audience = "https://device.example"
+    async with room.deployment.transaction() as transaction:
+        await apis.add_api(transaction, audience, name="Device", now=room.deployment.now(), scopes=frozenset())
+    grant_types = frozenset({"authorization_code", "refresh_token", DEVICE_GRANT})
+    page = await Application.register(
+        room, application.http, resources=(f"{room.url}/mcp", audience), grant_types=grant_types
+    )
+    asked = {**page.credentials, "scope": "openid offline_access"}
+    refused = await page.http.post("/device_authorization", data=asked | {"audience": "https://other.example"})
+    assert refused.json()["error"] == "invalid_target"
+    given = (await page.http.post("/device_authorization", data=asked | {"audience": audience})).json()
+    code = {"user_code": str(given["user_code"])}
+    consent = await page.person.submit(await page.person.open("/device"), code, form="/device")
+    await page.person.submit(consent, form="/consent", button=("decision", "allow"))
+    form = {"grant_type": DEVICE_GRANT, "device_code": given["device_code"]}
     redeemed = await page.http.post("/oauth/token", json=form | page.credentials)
     assert claims_of(redeemed.json()["access_token"])["aud"] == audience
 
