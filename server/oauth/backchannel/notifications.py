@@ -45,7 +45,7 @@ logger = logging.getLogger("token_vault.pings")
 
 @dataclass(frozen=True, slots=True)
 class _SendResult:
-    """The result: whether the client accepted it, and whether trying again is useless."""
+    """The result: whether the client accepted it, and whether it won't be sent again."""
 
     was_taken: bool
     is_over: bool
@@ -96,7 +96,7 @@ async def _settle(deployment: Deployment, due: DueNotice, sent: _SendResult, *, 
     """Revoke tokens that definitely weren't received."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
-        is_forgotten = await client_notices.settle(transaction, due, is_over=sent.was_taken or sent.is_over, now=now)
+        is_forgotten = await client_notices.settle(transaction, due, is_over=sent.is_over, now=now)
         if issued is None or sent.was_taken or sent.is_uncertain or issued.may_be_there:
             return
         if not is_forgotten:  # this attempt definitely did not arrive
