@@ -142,11 +142,11 @@ def test_where_the_kernel_can_empty_the_drives_cache_it_does(monkeypatch: pytest
     synced: list[int] = []
     with (tmp_path / "file").open("wb") as file:
         host_files.sync(file.fileno())
-        host_files.sync(file.fileno(), is_new=False)
+        host_files.sync_data(file.fileno())
         monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
         monkeypatch.setattr(fcntl, "fcntl", control)
         monkeypatch.setattr(os, "fsync", synced.append)
         host_files.sync(file.fileno())
         assert (asked, synced) == ([51], [])
-        host_files.sync(file.fileno(), is_new=False)
+        host_files.sync_data(file.fileno())
         assert (asked, synced) == ([51, 51], [file.fileno()])

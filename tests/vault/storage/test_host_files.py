@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from vault.storage.host_files import is_supported, lock, sync
+from vault.storage.host_files import is_supported, lock, sync, sync_data
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_new_file_is_synced_with_its_size_and_a_preallocated_one_without(calls: list[str]) -> None:
     sync(0)
-    sync(0, is_new=False)
+    sync_data(0)
     assert calls == ["fsync", "fdatasync"]
 
 
 def test_without_fdatasync_everything_is_synced(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fdatasync")
-    sync(0, is_new=False)
+    sync_data(0)
     assert calls == ["fsync"]
 
 
@@ -78,7 +78,7 @@ def test_on_macos_the_cache_of_the_drive_is_flushed_where_the_file_system_can(
 
     monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
     monkeypatch.setattr(fcntl, "fcntl", control)
-    sync(0, is_new=False)
+    sync_data(0)
     assert calls == (["fcntl 51"] if has_it else ["fsync"])
 
 
