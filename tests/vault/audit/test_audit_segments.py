@@ -258,6 +258,20 @@ async def test_processes_that_seal_and_prune_at_once_do_it_once(store: Store) ->
             await one.close()
 
 
+async def test_a_pruned_span_is_told_with_the_times_of_its_first_and_its_last_event(
+    database: Database, key_ring: KeyRing
+) -> None:
+    began = database.now()
+    for _ in range(3):
+        await fill(database, 1)
+        database.clock_offset += 60
+    await seal(database, now=database.now())
+    assert await prune(database, retention_days=1, now=database.now() + 2 * DAY) == 3
+    (gone,) = (await prove(database)).pruned
+    assert gone.first_at == pytest.approx(began, abs=2)
+    assert gone.last_at - gone.first_at == pytest.approx(120, abs=2)
+
+
 async def test_who_has_no_key_verifies_what_is_kept(database: Database, key_ring: KeyRing) -> None:
     await days(database, count=3)
     await prune(database, retention_days=2, now=database.now())

@@ -22,7 +22,7 @@ from vault.refusals import (
 )
 from vault.storage.database import Conflict
 from vault.upkeep import revocations
-from vault.upstream import RevokeOutcome, Silent, TokenAnswer
+from vault.upstream import Account, RevokeOutcome, Silent, TokenAnswer
 
 
 async def open_with(
@@ -59,10 +59,11 @@ async def test_an_answer_that_names_no_scopes_means_what_was_asked(room: Room) -
     assert (await open_with(room, answer, asked=frozenset({"chat:write"}))).scopes == {"chat:write"}
 
 
-async def test_an_answer_that_names_no_account_connects_nothing(room: Room) -> None:
+@pytest.mark.parametrize("account", [None, Account("", "alice@example.com")])
+async def test_an_answer_that_names_no_account_connects_nothing(room: Room, account: Account | None) -> None:
     answer = room.slack.consent("alice", SLACK_SCOPES)
     with pytest.raises(TransitionRefused):
-        await open_with(room, replace(answer, account=None))
+        await open_with(room, replace(answer, account=account))
     assert await list_connections(room.database, room.alice.user.id) == ()
     assert await open_with(room, answer)
 
@@ -359,6 +360,29 @@ async def test_the_same_tokens_again_are_no_other_grant(room: Room) -> None:
     assert await outcomes(room) == []
 
 
+async def test_a_lasting_token_is_ended_once_another_one_replaces_it(room: Room) -> None:
+    give(room, ends_grant=False)
+    first, second = (room.slack.consent("alice", SLACK_SCOPES, refreshable=False) for _ in range(2))
+    for answer in (first, second):
+        connection = await open_with(room, answer)
+    assert await revocations.run_due(room.vault) == 1
+    assert room.slack.revocations == [(None, first.access_token)]
+    await room.allow(connection, SLACK_SCOPES)
+    assert (await room.exchange()).value == second.access_token
+
+
+@pytest.mark.parametrize(("age", "left"), [(3599, ["held"]), (3600, [])])
+async def test_a_token_without_a_refresh_token_is_kept_for_its_end_only_while_it_is_valid(
+    room: Room, age: int, left: list[str]
+) -> None:
+    give(room, ends_grant=True)
+    brief = replace(room.slack.consent("alice", SLACK_SCOPES, refreshable=False), expires_in=3600)
+    await open_with(room, brief)
+    room.pass_time(age)
+    await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    assert await outcomes(room) == left
+
+
 async def test_a_grant_that_the_provider_called_dead_is_not_ended_again(room: Room) -> None:
     await room.connect()
     room.slack.families[0].is_alive = False
@@ -425,3 +449,29 @@ async def test_of_two_consents_at_once_the_newer_counts_whichever_is_stored_firs
     await room.disconnect(first)
     await revocations.run_due(room.vault)
     assert alive(room) == [False, False]
+
+
+async def test_of_two_consents_in_one_millisecond_the_one_stored_last_counts(room: Room) -> None:
+    first, last = (room.slack.consent("alice", SLACK_SCOPES) for _ in range(2))
+    for answer in (first, last):
+        connection = await open_with(room, answer, consented_ms=1000)
+    await room.allow(connection, SLACK_SCOPES)
+    room.pass_time(3600)
+    assert await room.exchange()
+    assert [send.refresh_token for send in room.slack.sends] == [last.refresh_token]
+
+
+async def test_a_consent_that_comes_too_late_is_kept_with_its_scopes_to_be_ended(room: Room) -> None:
+    late = room.slack.consent("alice", frozenset({"chat:write"}))
+    newer = await open_with(room, room.slack.consent("alice", SLACK_SCOPES), consented_ms=2000)
+    again = await open_with(room, late, consented_ms=1000)
+    assert (again.id, again.scopes, again.generation) == (newer.id, SLACK_SCOPES, newer.generation)
+    everything = await list_connections(room.database, room.alice.user.id, include_ended=True)
+    assert [one.scopes for one in everything if one.id != newer.id] == [{"chat:write"}]
+
+
+async def test_a_newer_consent_outdates_every_answer_that_a_journal_may_hold(room: Room) -> None:
+    """A journal's answers have generations of rows that a restore took back, at most the time of their consent."""
+    await open_with(room, room.slack.consent("alice", SLACK_SCOPES), consented_ms=1000)
+    again = await open_with(room, room.slack.consent("alice", SLACK_SCOPES), consented_ms=5000)
+    assert again.generation >= 5000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from vault import clients, company_permissions, grants, tickets, users
 from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
 from vault.keys.key_ring import KeyRing
 from vault.records import ClientKind, Grant, TicketPurpose
+from vault.refusals import GrantEnded
 from vault.storage.database import Database, Transaction
 from vault.tokens.tokens import issue_refresh_token
 
@@ -183,6 +185,47 @@ async def test_a_grant_ends_with_its_only_access_token_and_takes_along_what_is_b
     reasons = [None if one is None else one.revoked_reason for one in ended]
     assert reasons == ["run_out", "derived_from_ended", None]
     assert await _end_run_out(database, NOW + 60) == 0
+
+
+async def test_a_derived_grant_grows_with_what_its_client_asks_for_and_is_new_only_once(database: Database) -> None:
+    seeded = await seed(database)
+
+    async def derive(*scopes: str) -> tuple[Grant, bool]:
+        async with database.transaction() as transaction:
+            return await grants.derive_grant(
+                transaction, user_id=seeded.user.id, client_id=seeded.client.id, derived_from=seeded.grant.id,
+                scopes=frozenset(scopes), resource=RESOURCE, now=NOW,
+            )  # fmt: skip
+
+    first, is_new = await derive("read")
+    assert is_new
+    for asked, held in ((["read"], {"read"}), (["write"], {"read", "write"}), (["read"], {"read", "write"})):
+        again, is_new = await derive(*asked)
+        assert (again.id, again.scopes, is_new) == (first.id, held, False)
+    facts = await grants.live_principal_facts(database, first.id)
+    assert facts is not None
+    assert facts.grant.scopes == {"read", "write"}
+
+
+@pytest.mark.parametrize("ended", ["", "client", "base"])
+async def test_nothing_is_derived_once_the_client_or_what_it_depends_on_has_ended(
+    database: Database, ended: str
+) -> None:
+    seeded = await seed(database)
+    if ended == "client":
+        async with database.transaction() as transaction:
+            await _only_mark_client(transaction, seeded)
+
+    async def hold(_: Transaction) -> bool:
+        return ended != "base"
+
+    with pytest.raises(GrantEnded) if ended else nullcontext():
+        await grants.derived_grant(
+            database, user_id=seeded.user.id, client_id=seeded.client.id, derived_from=seeded.grant.id, scopes=SCOPES,
+            resource=RESOURCE, hold=hold, now=NOW,
+        )  # fmt: skip
+    rows = await database.fetch("select id from grants where derived_from = :base", {"base": seeded.grant.id})
+    assert len(rows) == (0 if ended else 1)
 
 
 async def test_grants_end_a_batch_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

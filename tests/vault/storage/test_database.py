@@ -10,7 +10,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import pytest
 
 import vault.storage.postgres
@@ -73,6 +75,23 @@ async def test_an_exception_rolls_back_its_own_transaction_only(database: Databa
     )
     assert [type(outcome) for outcome in outcomes] == [type(None), KeyError, type(None), KeyError, type(None)]
     assert await names(database) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("error", [TimeoutError("mine"), OSError("mine"), asyncpg.InterfaceError("mine")])
+async def test_a_callers_own_error_arrives_as_it_is(database: Database, error: Exception) -> None:
+    """Even if the database could have raised it; the caller may know better what it means."""
+    with pytest.raises(type(error), match="mine"):
+        async with database.transaction() as transaction:
+            await add(transaction, "a")
+            raise error
+    assert await names(database) == []
+
+
+async def test_a_database_that_does_not_exist_is_refused_with_the_servers_reason(postgres_store: Store) -> None:
+    url = urlsplit(postgres_store.url)
+    with pytest.raises(StorageUnavailable, match='"no_such_vault" does not exist') as refused:
+        await open_database(urlunsplit(url._replace(path="/no_such_vault")), data=postgres_store.data)
+    assert "\n" not in str(refused.value)
 
 
 async def test_a_taken_key_is_a_conflict_and_a_free_one_is_not(database: Database) -> None:
