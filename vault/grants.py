@@ -419,8 +419,7 @@ async def ended_with(transaction: Transaction, rows: Sequence[Row], *, now: int)
             " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
             {"tenant": TENANT, "id": grant.id, "now": now, "reason": "derived_from_ended"},
         )
-        if derived:
-            ended += await ended_with(transaction, derived, now=now)
+        ended += await ended_with(transaction, derived, now=now)
     return ended
 
 

@@ -95,5 +95,5 @@ def _let_ask_alone(callers: Sequence[_Caller]) -> None:
 @lru_cache(maxsize=256)
 def mark_caller(query: str) -> str:
     """The query, with the caller's number as one more parameter and column."""
-    place = max((int(number) for number in _PLACES.findall(query)), default=0) + 1
+    place = len(set(_PLACES.findall(query))) + 1  # `translate` numbers them without gaps
     return f"select found.*, cast(${place} as bigint) as {_WHOSE} from ({query}) as found"  # noqa: S608 -- shared SQL

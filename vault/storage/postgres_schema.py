@@ -90,7 +90,8 @@ async def _examine(connection: DriverConnection) -> tuple[int, Shape]:
 
 async def _highest(connection: DriverConnection, table: str) -> int:
     there = await connection.fetchval("select cast(to_regclass($1) is not null as int)", table)
-    return (await connection.fetchval(f"select max(number) from {table}") or 0) if there else 0  # noqa: S608 -- constants
+    highest = await connection.fetchval(f"select max(number) from {table}") if there else None  # noqa: S608 -- constants
+    return highest or 0
 
 
 def _expected_shape(number: int) -> Shape:

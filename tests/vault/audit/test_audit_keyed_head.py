@@ -298,6 +298,19 @@ async def test_the_key_takes_over_a_chain_that_began_without_it(store: Store) ->
         await database.close()
 
 
+async def test_a_chain_that_never_used_the_key_is_verified_although_the_key_is_open(store: Store) -> None:
+    database = await store.open()
+    try:
+        await change(database, "delete from keys.event_starts")
+        await change(database, "delete from event_heads")
+        await fill(database, 3)
+        database.event_key = bytes(32)
+        report = await prove(database)
+        assert (report.first, report.last, report.keyed_from, report.unkeyed_count) == (1, 3, None, 0)
+    finally:
+        await database.close()
+
+
 @pytest.mark.parametrize("left", ["everything", "tags", "head", "a checkpoint"])
 async def test_where_the_key_came_into_use_cannot_be_forgotten_to_have_it_begin_anew(
     store: Store, left: str, monkeypatch: pytest.MonkeyPatch
@@ -317,8 +330,9 @@ async def test_where_the_key_came_into_use_cannot_be_forgotten_to_have_it_begin_
             await change(database, "update event_heads set keyed = null")
         await store.open_keys(database)  # the next start
         assert await load_start(database) is None
-        with pytest.raises(ChainBroken, match="came into use was removed"):
+        with pytest.raises(ChainBroken, match="came into use was removed") as broken:
             await prove(database)
+        assert broken.value.sequence == 1
         if left == "everything":  # the twin: with the note, everything is as before
             names = ("tenant", "height", "sequence", "created_at")
             await change(

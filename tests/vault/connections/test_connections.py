@@ -271,6 +271,20 @@ async def test_many_grants_that_are_due_at_once_are_ended_in_one_round(
     assert await outcomes(room) == ["revoked"] * 5
 
 
+async def test_what_was_due_first_is_ended_first_whatever_its_provider(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocations, "BATCH", 1)
+    for providers in (("slack", "google"), ("google", "slack")):
+        for provider in providers:
+            await room.disconnect(await room.connect(provider))
+            room.pass_time(1)
+        for provider in providers:
+            assert await revocations.run_due(room.vault) == 1
+            pending = await revocations.list_waiting(room.database, limit=9, now=room.now)
+            assert provider not in [one.provider for one in pending]
+
+
 # Connecting again: the grant before
 
 
