@@ -151,8 +151,7 @@ async def _connect_one(servers: Servers) -> _Connection:
 
 def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
     # A configuration error may repeat the address, and with it the password.
-    known = isinstance(error, asyncpg.PostgresError | OSError) and not isinstance(error, asyncpg.InterfaceError)
-    cause = f"{error}".partition("\n")[0] if known else ""
+    cause = f"{error}".partition("\n")[0] if isinstance(error, asyncpg.PostgresError | OSError) else ""
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         cause = "none of its hosts that answer accepts writes"
     fix = "Start it, or correct database.url"
