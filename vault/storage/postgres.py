@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from functools import lru_cache, partial
 from pathlib import Path
@@ -447,7 +447,7 @@ class PostgresDatabase:
                 await self._pool.release(self._resting.pop(0))
 
     @asynccontextmanager
-    async def _transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[PostgresTransaction]:
+    async def transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[PostgresTransaction]:
         async with self._connection() as connection:
             timeout = PATIENT_TIMEOUT if patient else None
             transaction = PostgresTransaction(connection, event_key=self.event_key, timeout=timeout)
@@ -473,12 +473,12 @@ class PostgresDatabase:
                 raise
 
     async def perform(self, program: Program[T]) -> T:
-        async with self._transaction() as transaction:
+        async with self.transaction() as transaction:
             return await transaction.perform(program)
 
     async def append_events(self, batch: Batch) -> None:
         if self._servers.is_pooled:  # a single statement would run with someone else's settings
-            async with self._transaction() as transaction:
+            async with self.transaction() as transaction:
                 await transaction.append_events(batch)
             return
         async with self._connection() as connection:
@@ -486,11 +486,6 @@ class PostgresDatabase:
                 await postgres_events.append(connection, batch, key=self.event_key)
             except _ERRORS as error:
                 raise _given_up(connection, error) from error
-
-    def transaction(
-        self, *, patient: bool = False, alone: bool = False
-    ) -> AbstractAsyncContextManager[PostgresTransaction]:
-        return self._transaction(patient=patient, alone=alone)
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         query, names = translate(sql)

@@ -471,6 +471,21 @@ async def test_a_transaction_that_never_ends_is_given_up_at_closing(
     await reopened.close()
 
 
+async def test_sessions_of_other_processes_are_counted_until_they_end(postgres_store: Store) -> None:
+    """A restore must not run beside them."""
+    database = await postgres_store.open()
+    try:
+        assert await database.count_others() == 0
+        other = await postgres_store.open()
+        assert await database.count_others() == 1
+        await other.close()
+        async with asyncio.timeout(10):
+            while await database.count_others():
+                await asyncio.sleep(0.02)
+    finally:
+        await database.close()
+
+
 async def test_a_busy_pool_is_temporary(postgres_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vault.storage.postgres, "POOL_SIZE", 1)
     database = await postgres_store.open()
