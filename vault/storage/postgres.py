@@ -193,7 +193,7 @@ async def _end_if_busy(connection: _Connection) -> None:
 async def _roll_back(connection: _Connection) -> None:
     """End the open transaction, or the connection; without it the server rolls back."""
     try:
-        if not connection.is_closed() and connection.is_in_transaction():
+        if connection.is_in_transaction():
             await connection.execute("rollback")
     except BaseException as error:
         with suppress(*_ERRORS):  # as above
