@@ -233,6 +233,20 @@ async def update_client(transaction: Transaction, client: Client) -> bool:
     )
 
 
+async def end_resources(
+    transaction: Transaction, client_id: str, resources: frozenset[str], *, now: int
+) -> tuple[Grant, ...]:
+    """End what a client holds for these resources, of all users, and its unused codes. Call `update_client` first."""
+    await tickets.expire_client_tickets(transaction, client_id, now=now)
+    ended = [
+        await grants.revoke_client_resource(
+            transaction, client_id=client_id, resource=one, reason="resource_taken", now=now
+        )
+        for one in sorted(resources)
+    ]
+    return tuple(grant for some in ended for grant in some)
+
+
 async def remove_client(transaction: Transaction, client_id: str, *, now: int) -> tuple[Grant, ...] | None:
     """Remove the client and all it holds (RFC 7592 §2.3); returns the ended grants, None when it was already gone."""
     # The client first, then codes, requests, companies' permissions, grants, permissions: all code that lets an agent

@@ -324,6 +324,7 @@ _REVOKE_DERIVED: Final = _revocation("user_id = :user_id and client_id = :client
 _REVOKE_DERIVED_FOR: Final = _revocation("client_id = :client_id and resource = :resource and derived_from <> :nothing")
 _REVOKE_USER: Final = _revocation("user_id = :user_id")
 _REVOKE_CLIENT: Final = _revocation("client_id = :client_id")
+_REVOKE_CLIENT_FOR: Final = _revocation("client_id = :client_id and resource = :resource")
 _REVOKE_RESOURCE: Final = _revocation("resource = :resource")
 
 
@@ -381,6 +382,14 @@ async def revoke_all_client_grants(
     """End every grant of a client, of all users, and its unused codes."""
     await tickets.expire_client_tickets(transaction, client_id, now=now)
     return await _revoke(transaction, _REVOKE_CLIENT, {"client_id": client_id}, reason=reason, now=now)
+
+
+async def revoke_client_resource(
+    transaction: Transaction, *, client_id: str, resource: str, reason: str, now: int
+) -> tuple[Grant, ...]:
+    """End every grant of a client for a resource, of all users."""
+    whose = {"client_id": client_id, "resource": resource}
+    return await _revoke(transaction, _REVOKE_CLIENT_FOR, whose, reason=reason, now=now)
 
 
 async def revoke_resource_grants(

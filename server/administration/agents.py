@@ -51,6 +51,7 @@ from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault import apis, clients, connections, grants
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event, Grant, User, new_id
+from vault.storage.database import Transaction
 from vault.upkeep import agent_receipts
 
 RELEASES: Final = ("proxy", "narrowed", "full")
@@ -147,11 +148,8 @@ async def register(actor: Actor, wanted: NewAgent) -> RegisteredAgent:
     client = await client_of(actor, wanted)
     client = replace(client, secret_hash=None if value is None else secret_hash(value))
     own = admin_resource(actor.deployment.public_url)
-    ours = own_audiences(actor.deployment)
     async with actor.change() as transaction:
-        for resource in client.resources:
-            if resource not in ours and await apis.find_api(transaction, resource) is None:
-                await apis.add_api(transaction, resource, name=client.name, now=now)
+        await _add_apis(actor, transaction, client)
         await clients.save_client(transaction, client)
         event = actor.event("client.registered", client_id=client.id, kind=client.kind.value)
         if wanted.service is not None:
@@ -176,6 +174,14 @@ async def register(actor: Actor, wanted: NewAgent) -> RegisteredAgent:
             events += [_release_event(actor, client, one) for one in release.policies_of(client)]
         await audit.append(transaction, *events, now=now)
     return RegisteredAgent(client, value)
+
+
+async def _add_apis(actor: Actor, transaction: Transaction, client: Client) -> None:
+    """Register the APIs that the agent is bound to and that aren't known yet."""
+    ours = own_audiences(actor.deployment)
+    for resource in client.resources:
+        if resource not in ours and await apis.find_api(transaction, resource) is None:
+            await apis.add_api(transaction, resource, name=client.name, now=actor.deployment.now())
 
 
 async def client_of(actor: Actor, wanted: NewAgent) -> Client:
@@ -437,16 +443,24 @@ def _release_event(actor: Actor, client: Client, name: str) -> Event:
 
 
 async def update(actor: Actor, changed: Client) -> None:
-    """Store the changed registration of an agent that a declaration created; its secret and tokens stay."""
+    """Store the changed registration of an agent that a declaration created; its secret stays.
+
+    Its tokens too, except for resources that were taken from it.
+    """
+    now, ours = actor.deployment.now(), own_resources(actor.deployment.public_url)
     async with actor.change() as transaction:
+        await _add_apis(actor, transaction, changed)
         before = await clients.get_client(transaction, changed.id)
         if before is None or not await clients.update_client(transaction, changed):
             raise ChangeRefused("no_client", "This agent was removed already.", kind="not_found")
-        event = actor.event("client.changed", client_id=changed.id, agent=changed.name)
+        kept = frozenset(changed.resources or ours)
+        taken = frozenset(before.resources or ours) - (kept | ours if kept & ours else kept)  # ours are one server
+        ended = await clients.end_resources(transaction, changed.id, taken, now=now) if taken else ()
+        event = actor.event("client.changed", client_id=changed.id, agent=changed.name, grants=len(ended))
         former, chosen = release.policies_of(before), release.policies_of(changed)
         names = [one for one in {**former, **chosen} if former.get(one) is not chosen.get(one)]
         events = [_release_event(actor, changed, one) for one in names]
-        await audit.append(transaction, event, *events, now=actor.deployment.now())
+        await audit.append(transaction, event, *events, now=now)
 
 
 async def remove(actor: Actor, client: Client) -> tuple[Grant, ...]:

@@ -13,7 +13,7 @@ from server.administration.actor import Actor, ChangeRefused
 from server.administration.agents import BackchannelSpec, RegisteredAgent, asking_of
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from server.oauth.exchange import release
-from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
+from tests.support.rooms.admin_room import REDIRECT, AdminRoom, problem, running_admin_room
 from vault import apis, groups, users
 from vault.approvals.access_requests import MEMBERSHIP
 from vault.records import Role
@@ -420,6 +420,53 @@ async def test_a_release_policy_that_can_not_be_is_refused_before_the_agent_is_m
         await reconciliation.plan(room.operator, _declare_release({"brokerage": "proxy"}, imported_apis=api))
     )
     assert await _policy(room, "brokerage") == "proxy"
+
+
+def _declare_resources(*resources: str, title: str = "Bot") -> Declaration:
+    agent = {"title": title, "redirect_uris": [REDIRECT], "resources": list(resources)}
+    return parse_declaration({"agents": {"bot": agent}})
+
+
+async def _tokens(room: AdminRoom, client_id: str, resource: str, scope: str) -> dict[str, str]:
+    answer, verifier = await room.room.vault.authorize(
+        await room.room.browser(), client_id, scope=f"{scope} offline_access", resource=resource
+    )
+    redeemed = await room.room.vault.redeem(client_id, answer["code"], verifier)
+    assert redeemed.status_code == 200, redeemed.text
+    return redeemed.json()
+
+
+async def test_what_a_declaration_takes_from_an_agent_ends_with_its_tokens_and_what_it_gives_can_be_used(
+    room: AdminRoom,
+) -> None:
+    admin, orders = room.resource, "https://orders.example/"
+
+    async def apply(declared: Declaration) -> str:
+        await reconciliation.apply(await reconciliation.plan(room.operator, declared))
+        return (await reconciliation.declared_agents(room.operator))["bot"].id
+
+    async def works(tokens: dict[str, str]) -> tuple[int, int]:
+        called = await room.call("GET", "/people", token=tokens["access_token"])
+        form = {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": tokens["refresh_token"]}
+        refreshed = await room.http.post("/token", data=form)
+        tokens.update(refreshed.json())
+        return called.status_code, refreshed.status_code
+
+    client_id = await apply(_declare_resources(admin))
+    held, others = await _tokens(room, client_id, admin, "admin:read"), await room.signed_in_token("admin:read")
+    await apply(_declare_resources(admin, orders, title="Renamed"))  # the twin: nothing was taken
+    assert await works(held) == (200, 200)
+    await apply(_declare_resources(orders))
+    assert await works(held) == (401, 400)
+    assert (await room.call("GET", "/people", token=others)).status_code == 200
+    own = await _tokens(room, client_id, orders, "tools")
+    ended = [one.details["grants"] for one in await room.room.events() if one.kind == "client.changed"]
+    assert ended == [0, 1]
+    await apply(_declare_resources())
+    assert (await works(own))[1] == 400
+    at_mcp = await _tokens(room, client_id, f"{room.room.url}/", "tools")
+    await apply(_declare_resources(f"{room.room.url}/mcp"))  # the same server
+    assert (await works(at_mcp))[1] == 200
 
 
 async def test_an_agent_for_nobody_is_declared_changed_and_registered(room: AdminRoom) -> None:
