@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
@@ -18,7 +16,6 @@ from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.company_room import IDENTITY, LINEAR, CompanyRoom, mode, running_company
 from tests.support.simulator_apps import wait_until_held
 from vault import connections
-from vault.exchange.explain import ExchangeQuestion, FailedStep, explain
 from vault.records import Connection, ConnectionState, Narrowing, User
 from vault.refresh import company as companies
 from vault.refresh import leases
@@ -29,22 +26,6 @@ from vault.upkeep import revocations
 
 READ = frozenset({"read"})
 PROVIDER_TOKEN = f"families.{mode('linear')}.token.assertion"
-
-
-@pytest.fixture(scope="module")
-async def shared_company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[CompanyRoom]:
-    async with running_company(tmp_path_factory.mktemp("company")) as company:
-        yield company
-
-
-@pytest.fixture
-def company(shared_company: CompanyRoom) -> CompanyRoom:
-    shared_company.pass_time(120)  # past all pauses, into a new window of starts per address
-    shared_company.allow("linear")
-    directory = shared_company.simulator.sandbox.directory
-    directory.renews_id_tokens, directory.prefix = True, secrets.token_hex(4)  # people whom the vault doesn't know yet
-    directory.takes_refresh_tokens = False
-    return shared_company
 
 
 async def connect_linear(company: CompanyRoom, name: str) -> tuple[User, Connection]:
@@ -502,47 +483,6 @@ async def test_a_connection_by_hand_replaces_the_companys(company: CompanyRoom) 
     company.pass_time(2 * 86400)
     await company.exchange(agent, "linear")
     assert len(company.simulator.books()["assertions"]) == asked
-
-
-async def test_explain_says_why_a_company_connects_nothing(company: CompanyRoom) -> None:
-    user, _ = await company.sign_in("carol")
-    agent = await company.agent(user, allows={"linear": LINEAR})
-
-    async def failure() -> FailedStep | None:
-        question = ExchangeQuestion(user.name, agent.client_id, "linear")
-        account = (await company.accounts(user)).get("linear")
-        question = question if account is None else replace(question, connection_id=account.id)
-        found = await explain(question, vault=company.vault, now=company.vault.database.now())
-        return found.first_failure
-
-    assert await failure() is None
-    company.deny("linear", "carol")
-    company.pass_time(2 * 86400)
-    with pytest.raises(ConnectionRequired):
-        await company.exchange(agent, "linear")
-    found = await failure()
-    assert found is not None
-    assert "doesn't vouch for them at linear (access_denied)" in found.sentence
-    assert "sign in through their identity provider again" in found.fix
-    await disconnect(company, user, (await company.accounts(user))["linear"])
-    found = await failure()
-    assert found is not None
-    assert "They disconnected their account there." in found.sentence
-    await disconnect(company, user, (await company.accounts(user))[IDENTITY])
-    found = await failure()
-    assert found is not None
-    assert found.fix == "let them sign in with Sandbox company"
-
-
-async def test_explain_says_that_a_company_refused_a_first_connection(company: CompanyRoom) -> None:
-    company.deny("linear", "carol")
-    user, _ = await company.sign_in("carol")
-    agent = await company.agent(user)
-    question = ExchangeQuestion(user.name, agent.client_id, "linear")
-    found = (await explain(question, vault=company.vault, now=company.vault.database.now())).first_failure
-    assert found is not None
-    assert "(access_denied)" in found.sentence
-    assert "at the identity provider" in found.fix
 
 
 async def test_a_company_connects_and_renews_on_both_databases(store: Store) -> None:

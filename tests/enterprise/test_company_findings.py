@@ -1,0 +1,95 @@
+"""What the vault says where a person's company connects nothing, and whose sign-in it counts on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.enterprise.test_connecting_by_assertion import disconnect
+from tests.support.rooms.company_room import IDENTITY, LINEAR, CompanyRoom
+from vault import connections
+from vault.exchange.explain import ExchangeQuestion, FailedStep, explain
+from vault.records import Event
+from vault.refresh import company as companies
+from vault.refresh import leases
+from vault.refusals import ConnectionRequired
+from vault.upstream import Account, TokenAnswer, UpstreamPolicy
+
+
+async def test_explain_says_why_a_company_connects_nothing(company: CompanyRoom) -> None:
+    user, _ = await company.sign_in("carol")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+
+    async def failure() -> FailedStep | None:
+        question = ExchangeQuestion(user.name, agent.client_id, "linear")
+        account = (await company.accounts(user)).get("linear")
+        question = question if account is None else replace(question, connection_id=account.id)
+        found = await explain(question, vault=company.vault, now=company.vault.database.now())
+        return found.first_failure
+
+    assert await failure() is None
+    company.deny("linear", "carol")
+    company.pass_time(2 * 86400)
+    with pytest.raises(ConnectionRequired):
+        await company.exchange(agent, "linear")
+    found = await failure()
+    assert found is not None
+    assert "doesn't vouch for them at linear (access_denied)" in found.sentence
+    assert "sign in through their identity provider again" in found.fix
+    await disconnect(company, user, (await company.accounts(user))["linear"])
+    found = await failure()
+    assert found is not None
+    assert "They disconnected their account there." in found.sentence
+    await disconnect(company, user, (await company.accounts(user))[IDENTITY])
+    found = await failure()
+    assert found is not None
+    assert found.fix == "let them sign in with Sandbox company"
+
+
+async def test_explain_says_that_a_company_refused_a_first_connection(company: CompanyRoom) -> None:
+    company.deny("linear", "carol")
+    user, _ = await company.sign_in("carol")
+    agent = await company.agent(user)
+    question = ExchangeQuestion(user.name, agent.client_id, "linear")
+    found = (await explain(question, vault=company.vault, now=company.vault.database.now())).first_failure
+    assert found is not None
+    assert "(access_denied)" in found.sentence
+    assert "at the identity provider" in found.fix
+    for kind, provider, code in (
+        ("connection.unvouched", "linear", "identity_invalid_target"),
+        ("connection.unvouched", "asana", "identity_server_error"),
+        ("connection.refused", "linear", "identity_other"),
+    ):
+        details: dict[str, object] = {"provider": provider, "reason": code}
+        await company.vault.activity.record(Event(kind, outcome="refused", user_id=user.id, details=details))
+    found = (await explain(question, vault=company.vault, now=company.vault.database.now())).first_failure
+    assert found is not None
+    assert "(invalid_target)" in found.sentence, "the newest refusal at this service"
+
+
+async def test_only_a_live_sign_in_at_the_identity_provider_connects_anything(company: CompanyRoom) -> None:
+    company.deny("linear", "bob")
+    user, _ = await company.sign_in("bob")
+    company.allow("linear")
+    identity = await leases.read(company.vault.database, (await company.accounts(user))[IDENTITY].id)
+    assert identity is not None
+    async with company.room.deployment.transaction() as transaction:
+        assert await leases.end(transaction, identity, fence=identity.fence, reason="invalid_grant")
+        await connections.open_connection(
+            transaction,
+            company.vault.keys,
+            user_id=user.id,
+            provider="slack",
+            answer=TokenAnswer("token", account=Account("bob", "bob")),
+            asked=LINEAR,
+            policy=UpstreamPolicy("slack"),
+            now=company.vault.database.now(),
+        )
+    answer = await companies.connect(company.vault, user.id, "linear", is_asked=True)
+    assert (answer.connection, answer.refusal) == (None, "")
+    finding = await companies.explain(company.vault, user.id, "linear")
+    assert finding is not None
+    assert finding.fix == "let them sign in with Sandbox company"
+    await company.sign_in("bob")
+    assert (await companies.connect(company.vault, user.id, "linear", is_asked=True)).connection is not None
