@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.enterprise.test_connecting_by_assertion import disconnect
+from tests.enterprise.test_connecting_by_assertion import PROVIDER_TOKEN, disconnect
 from tests.support.rooms.company_room import IDENTITY, LINEAR, CompanyRoom
-from vault import connections
+from vault import connections, users
 from vault.exchange.explain import ExchangeQuestion, FailedStep, explain
 from vault.records import Event
 from vault.refresh import company as companies
@@ -93,3 +93,41 @@ async def test_only_a_live_sign_in_at_the_identity_provider_connects_anything(co
     assert finding.fix == "let them sign in with Sandbox company"
     await company.sign_in("bob")
     assert (await companies.connect(company.vault, user.id, "linear", is_asked=True)).connection is not None
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("", ""),
+        ("the sign-in ended", "after they sign in to the vault again"),
+        ("the key was destroyed", "after they sign in to the vault again"),
+        ("the person is disabled", "(account_unknown)"),
+        ("nobody answers", "didn't answer"),
+    ],
+)
+async def test_each_reason_why_nothing_was_connected_is_told(company: CompanyRoom, what: str, said: str) -> None:
+    company.deny("linear", "bob")
+    user, _ = await company.sign_in("bob")
+    company.allow("linear")
+    company.pass_time(2 * 86400)  # the ID token ends
+    sandbox, deployment = company.simulator.sandbox, company.room.deployment
+    async with deployment.transaction() as transaction:
+        match what:
+            case "the sign-in ended":
+                sandbox.inactive.add("bob")
+            case "the key was destroyed":
+                identity = (await company.accounts(user))[IDENTITY]
+                await deployment.keys.destroy_connection_key(transaction, identity.id)
+            case "the person is disabled":
+                await users.disable_user(transaction, user.id, now=deployment.now())
+            case "nobody answers":
+                for _ in range(3):
+                    company.simulator.fault(PROVIDER_TOKEN, "drop_before")
+            case _:
+                pass
+    try:
+        answer = await companies.connect(company.vault, user.id, "linear", is_asked=True)
+    finally:
+        sandbox.inactive.discard("bob")
+    assert (answer.connection is None) is bool(what)
+    assert said in answer.refusal
