@@ -247,22 +247,16 @@ class Journal:
         if slots == 1:
             return heapq.heappop(self._free) if self._free else None
         self._free.sort()  # a sorted list is a heap
-        run = 1
-        for position in range(1, len(self._free)):
-            run = run + 1 if self._free[position] == self._free[position - 1] + 1 else 1
-            if run == slots:
-                first = position - slots + 1
-                slot = self._free[first]
-                del self._free[first : position + 1]
-                return slot
+        for position, (first, last) in enumerate(zip(self._free, self._free[slots - 1 :], strict=False)):
+            if last - first < slots:
+                del self._free[position : position + slots]
+                return first
         return None
 
     def _is_in_place(self) -> bool:
         """Whether our file exists and the next process will find it: someone may have deleted the folder."""
-        if self._descriptor is None or self._path is None:
-            return False
         try:
-            return os.path.samestat(self._path.lstat(), os.fstat(self._descriptor))
+            return self._path is not None and os.path.samestat(self._path.lstat(), os.fstat(self._own_descriptor()))
         except OSError:
             return False
 

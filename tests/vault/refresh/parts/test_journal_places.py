@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vault.refresh.journal import FOLDER, GROWTH, KEEP, SLOT, Journal, JournalEntry, read_answer, write_answer
-from vault.refresh.journal_slots import slots_for_answer
+from vault.refresh.journal_slots import LONGEST, slots_for_answer
 from vault.refusals import StorageUnavailable
 from vault.upstream import TokenAnswer
 
@@ -116,7 +119,8 @@ async def test_a_file_that_cant_be_read_hides_no_other(tmp_path: Path, caplog: p
     journal = Journal(tmp_path)
     await journal.append(entry("one"))
     journal.close()
-    (tmp_path / FOLDER / "999.journal").symlink_to(tmp_path / FOLDER / "000.journal")
+    for name in ("-", "999"):  # before and after the others
+        (tmp_path / FOLDER / f"{name}.journal").symlink_to(tmp_path / FOLDER / "000.journal")
     other = Journal(tmp_path)
     assert [one.age for one in await other.find("one")] == [(1, 1)]
     assert "journal not read" in [one.message for one in caplog.records]
@@ -203,3 +207,125 @@ async def test_without_a_free_file_nothing_is_kept(tmp_path: Path, monkeypatch: 
     await second.append(entry("two"))
     assert {one.connection_id for one in await second.entries()} == {"one", "two"}
     second.close()
+
+
+def tokens_for(slots: int) -> int:
+    """Bytes of tokens whose answer takes this many slots."""
+    return next(tokens for tokens in range(0, 300_000, 1000) if slots_for_answer(tokens) == slots)
+
+
+@pytest.mark.parametrize("has_gap", [False, True])
+async def test_large_places_are_side_by_side_and_leave_no_gap(tmp_path: Path, *, has_gap: bool) -> None:
+    journal = Journal(tmp_path)
+    await journal.append(entry("gap"))
+    await journal.append(entry("small"))
+    if has_gap:
+        await journal.forget(["gap"])
+    slots = (GROWTH - 2) // 2
+    assert slots < LONGEST
+    for name in ("one", "two"):
+        await journal.reserve(name, now=NOW, tokens=tokens_for(slots))
+    assert files(tmp_path) == [GROWTH]
+    large = [replace(entry(name), sealed=bytes(tokens_for(slots - 1))) for name in ("one", "two")]
+    for one in large:
+        await journal.append(one)
+    kept = {entry("small"), *large} if has_gap else {entry("gap"), entry("small"), *large}
+    assert set(await journal.entries()) == kept
+    assert set(await Journal(tmp_path).entries()) == kept
+    journal.close()
+
+
+async def test_answers_of_every_size_stand_beside_each_other(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    kept = [
+        replace(entry(f"{slots} slots, {name}"), sealed=bytes(tokens_for(slots)))
+        for slots in (2, 1, 3, 2, 5)
+        for name in ("one", "two")
+    ]
+    for one in kept:
+        await journal.append(one)
+    assert set(await journal.entries()) == set(kept)
+    assert files(tmp_path) == [GROWTH]
+    journal.close()
+
+
+async def test_what_another_process_wrote_is_known_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vault.refresh.journal.LOOK_EVERY", 0.0)
+    mine, other = Journal(tmp_path), Journal(tmp_path)
+    await mine.append(entry("mine"))
+    assert not await mine.is_ahead("one", generation=1, era=0)
+    await other.append(entry("one"))
+    async with asyncio.timeout(10):
+        while not await mine.is_ahead("one", generation=1, era=0):
+            await asyncio.sleep(0.01)
+    mine.close()
+    other.close()
+
+
+async def fill(journal: Journal, slots: int, *, kept: range) -> None:
+    """Keep an answer in each of these slots; those that aren't `kept` end with the next sweep."""
+    for slot in range(slots):
+        await journal.append(entry(str(slot), at=NOW + KEEP if slot in kept else NOW))
+
+
+@pytest.mark.parametrize(
+    ("slots", "free", "is_cut"),
+    [
+        (3 * GROWTH, 2 * GROWTH - 1, False),
+        (3 * GROWTH, 2 * GROWTH, True),
+        (4 * GROWTH, 2 * GROWTH - 1, False),
+        (6 * GROWTH, 3 * GROWTH - 1, False),
+        (6 * GROWTH, 3 * GROWTH, True),
+    ],
+)
+async def test_a_file_is_cut_when_half_of_it_is_free(tmp_path: Path, slots: int, free: int, *, is_cut: bool) -> None:
+    journal = Journal(tmp_path)
+    await fill(journal, slots, kept=range(free, slots))
+    await journal.sweep(now=NOW + KEEP + 1)
+    assert (files(tmp_path)[0] < slots) is is_cut
+    assert {int(one.connection_id) for one in await journal.entries()} == set(range(free, slots))
+    journal.close()
+
+
+@pytest.mark.parametrize("slot", [GROWTH - 1, GROWTH, GROWTH + 1])
+async def test_a_file_is_cut_behind_its_last_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slot: int) -> None:
+    monkeypatch.setattr("vault.refresh.journal.MOVES", 0)
+    journal = Journal(tmp_path)
+    await fill(journal, 4 * GROWTH, kept=range(slot, slot + 1))
+    await journal.sweep(now=NOW + KEEP + 1)
+    left = GROWTH if slot < GROWTH else 2 * GROWTH
+    assert files(tmp_path) == [left]
+    assert [one.connection_id for one in await journal.entries()] == [str(slot)]
+    await reserve(journal, range(1000, 1000 + left - 1))
+    assert files(tmp_path) == [left]
+    await journal.reserve("another", now=NOW)
+    assert files(tmp_path) == [left + GROWTH], "its place is allocated"
+    journal.close()
+
+
+async def test_an_answer_that_comes_while_its_place_is_moved_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, last = Journal(tmp_path), 4 * GROWTH - 1
+    await fill(journal, 4 * GROWTH, kept=range(last, last + 1))
+    copying, may_go_on, real = threading.Event(), threading.Event(), os.pread
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        data = real(descriptor, size, at)
+        if at == last * SLOT:
+            copying.set()
+            may_go_on.wait(10)
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", pread)
+        sweeping = asyncio.create_task(journal.sweep(now=NOW + KEEP + 1))
+        await asyncio.to_thread(copying.wait, 10)
+        appending = asyncio.create_task(journal.append(entry(str(last), 2, at=NOW + KEEP)))
+        await asyncio.wait({appending}, timeout=0.2)
+        may_go_on.set()
+        await asyncio.gather(sweeping, appending)
+    assert files(tmp_path) == [GROWTH]
+    assert [one.generation for one in await journal.find(str(last))] == [2]
+    assert [one.generation for one in await Journal(tmp_path).entries()] == [2]
+    journal.close()
