@@ -60,7 +60,7 @@ KEEP = 7 * DAY  # seconds
 LOOK_EVERY = 1.0  # seconds between reads of other processes' files when nothing requires one
 MOVES = 500  # answers that one sweep moves together
 _SHARE = 100  # reads may take at most one part in this many of the time
-_SETTLED = 0.05  # seconds after which rewriting a file changes its modification time
+_SETTLED = 50_000_000  # nanoseconds after which rewriting a file changes its modification time
 _FILES = 1000
 _NO_HEAD = b"\0\0\0\0"  # over the first bytes of an answer, which then counts as not written
 
@@ -456,7 +456,7 @@ class Journal:
             await asyncio.to_thread(self._cut, end, left)
             self._free = [slot for slot in self._free if slot < end]
             heapq.heapify(self._free)
-            self._index.resize(end)
+            self._index.count = end
         finally:
             self._is_moving = False
 
@@ -538,7 +538,7 @@ class Journal:
         _put(descriptor, count, bytes(SLOT * GROWTH))
         sync(descriptor)
         sync_folder(self._folder)  # if the file is new, a power failure must not lose its name
-        self._index.resize(count + GROWTH)
+        self._index.count = count + GROWTH
         self._release(range(count, self._index.count))
 
     def _own_descriptor(self) -> int:
@@ -552,5 +552,5 @@ def _index_file(descriptor: int, known: _IndexState | None) -> _IndexState:
     state = _state(descriptor)
     if known is not None and known.state == state:
         return known
-    is_settled = time.time_ns() - state[3] > _SETTLED * 1e9
+    is_settled = time.time_ns() - state[3] > _SETTLED
     return _IndexState(Index.of(descriptor), state if is_settled else None)

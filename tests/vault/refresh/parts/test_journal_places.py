@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -328,4 +330,57 @@ async def test_an_answer_that_comes_while_its_place_is_moved_is_kept(
     assert files(tmp_path) == [GROWTH]
     assert [one.generation for one in await journal.find(str(last))] == [2]
     assert [one.generation for one in await Journal(tmp_path).entries()] == [2]
+    journal.close()
+
+
+async def test_a_large_answer_moves_once_smaller_ones_have_made_room(tmp_path: Path) -> None:
+    journal, slots = Journal(tmp_path), 5
+    kept = range(0, 4 * GROWTH - slots, slots)  # between two of them is one slot too few for the large answer
+    for slot in range(4 * GROWTH - slots):
+        await journal.append(entry(str(slot), at=NOW + KEEP if slot in kept else NOW))
+    large = replace(entry("large", at=NOW + KEEP), sealed=bytes(tokens_for(slots)))
+    await journal.append(large)
+    assert files(tmp_path) == [4 * GROWTH]
+    for _ in range(2):
+        await journal.sweep(now=NOW + KEEP + 1)
+    assert files(tmp_path) == [GROWTH]
+    assert {one.connection_id for one in await journal.entries()} == {*map(str, kept), "large"}
+    assert await Journal(tmp_path).find("large") == (large,)
+    journal.close()
+
+
+async def test_a_sweep_wipes_the_old_answers_of_an_ended_process_and_keeps_its_others(tmp_path: Path) -> None:
+    ended, mine = Journal(tmp_path), Journal(tmp_path)
+    for name, at in (("old", NOW), ("young", NOW + KEEP)):
+        await ended.append(entry(name, at=at))
+    ended.close()
+    await mine.sweep(now=NOW + KEEP + 1)
+    assert [one.connection_id for one in await mine.entries()] == ["young"]
+    content = (tmp_path / FOLDER / "000.journal").read_bytes()
+    assert (b'"old"' in content, b'"young"' in content) == (False, True)
+
+
+async def test_a_file_written_a_moment_ago_is_read_again_although_it_looks_the_same(tmp_path: Path) -> None:
+    """Two writes within the resolution of its modification time."""
+    mine, other = Journal(tmp_path), Journal(tmp_path)
+    await mine.append(entry("mine"))
+    await other.append(entry("one"))
+    path = tmp_path / FOLDER / "001.journal"
+    moment = time.time_ns()
+    os.utime(path, ns=(moment, moment))
+    assert await mine.find("one") == (entry("one"),)
+    content = path.read_bytes()
+    path.write_bytes(bytes(len(content)))
+    os.utime(path, ns=(moment, moment))
+    assert not await mine.is_ahead("one", generation=1, era=1)
+    other.close()
+    mine.close()
+
+
+async def test_a_data_folder_that_was_taken_away_is_made_anew(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "data")
+    await journal.append(entry("one"))
+    shutil.rmtree(tmp_path / "data")
+    await journal.append(entry("one", 2))
+    assert await Journal(tmp_path / "data").find("one") == (entry("one", 2),)
     journal.close()

@@ -115,9 +115,10 @@ def test_the_index_finds_each_answer_and_the_free_slots(file: int) -> None:
     named = replace(ENTRY, connection_id='a "name"')  # which is escaped in JSON
     places = {"c": put(file, 1, ENTRY), "d": put(file, 3, long), 'a "name"': put(file, 7, named)}
     os.pwrite(file, record_of(b"{}"), 6 * SLOT)
-    os.pwrite(file, record_of(BODY, magic=b"TVJ2"), 0)  # of a length that this magic doesn't have
-    os.pwrite(file, record_of(BODY, magic=b"TVJ2", length=LONGEST * SLOT), 2 * SLOT)
-    os.pwrite(file, record_of(BODY, length=2**24 + len(BODY)), 5 * SLOT)
+    other = BODY.replace(b'"c"', b'"e"')  # with a length that this magic, or no answer, has
+    os.pwrite(file, record_of(other, magic=b"TVJ2", name="e"), 0)
+    os.pwrite(file, record_of(other, magic=b"TVJ2", length=LONGEST * SLOT, name="e"), 2 * SLOT)
+    os.pwrite(file, record_of(other, length=2**24 + len(other), name="e"), 5 * SLOT)
     index = Index.of(file)
     assert set(index) == set(places)
     assert {name: index.get(name) for name in places} == places
@@ -129,7 +130,7 @@ def test_the_index_finds_each_answer_and_the_free_slots(file: int) -> None:
     index.touch("c", at=2000)
     assert index.get("c") == places["c"]._replace(at=2000)
     assert index.free() == [0, 2, 3, 4, 5, 6]
-    index.resize(9)
+    index.count = 9
     assert (index.get("c"), index.free()) == (places["c"]._replace(at=2000), [0, 2, 3, 4, 5, 6, 8])
 
 
