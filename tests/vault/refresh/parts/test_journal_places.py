@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from vault.refresh.journal import FOLDER, GROWTH, KEEP, SLOT, Journal, JournalEntry, read_answer, write_answer
-from vault.refresh.journal_slots import LONGEST, slots_for_answer
+from vault.refresh.journal_slots import LONGEST, encode, slots_for, slots_for_answer
 from vault.refusals import StorageUnavailable
 from vault.upstream import TokenAnswer
 
@@ -338,7 +338,8 @@ async def test_a_large_answer_moves_once_smaller_ones_have_made_room(tmp_path: P
     kept = range(0, 4 * GROWTH - slots, slots)  # between two of them is one slot too few for the large answer
     for slot in range(4 * GROWTH - slots):
         await journal.append(entry(str(slot), at=NOW + KEEP if slot in kept else NOW))
-    large = replace(entry("large", at=NOW + KEEP), sealed=bytes(tokens_for(slots)))
+    large = replace(entry("large", at=NOW + KEEP), sealed=bytes((slots - 1) * SLOT * 3 // 4))
+    assert slots_for(len(encode(large))) == slots
     await journal.append(large)
     assert files(tmp_path) == [4 * GROWTH]
     for _ in range(2):
