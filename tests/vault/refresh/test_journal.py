@@ -405,6 +405,22 @@ async def test_an_answer_that_its_process_could_not_commit_is_taken_up_by_the_ne
         assert [send.outcome for send in room.slack.sends] == ["Rotation", "Rotation"]
 
 
+async def test_an_answer_that_came_a_moment_ago_is_found_although_its_lease_has_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row shows a send: then the files are read, however recently that was done."""
+    monkeypatch.setattr("vault.refresh.journal.LOOK_EVERY", 3600.0)
+    async with open_room(store, rotation=RotationMode.STRICT) as room:
+        await room.vault.journal.is_ahead("another", generation=1, era=room.vault.database.server_changes)
+        connection = await die_before_the_commit(room)
+        await room.vault.journal.look()  # the test itself waited for the answer
+        room.vault.journal._others.clear()  # pyright: ignore[reportPrivateUsage]  as if that had been a moment before
+        async with room.database.transaction() as transaction:
+            await leases.lapse(transaction, await room.row(connection))
+        assert room.slack.issued[(await room.exchange()).value]
+        assert [send.outcome for send in room.slack.sends] == ["Rotation"]
+
+
 async def test_a_start_commits_what_the_last_run_could_not(room: Room) -> None:
     connection = await die_before_the_commit(room)
     assert await adopt_all(room.vault) == 1
