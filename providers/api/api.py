@@ -12,8 +12,8 @@ import json
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import count
@@ -321,35 +321,32 @@ class UpstreamAPI:
     ) -> Mapping[str, object]:
         """Send; once more with a new token if the provider didn't process the call, even for a write."""
         is_write = method != "GET" if is_write is None else is_write
-        with self._step(is_write=is_write):
+        is_later = self._written.has_written
+        try:
             payload, target = Payload(frozenset(params), body or {}), target_of(headers or {})
             call = Call(api, method, path_of(path, segments), {**params, **(body or {})}, payload, target)
             request = self._request(call, params, body, headers or {}, form=form)
             used, chosen = self._token, self._choose(choice or {})
+            content: Mapping[str, object] | None = None
             try:
                 sent = self._with_token(request, chosen.value)
-                return await self._deliver(sent, call, is_write=is_write, form=form)
+                content = await self._deliver(sent, call, is_write=is_write, form=form)
             except TokenRejected as error:
                 if not chosen.is_usual:  # a region that the account hasn't enabled doesn't know the key
                     raise UpstreamRefused("unauthorized_there", f"{self.title} doesn't know the key there.") from error
                 if not await self._renew_token(used):
                     raise
-            request = self._request(call, params, body, headers or {}, form=form)
-            sent = self._with_token(request, self._choose(choice or {}).value)
-            return await self._deliver(sent, call, is_write=is_write, form=form)
-
-    @contextmanager
-    def _step(self, *, is_write: bool) -> Generator[None]:
-        """One request of the tool call: records whether it wrote, and makes its refusal mention earlier writes."""
-        is_later = self._written.has_written
-        try:
-            yield
+            if content is None:
+                request = self._request(call, params, body, headers or {}, form=form)
+                sent = self._with_token(request, self._choose(choice or {}).value)
+                content = await self._deliver(sent, call, is_write=is_write, form=form)
         except ToolRefused as refused:
             self._written.has_written |= isinstance(refused, UpstreamUnavailable) and refused.unknown_outcome
             if is_later:
                 refused.tell_earlier_write()
             raise
         self._written.has_written |= is_write
+        return content
 
     def _choose(self, choice: Mapping[str, str]) -> ChosenToken:
         try:

@@ -30,7 +30,7 @@ def authorize_request(provider: Provider, request: OutboundRequest, token: str) 
         header = {"Authorization": f"Basic {pair}"} if pair else provider.authorize(token)
         if provider.certificate_bound:
             request = replace(request, identity=client_identity(provider.registration))
-        return replace(request, headers=_merge(request.headers, header))
+        return request.with_headers(_merge(request.headers, header))
     try:
         values = unpack(credential, token)
         url = _address(provider, credential, request.url, values)

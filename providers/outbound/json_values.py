@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeGuard
 
 from pydantic_core import from_json
@@ -56,9 +57,10 @@ def is_array(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, list)
 
 
-def steps(path: str) -> Sequence[str]:
+@lru_cache(maxsize=1024)
+def steps(path: str) -> tuple[str, ...]:
     """The names of a path like `error.errors.0.reason`; a dot in a name is escaped: Dropbox's `error.\\.tag`."""
-    return path.split(".") if "\\" not in path else [step.replace("\\.", ".") for step in _DOT.split(path)]
+    return tuple(step.replace("\\.", ".") for step in _DOT.split(path))
 
 
 def at(value: object, path: str) -> object:

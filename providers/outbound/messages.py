@@ -74,6 +74,24 @@ class OutboundRequest:
     identity: ClientIdentity | None = None  # on a separate connection, only to this request's host
     share: int | None = None  # calls of one account that may be in flight at this peer; None: the client's limit
 
+    def with_headers(self, headers: Mapping[str, str]) -> OutboundRequest:
+        """The same request with these headers. Every call needs it, and `dataclasses.replace` costs it 4 us."""
+        return OutboundRequest(
+            self.method,
+            self.url,
+            headers,
+            self.body,
+            self.timeout,
+            self.max_bytes,
+            self.policy,
+            self.peer,
+            self.account,
+            self.reuse,
+            self.is_foreign,
+            self.identity,
+            self.share,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class OutboundResponse:

@@ -29,6 +29,7 @@ from providers.api.api import (
     WrittenState,
 )
 from providers.api.rules import authority
+from providers.definitions.model import Provider
 from providers.tools.spec import Progress, ToolSpec
 from server.connecting import approvals
 from server.connecting.agent_refusals import AgentRefusal, plain, tell
@@ -370,8 +371,9 @@ class _CallToken:
         self.left_out = missing
 
     def api(self) -> UpstreamAPI:
-        deployment, held = self._deployment, self._authority()
-        provider, _ = deployment.catalog.resolve(self._wanted.provider)
+        deployment = self._deployment
+        provider = deployment.catalog.provider(self._wanted.provider)
+        held = self._authority(provider)
         return UpstreamAPI(
             provider,
             deployment.http,
@@ -418,12 +420,12 @@ class _CallToken:
         self.token = await exchange(
             self._wanted, vault=deployment.vault, now=deployment.now(), after_unauthorized=spoiled
         )
-        return self._authority()
+        return self._authority(deployment.catalog.provider(self._wanted.provider))
 
-    def _authority(self) -> Authority:
+    def _authority(self, provider: Provider) -> Authority:
         token = self.token
         granted = authority(
-            self._deployment.catalog.provider(self._wanted.provider),
+            provider,
             scopes=token.scopes,
             granted=token.granted,
             is_narrow=token.narrowing is Narrowing.UPSTREAM,

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,11 @@ async def test_a_connection_opened_under_a_looser_policy_serves_no_stricter_requ
         with pytest.raises(AddressRefused):
             await outbound.send(OutboundRequest("GET", canary.url, policy=PUBLIC_ONLY))
     assert len(canary.arrivals) == 1
+
+
+def test_a_request_with_other_headers_keeps_everything_else() -> None:
+    request = OutboundRequest(**{one.name: object() for one in fields(OutboundRequest)})  # pyright: ignore[reportArgumentType] -- any values
+    assert request.with_headers({"a": "b"}) == replace(request, headers={"a": "b"}) != request
 
 
 def test_public_addresses_are_allowed_and_the_special_ones_are_not() -> None:
