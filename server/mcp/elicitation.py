@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from mcp.server.context import ServerRequestContext
@@ -30,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.connecting.links import ConnectLink
 from server.mcp.task_offer import TaskOffered, follows_tasks, instant
+from vault.classes.immutable import immutable
 
 INPUT_KEY: Final = "connect"
 ACCOUNT_KEY: Final = "account"
@@ -51,7 +51,7 @@ class _RequestState(BaseModel):
     account: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AskingOptions:
     """How the person behind this call can be asked, and the earlier questions and answers."""
 

@@ -30,6 +30,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from starlette.requests import Request
 
 from server.mcp.task_offer import follows_tasks
+from vault.classes.immutable import immutable
 
 _METHOD: Final = b"tools/call"
 _REVISION: Final = b"2026-07-28"
@@ -113,7 +114,7 @@ class _DuplexMessage(_Message):
     params: _DuplexParams
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PlainCall:
     """A call that doesn't need the SDK, and whether its client can open a link, show a form, or follow a task."""
 

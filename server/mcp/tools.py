@@ -49,6 +49,7 @@ from server.runtime.rate_limits import agent_place
 from server.sign_in.password import owner_link
 from vault import tickets
 from vault.approvals.approvals import ToolCall
+from vault.classes.immutable import immutable
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Event, Narrowing, Principal, TicketPurpose, format_scope
 from vault.refusals import (
@@ -67,7 +68,7 @@ _ToGrant = ConnectionRequired | DelegationRequired | ApprovalRequired
 logger = logging.getLogger("token_vault.tools")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ToolRequest:
     """One `tools/call` as it arrived: who calls what, and how their person can be asked."""
 
@@ -81,7 +82,7 @@ class ToolRequest:
     trace: Mapping[str, str] | None = None  # W3C trace context of the caller
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Outcome:
     """What goes to the client, and what the activity records."""
 
