@@ -48,7 +48,7 @@ _listener: Listener | None = None
 
 def new_request_id() -> str:
     """16 hexadecimal digits."""
-    return secrets.token_hex(8)
+    return secrets.token_bytes(8).hex()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ The caller decides the content and the status.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -36,14 +36,14 @@ def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
-async def start(send: Send, status: int, headers: Headers) -> None:
+def start(send: Send, status: int, headers: Headers) -> Awaitable[None]:
     """Send the status and headers; `piece` sends the body."""
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    return send({"type": "http.response.start", "status": status, "headers": headers})
 
 
-async def piece(send: Send, body: bytes, *, is_last: bool = False) -> None:
+def piece(send: Send, body: bytes, *, is_last: bool = False) -> Awaitable[None]:
     """Send a part of the body."""
-    await send({"type": "http.response.body", "body": body, "more_body": not is_last})
+    return send({"type": "http.response.body", "body": body, "more_body": not is_last})
 
 
 async def send_whole(send: Send, status: int, headers: Headers = (), body: bytes = b"") -> None:
@@ -136,10 +136,10 @@ def with_headers(send: Send, headers: Headers, *, instead_of: Iterable[bytes] = 
     """Wrap `send` to add headers to the answer; they replace those in `instead_of`."""
     dropped = frozenset(instead_of)
 
-    async def send_with_headers(message: Message) -> None:
+    def send_with_headers(message: Message) -> Awaitable[None]:
         if is_start(message):
             kept = [one for one in message.get("headers", ()) if one[0].lower() not in dropped]
             message = {**message, "headers": [*kept, *headers]}
-        await send(message)
+        return send(message)
 
     return send_with_headers

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from typing import Final
 
 from starlette.types import Message, Scope, Send
@@ -47,11 +48,11 @@ class NamedAnswer:
         self._value = identity.encode("ascii")
         self.has_begun = False
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Pass a message on."""
         self.has_begun = True
         if message["type"] == "http.response.start":
             fields = message.get("headers", ())
-            name = OURS if any(field.lower() == HEADER for field, _ in fields) else HEADER
+            name = OURS if HEADER in [field.lower() for field, _ in fields] else HEADER
             message = {**message, "headers": [*fields, (name, self._value)]}
-        await self._send(message)
+        return self._send(message)

@@ -7,7 +7,7 @@ failed is answered as a failure of its tool. Streams, which have already answere
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Final
 
@@ -31,8 +31,8 @@ class RetryLater:
         """The storage is unavailable; retry after this many seconds."""
         self._after = seconds
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         if self._after is not None and is_start(message):
             headers = [*message.get("headers", ()), (b"retry-after", str(self._after).encode())]
             message = {**message, "status": status_of("temporarily_unavailable"), "headers": headers}
-        await self._send(message)
+        return self._send(message)

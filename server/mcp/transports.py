@@ -201,7 +201,10 @@ class _LiveAnswer:
         """The grant was alive when the exchange read it."""
         self._is_live = True
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
+        return self._send(message) if self._is_live else self._send_if_live(message)
+
+    async def _send_if_live(self, message: Message) -> None:
         if self._is_live is None:
             challenge = await self._confirm()
             self._is_live = challenge is None
