@@ -83,8 +83,7 @@ class RecentTokens:
         token = await exchange(request, vault=vault, now=now)
         if (basis := token.basis) is not None and not token.approval:
             kept = _KnownToken(replace(token, value="", entered="", basis=None), basis)
-            ends = (basis.until, basis.token.ageing_at)  # from then on, each call requests the next token
-            self._recent.keep(key, kept, facts=(*settings, basis.rows), ends=ends, now=now)
+            self._recent.keep(key, kept, facts=(*settings, basis.rows), ends=basis.ends, now=now)
         return token
 
 

@@ -158,9 +158,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             basis: Basis | None = None
             is_kept = request.is_kept and read is None  # a secret kept elsewhere is read for each use
             if is_kept and made is planned and token.is_good(now) and vault.policy_check is None:
-                basis = basis_of(
-                    wanted, accounts, held, rows=rows, token=token, purpose=purpose, request=following, now=now
-                )
+                basis = basis_of(wanted, accounts, held, rows=rows, token=token, purpose=purpose, now=now)
             return UpstreamToken(
                 read.value if read is not None and is_key else value,
                 made.scopes,

@@ -14,9 +14,8 @@ from typing import Final
 from vault import clients
 from vault.classes.immutable import immutable
 from vault.records import Client
-from vault.refresh import accounts, rotation
+from vault.refresh import accounts
 from vault.refresh.accounts import AccountQuery, HeldAccount, HeldToken
-from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.storage.database import Reader, Row, Value
 
 _CLIENT: Final = """c.id as client_id, c.kind, c.name, c.auth_method, c.redirect_uris, c.grant_types, c.resources,
@@ -28,8 +27,8 @@ _READ: Final = f"select {_CLIENT}, {accounts.COLUMNS}{accounts.SOURCES}"
 class Basis:
     """The accounts that an exchange found, and the token that it opened, sealed for `purpose`.
 
-    While a read returns the same rows, the decision stays the same, up to `until`. `request` asks for the next token.
-    `rows` are those that `accounts.look` returned for `parameters`.
+    While a read returns the same rows, the decision stays the same, up to `until`. `rows` are those that
+    `accounts.look` returned for `parameters`.
     """
 
     wanted: AccountQuery
@@ -37,14 +36,14 @@ class Basis:
     held: HeldAccount
     token: HeldToken
     purpose: str
-    request: UpstreamTokenRequest
     until: int | None
     parameters: Mapping[str, Value] = field(repr=False)
     rows: Sequence[Row] = field(repr=False)
 
-    def keep_fresh(self, vault: Vault, *, now: int) -> None:
-        """Arrange for the token in use to be replaced before it expires."""
-        rotation.keep_fresh(vault, self.held, self.token, request=self.request, now=now)
+    @property
+    def ends(self) -> tuple[int | None, ...]:
+        """When to decide again: a permission or the token ends, or it is time to request the next token."""
+        return self.until, self.token.ageing_at
 
 
 def basis_of(
@@ -55,7 +54,6 @@ def basis_of(
     rows: Sequence[Row],
     token: HeldToken,
     purpose: str,
-    request: UpstreamTokenRequest,
     now: int,
 ) -> Basis:
     """The basis of a token that is released now; it ends when a permission or the token ends."""
@@ -65,7 +63,7 @@ def basis_of(
     if token.good_until is not None:
         ends.append(token.good_until)
     parameters = accounts.parameters_of(wanted)
-    return Basis(wanted, found, held, token, purpose, request, min(ends, default=None), parameters, rows)
+    return Basis(wanted, found, held, token, purpose, min(ends, default=None), parameters, rows)
 
 
 async def look(reader: Reader, basis: Basis) -> Sequence[Row]:

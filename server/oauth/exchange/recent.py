@@ -129,7 +129,6 @@ class RepeatedExchanges:
             return None
         client_id = known.decided.event.client_id or ""
         spend_request(deployment, user_id=claims.subject, client_id=client_id)
-        basis.keep_fresh(deployment.vault, now=now)
         await deployment.activity.record(known.decided.event, details=known.decided.details)
         ends = claims.expires_at, known.decided.release.expires_at
         return json_answer({**known.decided.content, "expires_in": release.seconds_left(*ends, now=now)})
@@ -157,5 +156,5 @@ class RepeatedExchanges:
             return
         event = kept.event()
         answer = _KnownAnswer(kept, event, format_details(event.details), exchanged.content(), rows[0])
-        self._recent.keep(key, answer, facts=rows, ends=(kept.basis.until,), now=now, mark=mark)
+        self._recent.keep(key, answer, facts=rows, ends=kept.basis.ends, now=now, mark=mark)
         self._digests.keep(question.digest, None, facts=(), ends=(), now=now)

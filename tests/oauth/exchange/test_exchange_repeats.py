@@ -418,6 +418,22 @@ async def connect_again(one: Scene, *, token: str, lifetime: int) -> None:
         )
 
 
+async def test_an_ageing_token_is_decided_about_anew_and_its_successor_requested(
+    place: ExchangeRoom,
+) -> None:
+    one, database = await scene(place), place.deployment.database
+    await connect_again(one, token="xoxp-ageing", lifetime=100)  # ages from the 90th second on
+    for seconds, repeats_then in ((80, True), (91, False)):
+        database.clock_offset += seconds
+        try:
+            found = [await is_repeated(one) for _ in range(4)]
+            timers = len(place.deployment.vault.tasks.timers)
+        finally:
+            database.clock_offset -= seconds
+        assert any(found) is repeats_then
+        assert timers or not repeats_then
+
+
 @pytest.mark.parametrize("ends", ["delegation", "subject", "token"])
 async def test_an_end_that_comes_by_itself_is_not_outlived(place: ExchangeRoom, ends: str) -> None:
     one, database = await scene(place), place.deployment.database
