@@ -75,9 +75,10 @@ async def company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Co
             await place.slack(agent)
             user = await place.user()
             async with place.deployment.transaction() as transaction:
-                await users.link_identity(
-                    transaction, issuer=issuer.url, subject="employee-1", user_id=user.id, now=place.now()
-                )
+                for subject in ("employee-1", "1"):
+                    await users.link_identity(
+                        transaction, issuer=issuer.url, subject=subject, user_id=user.id, now=place.now()
+                    )
             yield Company(place, issuer, caller, user)
 
 
@@ -135,7 +136,7 @@ async def test_a_token_that_is_not_right_is_refused(company: Company, claims: di
     assert refusal_code(await company.ask(company.token(**sent))) == "invalid_request"
     assert len(await users.list_users(company.place.deployment.database)) == before, "nobody is made a user by it"
     good = [{"aud": [AUDIENCE, "api://other"]}, {"may_act": {"sub": company.caller.client.id}}, {"nbf": now + 30}]
-    good += [{"iat": now + 30}, {"exp": now + 5}, {"exp": now + 86_400}]
+    good += [{"iat": now + 30}, {"exp": now + 5}, {"exp": now + 86_400}, {"sub": "1"}]
     for one in good:
         assert (await company.ask(company.token(**one))).status_code == 200
 

@@ -210,7 +210,7 @@ def _rest(metadata: ClientMetadata) -> dict[str, object]:
     for name in ("jwks_uri", "software_id", "software_version", "application_type"):
         value: str | None = getattr(metadata, name)
         if value is not None:
-            rest[name] = clean_name(value, limit=2048)
+            rest[name] = clean_name(value, limit=len(value))
     if metadata.contacts is not None:
         rest["contacts"] = [clean_name(contact) for contact in metadata.contacts]
     if metadata.jwks is not None:
