@@ -34,6 +34,11 @@ async def test_an_api_gets_a_token_for_another_api_that_says_who_acts(place: Exc
         assert claims["scope"] == content["scope"] == "invoices.read"
         assert claims["exp"] <= claims_of(received.token)["exp"]
         assert not claims.keys() & {"amr", "auth_time"}, "no API signed in"
+    (derived,) = [one for one in await place.events("grant.derived") if one.client_id == front.client.id]
+    assert (derived.details["resource"], set(str(claims_of(received.token)["scope"]).split())) == (
+        API,
+        set(derived.details["scopes"]),  # pyright: ignore[reportArgumentType] -- a list
+    )
     everything = await place.exchange(front, received.token, audience="https://back.example/")
     assert everything.json()["scope"] == "exchange invoices.read tools"
     wider = await place.exchange(front, received.token, audience="https://back.example/", scope="other tools")

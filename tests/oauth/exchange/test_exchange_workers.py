@@ -60,7 +60,8 @@ async def test_a_worker_acts_for_the_person_it_names_and_its_reason_is_in_the_ac
     )
     # the grant is created only once
     assert (await ask(place, caller, place.worker_token(caller, user, key=KEY))).status_code == 200
-    assert len([one for one in await place.events("grant.derived") if one.client_id == caller.client.id]) == 1
+    (derived,) = [one for one in await place.events("grant.derived") if one.client_id == caller.client.id]
+    assert (derived.details["resource"], derived.details["scopes"]) == (f"{place.url}/mcp", ["exchange"])
 
 
 async def test_of_a_token_that_never_ends_it_is_said_when_to_ask_again(place: ExchangeRoom) -> None:
