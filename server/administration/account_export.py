@@ -26,6 +26,7 @@ DEAD = "its owner must reconnect it first"
 BUSY = "is being refreshed: export again in a minute"
 SHUT = "its tokens can't be opened"
 SHARED = "it belongs to a group: connect it again in the other vault, and give it to the group there"
+VOUCHED = "an identity provider connects it: its owner must sign in with that provider in the other vault"
 ENDING = "nothing renews its access token: its owner must connect it again in the other vault"
 
 
@@ -58,10 +59,8 @@ async def _walk(actor: Actor, *, person: User | None, provider: str | None) -> A
     async for page in pages:
         for owner in page:
             for one in await connections.list_connections(deployment.database, owner.id):
-                known = deployment.catalog.get(one.provider)
-                if provider not in {None, one.provider} or (known is not None and known.audience is not None):
-                    continue  # an API of one's own has no tokens to export
-                yield await _read(actor, owner, one)
+                if provider in {None, one.provider} and not _is_left_behind(actor, one):
+                    yield await _read(actor, owner, one)
 
 
 async def _walk_groups(actor: Actor, *, provider: str | None) -> AsyncGenerator[ExportedAccount]:
@@ -76,11 +75,20 @@ async def _walk_groups(actor: Actor, *, provider: str | None) -> AsyncGenerator[
             return
 
 
+def _is_left_behind(actor: Actor, connection: Connection) -> bool:
+    """Whether there is nothing to move: your own APIs have no tokens, and a sign-in at the other vault gets others."""
+    known = actor.deployment.catalog.get(connection.provider)
+    policy = actor.deployment.vault.policies.get(connection.provider)
+    return (known is not None and known.audience is not None) or (policy is not None and policy.is_identity)
+
+
 async def _only(person: User) -> AsyncGenerator[tuple[User, ...]]:
     yield (person,)
 
 
 async def _read(actor: Actor, owner: User, connection: Connection) -> ExportedAccount:
+    if connection.renewed_by is not None:
+        return ExportedAccount(owner, connection, obstacle=VOUCHED)
     if connection.state is not ConnectionState.ACTIVE:
         return ExportedAccount(owner, connection, obstacle=DEAD)
     if connection.is_ambiguous:

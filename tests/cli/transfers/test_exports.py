@@ -9,14 +9,15 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from server.administration import group_accounts, groups
+from server.administration import account_export, group_accounts, groups
 from server.administration.actor import Actor
 from tests.cli.transfers.configured_vault import ConfiguredVault, token_of
 from tests.support.accounts import open_account
+from tests.support.rooms.company_room import IDENTITY, running_company
 from tests.support.rooms.mcp_room import SLACK
 from vault import connections
 from vault.records import User
-from vault.upstream import TokenAnswer
+from vault.upstream import Account, TokenAnswer
 
 
 @pytest.fixture
@@ -156,6 +157,21 @@ async def test_a_token_that_ends_and_that_nothing_renews_is_left_out(
         done = await place.run_command("export", tmp_path / name, *wanted)
         assert done.exit_code == number, done.output
         assert ("nothing renews its access token" in done.output.replace("\n", " ")) is bool(number)
+
+
+async def test_what_a_company_connects_is_left_out_and_its_sign_ins_are_no_accounts(tmp_path: Path) -> None:
+    """An ID token isn't an account's token, and nobody needs to be told about it."""
+    async with running_company(tmp_path / "data", services=["linear"]) as company:
+        user, _ = await company.sign_in("alice")
+        accounts = await company.accounts(user)
+        assert set(accounts) == {IDENTITY, "linear"}
+        deployment = company.room.deployment
+        async with deployment.transaction() as transaction:
+            answer = TokenAnswer("lasting", None, frozenset({"default"}), None, Account("own", "own"))
+            await open_account(transaction, deployment, user.id, "asana", answer)
+        found = await account_export.collect(Actor(deployment, None, "command_line"))
+    told = {one.connection.provider: one.obstacle for one in found}
+    assert told == {"linear": account_export.VOUCHED, "asana": ""}
 
 
 async def test_an_end_that_no_database_holds_is_the_last_that_one_does(
