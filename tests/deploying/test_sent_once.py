@@ -15,6 +15,7 @@ import httpx2
 import pytest
 import yaml
 
+from server.http.guards import PROXY
 from tests.conftest import unavailable
 from tests.deploying.test_proxies import REQUIRED
 from tests.generating.documentation import ROOT
@@ -103,11 +104,12 @@ async def until_served(http: httpx2.AsyncClient) -> None:
 async def test_a_call_that_its_vault_breaks_off_is_received_once(name: str, tmp_path: Path) -> None:
     vaults = Vaults()
     async with behind(name, tmp_path, vaults) as http:
-        for method in ("GET", "DELETE", "PUT", "POST", "PATCH"):
-            await until_served(http)  # its connection is used again
-            vaults.received.clear()
-            assert await send(http, method, "/proxy/c/main/break") != 200
-            assert vaults.received == [f"{method} /proxy/c/main/break HTTP/1.1"], method
+        for prefix in PROXY:
+            for method in ("GET", "DELETE", "PUT", "POST", "PATCH"):
+                await until_served(http)  # its connection is used again
+                vaults.received.clear()
+                assert await send(http, method, f"{prefix}c/main/break") != 200
+                assert vaults.received == [f"{method} {prefix}c/main/break HTTP/1.1"]
 
 
 async def test_a_request_that_its_vault_does_not_accept_goes_to_the_other(name: str, tmp_path: Path) -> None:
