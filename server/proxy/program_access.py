@@ -263,7 +263,8 @@ class ProgramAccess:
         """The account that this agent may use for the call; None if it must ask. Raises ProxyRefused."""
         now, user = self._deployment.now(), self._principal.user_id
         usable = await self._usable(now)
-        if (problem := self.problem_of_names(usable)) is not None:  # otherwise another account might take its place
+        # Otherwise an account that wasn't named might take the place of one that was.
+        if not self._named_pairs(found, usable) and (problem := self.problem_of_names(usable)) is not None:
             raise ProxyRefused("account_required", as_sentence(problem), kind="forbidden")
         held = await delegations.list_for_client(self._deployment.database, user, client_id=self._principal.client_id)
         live = {one.connection_id: one for one in held if one.is_live(now)}
@@ -309,9 +310,13 @@ class ProgramAccess:
         self, found: Sequence[ApiAddress], usable: Sequence[Connection]
     ) -> Sequence[tuple[ApiAddress, Connection]]:
         """Accounts at these APIs: those that were named, if any of them was."""
-        pairs = [(address, one) for address in found for one in usable if one.provider == address.provider]
-        named = [(address, one) for address, one in pairs if any(_is_named(one, name) for name in self._accounts)]
-        return named or pairs
+        return self._named_pairs(found, usable) or _pairs_at(found, usable)
+
+    def _named_pairs(
+        self, found: Sequence[ApiAddress], usable: Sequence[Connection]
+    ) -> Sequence[tuple[ApiAddress, Connection]]:
+        pairs = _pairs_at(found, usable)
+        return [(address, one) for address, one in pairs if any(_is_named(one, name) for name in self._accounts)]
 
     def may_change(self, chosen: AccountChoice, call: WantedCall) -> bool:
         """Whether the call may change something at the provider, as far as its address shows."""
@@ -420,6 +425,10 @@ def _hosts_of(provider: Provider, api: str, token: str) -> Sequence[str]:
         return tuple(urlsplit(url).hostname or "" for url in there)
     except (CredentialMismatch, CredentialRefused) as error:
         raise upstream_unauthorized(provider) from error
+
+
+def _pairs_at(found: Sequence[ApiAddress], usable: Sequence[Connection]) -> Sequence[tuple[ApiAddress, Connection]]:
+    return [(address, one) for address in found for one in usable if one.provider == address.provider]
 
 
 def _is_named(connection: Connection, name: str) -> bool:

@@ -99,6 +99,18 @@ async def test_no_other_account_takes_the_place_of_a_named_one(room: ProgramRoom
         assert (await access.choose(found, call)).connection_id == room.account.id
 
 
+async def test_the_end_of_one_named_account_leaves_the_others_in_use(room: ProgramRoom) -> None:
+    found, call = calls("/repos/octo/hello")
+    async with room.access("alice", "payments") as access:
+        async with connect_another(room, "payments", "stripe", "sk_test_canary"):
+            assert (await access.choose(found, call)).connection_id == room.account.id
+        assert (await access.choose(found, call)).connection_id == room.account.id
+        refused = access.choose(bucket("eu-west-1"), OBJECT)
+        async with connect_another(room, "aws account", "aws", key_in("eu-west-1")) as other:
+            await room.allow(S3_READ, connection=other)
+            assert await code_of(refused) == "account_required", "it could be the one that was named"
+
+
 async def test_a_name_that_matches_nothing_is_refused_before_the_start(room: ProgramRoom) -> None:
     deployment = room.vault.deployment
 
