@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import logging
 import os
 import shutil
 import ssl
@@ -46,6 +47,7 @@ settings.register_profile("fuzz", settings.get_profile("suite"), max_examples=20
 settings.load_profile("suite")
 
 STANDING = 20  # seconds
+CONFIGURED = ("token_vault", "mcp", "mcp.client")  # loggers whose levels `serve`, `stdio`, and `run` set
 TESTS = Path(__file__).parent
 # folders of tests that start programs or wait, those with the longest files first
 LONGEST = ("cli/starting", "vault/refresh", "mcp/bridge", "auth0", "journeys", "vault/storage", "api", "cli", "clients")
@@ -69,6 +71,20 @@ def standing_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
         for kind in (SqliteDatabase, PostgresDatabase):
             monkeypatch.setattr(kind, "now", now)
+
+
+@pytest.fixture(autouse=True)
+def kept_log() -> Generator[None]:
+    """Undo how a command that ran in this process set up its log, because other tests look at what is logged."""
+    levels = {one: one.level for one in map(logging.getLogger, CONFIGURED)}
+    handlers = logging.root.handlers[:]
+    yield
+    for logger, level in levels.items():
+        if logger.level != level:
+            logger.setLevel(level)
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in handlers:  # pytest's are of other types
+            logging.root.removeHandler(handler)
 
 
 @dataclass(frozen=True)
