@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -29,7 +30,7 @@ from tests.support.rooms.exchange_room import (
 )
 from tests.support.rooms.mcp_room import SLACK, Agent
 from tests.support.simulator_apps import family_settings
-from vault import connections, handles, users
+from vault import clients, connections, handles, users
 from vault.approvals import approvals
 from vault.approvals.approvals import Approval
 from vault.records import ClientKind, Connection
@@ -282,6 +283,12 @@ async def test_a_token_for_one_repository_is_for_that_one_and_never_a_handle(tmp
             assert refusal_code(await place.exchange(public, by_page.token, **wanted)) == "invalid_target"
             handle = await place.exchange(public, by_page.token, **(wanted | {"resource": base}))
             assert handle.json()["access_token"].startswith("tvp_")
+            chosen = {"release": {"github": "proxy", connection.id: "narrowed"}}
+            async with place.deployment.transaction() as transaction:
+                assert await clients.update_client(transaction, replace(caller.client, metadata=chosen))
+            assert refusal_code(await place.exchange(caller, agent.token, **wanted)) == "invalid_target"
+            named = await place.exchange(caller, agent.token, **(wanted | {"audience": connection.id}))
+            assert named.json()["narrowing"] == "upstream", "this account's own choice counts"
 
 
 # DPoP

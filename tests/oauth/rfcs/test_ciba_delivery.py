@@ -81,6 +81,9 @@ async def test_a_client_that_polls_by_now_or_is_gone_is_told_nothing(
             assert await clients.remove_client(transaction, told.client.id, now=deployment.now()) is not None
     assert await tell_clients(deployment) == (change == "none")
     assert len(receiver.posted) == (change == "none")
+    with asker.world.clock_ahead(3600):
+        now = deployment.now()
+        assert not await client_notices.is_due(deployment.database, now=now), "it isn't looked at again and again"
 
 
 async def test_all_answers_are_told_though_a_process_takes_a_few_at_once(
@@ -208,6 +211,26 @@ async def test_tokens_that_the_client_never_takes_end(asker: Asker, receiver: Re
     assert [one.details["reason"] for one in await told.events("grant.revoked")] == ["not_delivered"]
     with asker.world.clock_ahead(3600):
         assert await tell_clients(deployment) == 0
+
+
+@pytest.mark.parametrize("polls", [True, False])
+async def test_tokens_end_that_nobody_brings_to_the_client_anymore(
+    asker: Asker, receiver: Receiver, *, polls: bool
+) -> None:
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t")
+    await told.answer()
+    receiver.status = 503
+    assert await tell_clients(deployment) == 0
+    token, receiver.status = str(last(receiver)["access_token"]), 204
+    assert await asker.world.probe(token) == 200
+    if polls:
+        async with deployment.transaction() as transaction:
+            changed = replace(told.client, metadata={**told.client.metadata, DELIVERY: "poll"})
+            assert await clients.update_client(transaction, changed)
+    with asker.world.clock_ahead(61):
+        assert await tell_clients(deployment) == (not polls)
+    assert await asker.world.probe(token) == (401 if polls else 200)
 
 
 @pytest.mark.parametrize("first", ["lost", "killed", 500, 504, 503, 499])
