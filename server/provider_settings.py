@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from providers.definitions.enterprise import IdJag
 from providers.definitions.file_errors import reason_of
+from providers.definitions.method_overrides import HostPattern
 from providers.definitions.unruled_calls import UnruledCalls
 from providers.outbound.addresses import AddressPolicy, private_network
 
@@ -101,6 +102,9 @@ class ProviderSettings(Section):
     revoke_url: str | None = Field(default=None, description="Replaces `hosts.revoke_url`")
     userinfo_url: str | None = Field(default=None, description="Replaces the `[identity]` address")
     apis: Mapping[str, str] = Field(default_factory=dict[str, str], description="Base URLs by key; replaces `[apis]`")
+    downloads: tuple[HostPattern, ...] | None = Field(
+        default=None, description="Hosts that the API redirects downloads to; replaces `downloads` of `[proxied]`"
+    )
     id_jag: IdJag | None = Field(
         default=None, description="Replaces `id_jag` of `[enterprise]`: `audience`, `resource`, `scopes`"
     )

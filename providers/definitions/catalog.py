@@ -95,6 +95,7 @@ class ProviderOverrides:
     unruled_calls: UnruledCalls = "refuse"  # what happens to a call that no request rule judges
     id_jag: IdJag | None = None  # instead of the file's
     regions: frozenset[str] = frozenset()  # the only regions in which accounts are used
+    downloads: frozenset[str] | None = None  # instead of the file's
 
 
 class Catalog:
@@ -461,6 +462,8 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         )
     if settings.id_jag is not None:
         changes["enterprise"] = provider.enterprise.model_copy(update={"id_jag": settings.id_jag})
+    if settings.downloads is not None:
+        changes["proxied"] = provider.proxied.model_copy(update={"downloads": settings.downloads})
     changed = Provider.model_validate({**{n: getattr(provider, n) for n in provider.model_fields_set}, **changes})
     for line in address_problems(changed, reach=settings.reach):
         raise ProviderFileRefused(f"providers.{provider.name}: {line}")

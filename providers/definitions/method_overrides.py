@@ -16,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)]  # RFC 6749 §3.3
 QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$@][A-Za-z0-9_.$\[\]-]*$", max_length=80)]
+# `files.example`, `files.example:8443`, or `*.files.example` for all names below it, but never for a top-level domain.
+HostPattern = Annotated[
+    str, StringConstraints(pattern=r"^(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)+(:[0-9]{1,5})?$", max_length=200)
+]
 
 
 # Many API frameworks take the method from one of these parameters or headers, so they are refused everywhere.

@@ -25,7 +25,7 @@ from providers.definitions.grant_facts import (
     Title,
 )
 from providers.definitions.member_masks import RULE_PATH, MaskedMembers
-from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName, ScopeName
+from providers.definitions.method_overrides import FilePart, HostPattern, Key, Overrides, QueryName, ScopeName
 from providers.definitions.paths import fold, pattern_of
 from providers.definitions.sureness import Fact, Source, read_on, tally
 from providers.definitions.token_facts import Expiry, Git, LongLived, Params, Renames, TokenShape
@@ -102,6 +102,8 @@ class ProxyAllowances(FilePart):
     )
     # The query parameter that opens an upload session without a credential; clients see it only sealed.
     upload_session: QueryName | None = None
+    # Hosts of addresses that work without a credential. A GET that is redirected there gets what is there.
+    downloads: frozenset[HostPattern] = frozenset()
 
     @cached_property
     def longest_paths(self) -> tuple[tuple[str, str], ...]:

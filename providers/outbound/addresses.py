@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -162,6 +163,21 @@ def url_problem(url: str, policy: AddressPolicy) -> str | None:
     if parsed.scheme == "https" or (parsed.scheme == "http" and policy.allow_loopback and is_loopback_host(host)):
         return None
     return "not https"
+
+
+def matching_host(url: str, hosts: Iterable[str]) -> str | None:
+    """The one of these hosts that this URL is at; None if it is at another one.
+
+    `*.files.example` matches all names below it. A host without a port is meant with the scheme's own port.
+    """
+    try:
+        parsed = URL(url, encoded=True)
+        place = (parsed.raw_host or "").lower()
+        if not parsed.is_default_port():
+            place = f"{place}:{parsed.port}"
+    except ValueError:
+        return None
+    return next((one for one in sorted(hosts) if place == one or (one[:2] == "*." and place.endswith(one[1:]))), None)
 
 
 @lru_cache(maxsize=1024)

@@ -26,6 +26,7 @@ from server.http import answers
 from server.http.answers import SANDBOXED, send_whole
 from server.proxy import refusals
 from server.proxy.call import ProxiedCall, ProxyRequest
+from server.proxy.downloads import REDIRECTS
 from server.proxy.wire import DECODED, response_headers
 
 if TYPE_CHECKING:
@@ -33,15 +34,6 @@ if TYPE_CHECKING:
 
 SMALL: Final = 65536  # bytes; a body up to this size is read at once
 _WATCH_AFTER: Final = 1024 * 1024  # bytes of an answer after which we check whether the client still reads
-_REDIRECTS: Final = frozenset(
-    {
-        HTTPStatus.MOVED_PERMANENTLY,
-        HTTPStatus.FOUND,
-        HTTPStatus.SEE_OTHER,
-        HTTPStatus.TEMPORARY_REDIRECT,
-        HTTPStatus.PERMANENT_REDIRECT,
-    }
-)
 
 
 async def read_small(answer: StreamedAnswer) -> bytes | None:
@@ -71,27 +63,36 @@ def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | No
 
 
 async def hand_on(
-    incoming: ProxyRequest, call: ProxiedCall, answer: StreamedAnswer, *, body: bytes | None, secrets: Sequence[bytes]
+    incoming: ProxyRequest,
+    call: ProxiedCall,
+    answer: StreamedAnswer,
+    *,
+    body: bytes | None,
+    secrets: Sequence[bytes],
+    is_file: bool = False,
 ) -> None:
-    """Send this answer to the client. Raises ProxyRefused, before the first byte, if it must not be passed on."""
+    """Send this answer to the client. Raises ProxyRefused, before the first byte, if it must not be passed on.
+
+    `is_file`: it comes from a host of downloads, so what it contains isn't the API's.
+    """
     fields = {name.lower(): value for name, value in answer.headers}
     encodings = [value.strip().lower() for name, value in answer.headers if name.lower() == "content-encoding"]
     if answer.status < 200 or len(encodings) > 1 or not DECODED.issuperset(encodings):
         raise refusals.answer_unreadable(call.provider)
     place, session = None, call.session
-    if "location" in fields:
+    if "location" in fields and not is_file:
         place, session = _location(call, fields["location"], status=answer.status)
     secrets = [*secrets, *needles(session)] if session else secrets
     masker = replacer = Replacer(secrets)
     headers = response_headers(answer.headers, masker)
-    if call.provider.proxied.links and (links := dict(call.links)):
+    if not is_file and call.provider.proxied.links and (links := dict(call.links)):
         linker = Replacer(secrets, links)
         headers = [(name, linker.whole(value) if name == b"link" else value) for name, value in headers]
         if "json" in fields.get("content-type", ""):
             replacer = linker
     if place is not None:
         headers.append((b"location", masker.whole(place)))
-    members = _member_mask(incoming, call, fields.get("content-type", ""), headers)
+    members = None if is_file else _member_mask(incoming, call, fields.get("content-type", ""), headers)
     headers += [*SANDBOXED, *incoming.cors]
     incoming.status = answer.status
     incoming.is_answering = True
@@ -181,9 +182,9 @@ def _location(call: ProxiedCall, location: str, *, status: int) -> tuple[bytes |
         closed = call.sessions.close(replace(call.target, path=path), query)
         if closed is not None:
             below, session = f"{path}?{closed.query}", closed.session
-        if status in _REDIRECTS or not query or closed is not None:
+        if status in REDIRECTS or not query or closed is not None:
             return f"{here}{below}".encode("latin-1", "replace"), session
-    if status in _REDIRECTS:
+    if status in REDIRECTS:
         raise refusals.redirect_refused(call.provider)
     return None, call.session
 

@@ -14,6 +14,7 @@ from providers.api.rules import Payload, judged_method
 from providers.credentials.placement import CredentialMismatch, provider_of_account
 from providers.definitions.model import Provider, Rule
 from server.proxy import refusals
+from server.proxy.downloads import Download
 from server.proxy.upload_sessions import UploadSessions
 from server.proxy.wire import Target
 from vault.exchange.exchange import UpstreamToken
@@ -40,6 +41,7 @@ class ProxyRequest:
     sent: int = 0  # bytes of the request's body
     received: int = 0  # of the answer's
     members: MemberMask | None = None  # what masks members of the answer
+    download: Download | None = None  # where the answer redirected to
     broken: Exception | None = None  # why the request's body ended early
     large_of: tuple[str, str] | None = None  # who occupies a slot of `large_bodies` for the body
     ending: ExitStack = field(default_factory=ExitStack)  # what ends with the call

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -35,6 +35,7 @@ from server.oauth.rules import OAuthError
 from server.proxy import refusals
 from server.proxy.answers import SMALL, hand_on, is_unauthorized, read_small
 from server.proxy.call import OpenedToken, ProxiedCall, ProxyRequest
+from server.proxy.downloads import Download, find_download
 from server.proxy.large_bodies import LARGE, LargeBodies
 from server.proxy.upload_sessions import UploadSessions
 from server.proxy.wire import (
@@ -403,11 +404,16 @@ class Proxy:
         call = call.at_account(chosen.value)
         for is_last in (False, True):
             async with self._deployment.http.open(self._request(incoming, call, chosen.value)) as answer:
+                incoming.download = find_download(call.provider, answer, called=call.url, method=incoming.method)
                 body = await read_small(answer)
                 # a region that isn't turned on for the account knows no keys
-                if not chosen.is_usual or not is_unauthorized(call.provider, answer, body):
+                is_rejected = chosen.is_usual and is_unauthorized(call.provider, answer, body)
+                if not is_rejected and incoming.download is None:
                     await hand_on(incoming, call, answer, body=body, secrets=opening.needles)
                     return
+            if incoming.download is not None:
+                await self._download(incoming, call, incoming.download, secrets=opening.needles)
+                return
             if is_last:
                 break
             opening = await self._exchange(incoming, call, standing, spoiled=opening.token.generation)
@@ -415,6 +421,28 @@ class Proxy:
             if call.body is None:
                 raise refusals.token_renewed(call.provider)
         raise refusals.upstream_unauthorized(call.provider)
+
+    async def _download(
+        self, incoming: ProxyRequest, call: ProxiedCall, download: Download, *, secrets: Sequence[bytes]
+    ) -> None:
+        """Answer with the file at this address, which is requested without the credential."""
+        request = OutboundRequest(
+            method="GET",
+            url=download.url,
+            headers={name: value for name, value in call.headers.items() if name == "user-agent"},
+            timeout=self._settings.deadline + _LATER,
+            max_bytes=self._settings.answer_limit,
+            policy=call.provider.registration.reach,
+            peer=f"{call.provider.name}.downloads",
+            account=call.target.connection_id,
+            share=_SHARE,
+            is_foreign=True,
+        )
+        async with self._deployment.http.open(request) as answer:
+            if answer.status != HTTPStatus.OK:
+                raise refusals.download_failed(call.provider, answer.status)
+            body = await read_small(answer)
+            await hand_on(incoming, call, answer, body=body, secrets=[*secrets, *download.secrets], is_file=True)
 
     async def _exchange(
         self, incoming: ProxyRequest, call: ProxiedCall, standing: HandleState, *, spoiled: int | None = None
@@ -515,6 +543,8 @@ class Proxy:
             details["code"] = code
         if incoming.members is not None and incoming.members.found:
             details["masked"] = sorted(incoming.members.found)
+        if incoming.download is not None:
+            details["download"] = incoming.download.host
         if token is not None:
             details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
         outcome = "ok" if code is None else "failed" if code in refusals.FAILURES else "refused"

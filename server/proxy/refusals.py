@@ -275,6 +275,15 @@ def answer_unreadable(provider: Provider) -> ProxyRefused:
     return ProxyRefused("answer_unreadable", f"{provider.title} answered in an encoding that wasn't requested.")
 
 
+def download_failed(provider: Provider, status: int) -> ProxyRefused:
+    """The address that the provider redirected to didn't answer with the file; its text could repeat the address."""
+    return ProxyRefused(
+        "upstream_unavailable",
+        f"{provider.title} redirected to a download, which answered with status {status}. Nothing was changed; try "
+        "again later.",
+    )
+
+
 def redirect_refused(provider: Provider) -> ProxyRefused:
     """A redirect to another host: a client that follows it might send the handle along."""
     return ProxyRefused("redirect_refused", f"{provider.title} answered with a redirect to another address.")

@@ -135,5 +135,6 @@ def _overrides(name: str, registered: ProviderSettings, settings: Settings) -> P
         unruled_calls=registered.unruled_calls,
         id_jag=registered.id_jag,
         regions=frozenset(registered.regions),
+        downloads=None if registered.downloads is None else frozenset(registered.downloads),
         reach=registered.reach(name, allow_loopback=settings.sandbox.loopback_upstreams),
     )

@@ -72,6 +72,8 @@ def parameters(document: Mapping[str, object]) -> Iterator[str]:
     """Lines such as `POST /repos/{}/{}/issues ? : body title`: query and body, per operation with a rule."""
     known = {re.sub(r"[{][^}]*[}]", "{}", path): about for path, about in document["paths"].items()}
     for rule in tomllib.loads(RULES.read_text(encoding="utf-8"))["rules"]:
+        if rule["api"] != "rest":
+            continue  # git's own protocol
         path = rule["path"].replace("{+}", "{}").replace("/.github/workflows", "")
         methods = [rule["method"]] if isinstance(rule["method"], str) else rule["method"]
         for method in methods:

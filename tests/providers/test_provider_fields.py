@@ -116,6 +116,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("revoke.probe.url", "okta", "revoke.probe.url", "http://acme.okta.com/oauth2/v1/introspect"),
     ("proxied.paths", "github", "proxied.paths", {"/v1": "nothing"}),
     ("proxied.upload_session", "github", "proxied.upload_session", "upload id"),
+    ("proxied.downloads", "github", "proxied.downloads", ["*.com"]),
     ("errors.by_status", "notion", "errors.by_status", {"403 Forbidden": "restricted_resource"}),
     ("unruled.unsafe_reads", "slack", "unruled.unsafe_reads", ["no path"]),
     ("unruled.closed", "instagram", "unruled.closed", ["access_token"]),
