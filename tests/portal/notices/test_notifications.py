@@ -352,6 +352,10 @@ def at(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=BERLIN).timestamp())
 
 
+def instant(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp())
+
+
 @pytest.mark.parametrize(
     ("how", "now", "expected"),
     [
@@ -369,6 +373,56 @@ def test_quiet_hours_and_the_daily_summary_follow_the_clock_of_the_person(how: s
     assert datetime.fromtimestamp(due_at(settings, how, at(now)), BERLIN) == datetime.fromtimestamp(
         at(expected), BERLIN
     )
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        # Clocks go from 03:00 back to 02:00 at 01:00 UTC on 25 October.
+        ("2026-10-24T23:00Z", "2026-10-25T00:30Z"),
+        ("2026-10-25T00:30Z", "2026-10-25T00:30Z"),  # 02:30 the first time
+        ("2026-10-25T00:31Z", "2026-10-26T01:30Z"),
+        ("2026-10-25T01:10Z", "2026-10-26T01:30Z"),  # 02:10 the second time
+        ("2026-10-25T01:30Z", "2026-10-26T01:30Z"),  # 02:30 the second time
+        ("2026-10-25T01:31Z", "2026-10-26T01:30Z"),
+        # Clocks go from 02:00 to 03:00 at 01:00 UTC on 29 March, so nothing shows 02:30.
+        ("2026-03-28T12:00Z", "2026-03-29T01:30Z"),
+        ("2026-03-29T00:59Z", "2026-03-29T01:30Z"),
+        ("2026-03-29T01:00Z", "2026-03-29T01:30Z"),
+        ("2026-03-29T01:31Z", "2026-03-30T00:30Z"),
+    ],
+)
+def test_the_daily_summary_comes_once_on_the_days_on_which_clocks_change(now: str, expected: str) -> None:
+    settings = NoticeSettings(zone="Europe/Berlin", digest_at=2 * 60 + 30)
+    assert datetime.fromtimestamp(due_at(settings, "daily", instant(now)), UTC) == datetime.fromisoformat(expected)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "America/Havana", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("minute", [0, 30, 60, 90, 105, 120, 150, 180])
+def test_each_day_of_a_year_has_one_summary(zone: str, minute: int) -> None:
+    settings = NoticeSettings(zone=zone, digest_at=minute)
+    begin, end = instant("2026-01-01T12:00Z"), instant("2027-01-01T12:00Z")
+    found = {due_at(settings, "daily", now) for now in range(begin, end, 900)}
+    days = [datetime.fromtimestamp(one, ZoneInfo(zone)).date() for one in sorted(found)]
+    assert len(days) == len(set(days)) in {365, 366}
+    assert (days[-1] - days[0]).days == len(days) - 1
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ("2026-10-25T00:10Z", "2026-10-25T00:30Z"),  # 02:10 the first time
+        ("2026-10-25T00:40Z", "2026-10-25T00:40Z"),
+        ("2026-10-25T01:10Z", "2026-10-25T01:30Z"),  # 02:10 the second time: quiet until the clock shows 02:30 again
+        ("2026-10-25T01:40Z", "2026-10-25T01:40Z"),
+        ("2026-03-28T23:10Z", "2026-03-28T23:10Z"),
+        ("2026-03-29T01:00Z", "2026-03-29T01:00Z"),  # 03:00, and nothing shows 02:00 or 02:30
+    ],
+)
+def test_quiet_hours_end_each_time_that_the_clock_shows_their_end(now: str, expected: str) -> None:
+    settings = NoticeSettings(zone="Europe/Berlin", quiet=(2 * 60, 2 * 60 + 30))
+    found = due_at(settings, "at_once", instant(now))
+    assert datetime.fromtimestamp(found, UTC) == datetime.fromisoformat(expected)
 
 
 def test_a_digest_within_the_quiet_hours_waits_for_their_end() -> None:
