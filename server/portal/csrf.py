@@ -12,6 +12,7 @@ from typing import Final
 from starlette.requests import Request
 
 FIELD: Final = "form_token"
+PAGE: Final = "form_page"  # the address of the page that has the form
 
 
 def form_token(key: bytes, browser_secret: str, *, action: str) -> str:

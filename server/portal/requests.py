@@ -41,6 +41,10 @@ _RETURN_PAGES: Final = frozenset(
     {"", "consent", "connect", "device", "connections", "agents", "approvals", "activity", "account", "first-run"}
     | {"administration", "notifications", "access-requests"}
 )
+# Query parameters that say what a page shows, without those that report what was just done.
+_SHOWN: Final = frozenset(
+    {"request", "provider", "account", "agent", "client", "company", "group", "person", "find", "show"}
+)
 logger = logging.getLogger("token_vault.portal")
 
 
@@ -55,6 +59,7 @@ class Visit:
     user: User | None = None
     form: Form = field(default_factory=Form)
     needs: Needs = field(default_factory=Needs)
+    is_own: bool = False  # a page for the signed-in person
 
     def query(self, name: str) -> str:
         """A query parameter; empty when absent, refused when repeated."""
@@ -64,9 +69,19 @@ class Visit:
         return values[0] if values else ""
 
     def token_field(self, action: str) -> Markup:
-        """The hidden field for a form that posts to `action`."""
+        """The hidden fields for a form that posts to `action`: what makes it valid, and where a signed-in person is."""
         token = csrf.form_token(self.deployment.keys.subkey("csrf"), self.secret, action=unquote(action))
-        return Markup('<input type="hidden" name="{}" value="{}">').format(csrf.FIELD, token)
+        fields = {csrf.FIELD: token} | ({csrf.PAGE: self._place} if self.is_own else {})
+        hidden = Markup('<input type="hidden" name="{}" value="{}">')
+        return Markup("").join(hidden.format(name, value) for name, value in fields.items())
+
+    @property
+    def _place(self) -> str:
+        """The address of this page, with what it shows; after a form, that of the page that had it."""
+        if self.request.method == "POST":
+            return safe_return(self.form.one(csrf.PAGE))
+        query = [(name, value) for name, value in self.request.query_params.multi_items() if name in _SHOWN]
+        return safe_return(self.request.url.path + ("?" + urlencode(query, quote_via=quote) if query else ""))
 
     def page(
         self, template: str, context: dict[str, object], *, status: int = 200, form_targets: Iterable[str] = ()
@@ -125,24 +140,35 @@ def safe_return(wanted: str) -> str:
     return wanted if first in _RETURN_PAGES else "/"
 
 
-def sign_in_path(return_to: str, *, is_again: bool = False) -> str:
-    """The sign-in page that leads back to a page of ours; `is_again` also asks a signed-in person."""
+def sign_in_path(return_to: str, *, is_again: bool = False, lost: str = "") -> str:
+    """The sign-in page that leads back to a page of ours; `is_again` also asks a signed-in person.
+
+    `lost`: a form of theirs came too late, so the page says so: `unread`, or `unfinished`.
+    """
     query = {"return_to": safe_return(return_to)} | ({"again": "1"} if is_again else {})
+    query |= {"lost": lost} if lost else {}
     return "/sign-in?" + urlencode(query, quote_via=quote)
 
 
 def open_route(
-    deployment: Deployment, path: str, *, get: Page | None = None, post: Page | None = None, is_presence: bool = True
+    deployment: Deployment,
+    path: str,
+    *,
+    get: Page | None = None,
+    post: Page | None = None,
+    is_presence: bool = True,
+    is_own: bool = False,
 ) -> Route:
-    """A page that people reach before they are signed in. `is_presence`: asking for it keeps a session from resting."""
+    """A page that people reach before they are signed in. `is_presence`: asking for it keeps a session from resting.
+    `is_own`: see `own_route`.
+    """
 
     pages_by_method = {method: page for method, page in (("GET", get), ("POST", post)) if page is not None}
 
     async def endpoint(request: Request) -> Response:
         # HEAD comes with GET: the framework adds it and drops the body.
-        return await _answer(
-            deployment, request, pages_by_method["POST" if request.method == "POST" else "GET"], is_presence
-        )
+        page = pages_by_method["POST" if request.method == "POST" else "GET"]
+        return await _answer(deployment, request, page, is_presence=is_presence, is_own=is_own)
 
     return Route(path, endpoint, methods=list(pages_by_method))
 
@@ -162,6 +188,7 @@ def own_route(
         get=None if get is None else _signed_in(get),
         post=None if post is None else _signed_in(post),
         is_presence=is_presence,
+        is_own=True,
     )
 
 
@@ -171,30 +198,34 @@ def _signed_in(page: OwnPage) -> Page:
         if visit.session is None or visit.user is None:
             return _sign_in_first(visit.request)
         deployment = visit.deployment.for_caller(SessionCaller(visit.deployment, visit.session))
-        known = replace(visit, deployment=deployment, needs=await read_needs(deployment, visit.user))
+        needs = await read_needs(deployment, visit.user)
+        known = replace(visit, deployment=deployment, needs=needs, is_own=True)
         return await page(OwnVisit(known, visit.session, visit.user))
 
     return check_and_answer
 
 
-def _sign_in_first(request: Request) -> Response:
+def _sign_in_first(request: Request, visit: Visit | None = None) -> Response:
+    """The sign-in page, which leads back to the page, or to the one that had the form."""
+    if request.method != "GET":
+        lost = "unread" if visit is None else "unfinished"
+        return pages.go(sign_in_path(getattr(request.state, csrf.PAGE, "/"), lost=lost))
     url = request.url
-    wanted = url.path + (f"?{url.query}" if url.query else "")
-    return pages.go(sign_in_path(wanted if request.method == "GET" else "/"))
+    return pages.go(sign_in_path(url.path + (f"?{url.query}" if url.query else "")))
 
 
-async def _answer(deployment: Deployment, request: Request, page: Page, is_presence: bool) -> Response:
+async def _answer(deployment: Deployment, request: Request, page: Page, *, is_presence: bool, is_own: bool) -> Response:
     elsewhere = _own_address(deployment, request)
     if elsewhere is not None:
         return pages.go(elsewhere)
     visit: Visit | None = None
     with use_language(pages.language_of(request)):
         try:
-            visit = await _visit(deployment, request, is_presence=is_presence)
+            visit = await _visit(deployment, request, is_presence=is_presence, is_own=is_own)
             _check_address(request)
             return await page(visit)
         except SessionEnded:
-            return _sign_in_first(request)
+            return _sign_in_first(request, visit)
         except VaultError as refusal:
             return _refusal(request, visit, refusal)
 
@@ -216,7 +247,8 @@ def _own_address(deployment: Deployment, request: Request) -> str | None:
     return deployment.url(quote(request.scope["path"], safe="/:@!$&'()*+,;=~-._%") + query)
 
 
-async def _visit(deployment: Deployment, request: Request, *, is_presence: bool) -> Visit:
+async def _visit(deployment: Deployment, request: Request, *, is_presence: bool, is_own: bool) -> Visit:
+    """Raises SessionEnded if a form for a signed-in person arrives without a session."""
     found = await password.current_session(deployment, request, touches=is_presence)
     if found is None:
         secret = password.read_cookie(deployment, request, "browser")
@@ -227,9 +259,13 @@ async def _visit(deployment: Deployment, request: Request, *, is_presence: bool)
     if request.method != "POST":
         return visit
     form = await read_form(request)
+    setattr(request.state, csrf.PAGE, form.one(csrf.PAGE))
     if visit.session is not None:
         visit = await _still_signed_in(visit)
-    _check_form(visit, form)
+    _check_origin(visit)
+    if visit.session is None and is_own and form.one(csrf.PAGE):  # a script's request has no page
+        raise SessionEnded
+    _check_token(visit, form)
     return replace(visit, form=form)
 
 
@@ -244,13 +280,16 @@ async def _still_signed_in(visit: Visit) -> Visit:
     return replace(visit, session=found[0], user=await roles.with_groups(visit.deployment, found[1]))
 
 
-def _check_form(visit: Visit, form: Form) -> None:
+def _check_origin(visit: Visit) -> None:
     if not csrf.is_from_own_page(visit.request, public_url=visit.deployment.public_url):
         raise PageRefused(
             "foreign_form",
             kind="forbidden",
             detail="foreign origin",
         )
+
+
+def _check_token(visit: Visit, form: Form) -> None:
     key, action = visit.deployment.keys.subkey("csrf"), visit.request.scope["path"]
     if not csrf.is_own_token(key, visit.secret, action=action, sent=form.one(csrf.FIELD)):
         raise PageRefused(

@@ -42,18 +42,29 @@ async def show(visit: Visit) -> Response:
     if not visit.deployment.settings.sign_in.openid and not await password.has_admin(visit.deployment):
         return pages.go("/first-run")
     needs_passkey = visit.user is not None and visit.query("need") == "passkey"
-    return await _form(visit, return_to=return_to, needs_passkey=needs_passkey)
+    lost = {"unread": text("sign_in.form_unread"), "unfinished": text("sign_in.form_unfinished")}
+    return await _form(visit, return_to=return_to, needs_passkey=needs_passkey, lost=lost.get(visit.query("lost"), ""))
 
 
 async def _form(
-    visit: Visit, *, return_to: str, name: str = "", needs_passkey: bool = False, error: str = "", status: int = 200
+    visit: Visit,
+    *,
+    return_to: str,
+    name: str = "",
+    needs_passkey: bool = False,
+    lost: str = "",
+    error: str = "",
+    status: int = 200,
 ) -> Response:
-    """The page. `needs_passkey`: a signed-in person confirms something, and a password is not enough."""
+    """The page. `needs_passkey`: a signed-in person confirms something, and a password is not enough. `lost`: what
+    became of the form after which the person comes here.
+    """
     settings = visit.deployment.settings
     context: dict[str, object] = {
         "return_to": return_to,
         "is_again": visit.user is not None,
         "name": name,
+        "lost": lost,
         "error": error,
         "needs_passkey": needs_passkey,
         "has_password": settings.sign_in.local and not needs_passkey,

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
+import httpx2
 import pytest
 
 import server
@@ -14,6 +15,7 @@ from server.administration import access_requests, groups, people
 from server.administration.access_requests import AccessAnswer, AccessInput
 from server.administration.actor import Actor
 from server.oauth import authorize
+from server.portal import csrf
 from server.sign_in import password
 from server.sign_in.callers import SessionCaller, SessionEnded
 from server.signals import effects
@@ -21,18 +23,19 @@ from tests.conftest import Store
 from tests.support.harness import PASSWORD
 from tests.support.inspection import session_of, until_waiting
 from tests.support.network.held_requests import held_form
-from tests.support.person import Person
+from tests.support.person import Person, forms_of
 from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import users
 from vault.approvals import access_requests as stored
 from vault.approvals.access_requests import AccessState
+from vault.notices import channels
 from vault.records import TENANT, TicketPurpose, User
 from vault.sign_in import sessions
 
 End = Callable[[Room, User, Person], Awaitable[object]]
 SERVER = Path(server.__file__).parent
 NEW = "another password that is long enough"
-ADMINS = "select id from users where tenant = :tenant and is_admin = 1"  # in the order of `hold_admins`
+ADMINS = "select id from users where tenant = :tenant and is_admin = 1 order by id"  # as `hold_admins`
 CODES = "select ticket_hash from tickets where purpose = :purpose and user_id = :user and consumed_at is null"
 
 
@@ -87,6 +90,18 @@ async def do_nothing(_room: Room, _user: User, _person: Person) -> None:
 ENDS: tuple[End, ...] = (change_password, sign_out, sign_out_elsewhere, disable, delete, signal)
 
 
+async def post(
+    person: Person, page: httpx2.Response, answers: dict[str, str | list[str] | None], *, form: int | str
+) -> httpx2.Response:
+    """Send a form without following where it leads."""
+    forms = forms_of(page.text)
+    found = forms[form] if isinstance(form, int) else next(one for one in forms if form in one.action)
+    data: dict[str, list[str]] = {}
+    for name, value in found.fill_in(answers):
+        data.setdefault(name, []).append(value)
+    return await person.http.post(found.action, data=data, headers={"Origin": person.origin})
+
+
 async def codes_of(room: Room, user: User) -> int:
     found = await room.deployment.database.fetch(CODES, {"purpose": TicketPurpose.CODE.value, "user": user.id})
     return len(found)
@@ -119,6 +134,115 @@ async def test_an_administrators_form_after_the_end_of_its_session_adds_no_one(r
     assert answer.status_code == 303, answer.text
     added = await users.find_user(room.deployment.database, "mallory")
     assert (added is not None) is (end is do_nothing)
+
+
+UNREAD, UNFINISHED = "before your form arrived, so nothing was done", "and check what was done"
+
+
+async def zone_of(room: Room, user: User) -> str:
+    return (await channels.get_settings(room.deployment.database, user.id)).zone
+
+
+async def return_to(room: Room, user: User, person: Person, answer: httpx2.Response, *, told: str) -> httpx2.Response:
+    """Go where a form that came too late leads, sign in there, and return the page that follows."""
+    assert answer.status_code == 303, answer.text
+    page = await person.open(answer.headers["location"])
+    assert page.url.path == "/sign-in"
+    assert told in page.text
+    return await person.sign_in(user.name, PASSWORD, page=page)
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_a_form_that_arrives_after_its_session_says_so_and_leads_back_to_its_page(
+    room: Room, is_held: bool
+) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await person.open("/notifications?done=saved")
+    answers: dict[str, str | list[str] | None] = {"zone": "Asia/Tokyo"}
+    if is_held:
+        async with held_form(person, page, answers, form=-1) as held:
+            await sign_out(room, user, person)
+            answer = await held.finish()
+    else:
+        await sign_out(room, user, person)
+        answer = await post(person, page, answers, form=-1)
+    back = await return_to(room, user, person, answer, told=UNREAD)
+    assert (back.url.path, back.url.query) == ("/notifications", b"")  # not `done`, since nothing was saved
+    assert await zone_of(room, user) != "Asia/Tokyo"
+    await person.submit(back, answers, form=-1)  # the twin
+    assert await zone_of(room, user) == "Asia/Tokyo"
+
+
+async def test_a_form_whose_session_ends_while_it_is_processed_says_so(room: Room, store: Store) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await person.open("/notifications")
+    session = await session_of(room.deployment, person)
+    async with room.deployment.transaction() as ending:
+        await users.hold_user(ending, user.id)
+        await sessions.end_session(ending, session.token_hash, now=room.deployment.now())
+        posting = asyncio.ensure_future(post(person, page, {"zone": "Asia/Tokyo"}, form=-1))
+        await until_waiting(ending, number=1, is_sqlite=store.is_sqlite, unless=posting)
+    back = await return_to(room, user, person, await posting, told=UNFINISHED)
+    assert back.url.path == "/notifications"
+    assert await zone_of(room, user) != "Asia/Tokyo"
+
+
+async def test_a_consent_that_comes_too_late_leads_back_to_its_request(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await person.open(room.authorize_path(await room.agent()))
+    async with held_form(person, page, form="/consent", button=("decision", "allow")) as held:
+        await sign_out(room, user, person)
+        answer = await held.finish()
+    back = await return_to(room, user, person, answer, told=UNREAD)
+    assert back.url == page.url
+    given = await person.submit(back, form="/consent", button=("decision", "allow"))
+    assert "code=" in given.headers["location"]
+    assert await codes_of(room, user) == 1
+
+
+async def test_a_refused_form_leads_back_to_the_page_that_had_it(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await person.open("/account/password")
+    answers: dict[str, str | list[str] | None] = {"current": PASSWORD, "password": "short", "password_again": "short"}
+    refused = await person.submit(page, answers, form="/account/password")
+    await sign_out(room, user, person)
+    back = await return_to(
+        room, user, person, await post(person, refused, answers, form="/account/password"), told=UNREAD
+    )
+    assert back.url.path == "/account/password"
+
+
+@pytest.mark.parametrize(
+    "wanted", ["https://evil.example/", "//evil.example", "/sign-in/local?ticket=x", "/connect/../../x"]
+)
+async def test_a_form_that_comes_too_late_leads_to_no_other_place(room: Room, wanted: str) -> None:
+    person = await room.browser()
+    headers = {"Origin": room.url}
+    answer = await person.http.post("/notifications", data={csrf.PAGE: wanted}, headers=headers)
+    assert query_of(answer.headers["location"])["return_to"] == "/"
+    own = await person.http.post("/notifications", data={csrf.PAGE: "/agents"}, headers=headers)
+    assert query_of(own.headers["location"])["return_to"] == "/agents"
+    foreign = await person.http.post(
+        "/notifications", data={csrf.PAGE: "/agents"}, headers={"Origin": "https://evil.example"}
+    )
+    assert foreign.status_code == 403
+    of_script = await person.http.post("/notifications", data={"language": "de"}, headers=headers)
+    assert of_script.status_code == 403
+
+
+async def test_only_a_page_for_a_signed_in_person_says_in_its_forms_where_it_is(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    own = await person.http.get("/connections?find=x&code=canary&state=canary&done=saved")
+    assert f'name="{csrf.PAGE}" value="/connections?find=x"' in own.text
+    assert "canary" not in own.text
+    refused = await person.http.get("/connect/callback/slack?code=canary&state=x")
+    assert "/sign-out" in refused.text
+    assert csrf.PAGE not in refused.text
+    assert csrf.PAGE not in (await (await room.browser()).open("/sign-in?lost=other")).text
 
 
 @pytest.mark.parametrize("end", [change_password, sign_out_elsewhere, disable, delete, signal],

@@ -61,11 +61,12 @@ async def held_form(
     page: httpx2.Response,
     answers: dict[str, str | list[str] | None] | None = None,
     *,
-    form: str,
+    form: int | str,
     button: tuple[str, str] | None = None,
 ) -> AsyncGenerator[HeldRequest]:
     """A form of the page, like `Person.submit`."""
-    chosen = next(one for one in forms_of(page.text) if form in one.action)
+    forms = forms_of(page.text)
+    chosen = forms[form] if isinstance(form, int) else next(one for one in forms if form in one.action)
     data = chosen.fill_in(answers or {}) + ([] if button is None else [button])
     headers = {
         "Origin": person.origin,
