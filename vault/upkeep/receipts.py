@@ -19,7 +19,7 @@ from joserfc import jws
 from joserfc.jwk import RSAKey
 
 from vault.classes.immutable import immutable
-from vault.records import LAST, TENANT
+from vault.records import LAST, TENANT, new_id
 from vault.spans import KEY_USES
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
 from vault.upstream import NotSent, ProbeAnswer, ProbeOutcome, RevokeAnswer, RevokeOutcome, Silent
@@ -144,7 +144,7 @@ def sign(
     claims: dict[str, object] = {
         "iss": issuer,
         "iat": now,
-        "jti": f"{grant.connection_id}.{grant.attempts}",
+        "jti": new_id(),  # a restored backup counts attempts again
         "grant": grant.connection_id,
         "user": grant.user_id,
         "provider": grant.provider,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from server.administration.receipts import verify as check_receipt
 from tests.conftest import KeySettings, Store
 from tests.support.doubles.upstream_double import UpstreamDouble
 from tests.support.rooms.vault_room import Room, google, open_room, second_process, slack
@@ -32,7 +33,8 @@ from vault.storage import postgres
 from vault.storage.database import schema_files
 from vault.storage.schema_shape import expected_shape
 from vault.storage.snapshots import snapshot, tables
-from vault.upstream import RotationMode
+from vault.upkeep import receipts, revocations
+from vault.upstream import ProbeOutcome, RotationMode
 
 HOUR = 3600
 
@@ -180,6 +182,23 @@ async def test_a_connection_that_was_deleted_since_stays_deleted(room: Room) -> 
     found = await connections.get_connection(room.database, connection.id, user_id=connection.user_id)
     assert found is not None
     assert (found.reason, found.has_refresh_token) == ("key_destroyed", False)
+
+
+async def test_two_receipts_of_one_attempt_before_and_after_a_restore_have_their_own_ids(room: Room) -> None:
+    connection = await room.connect()
+    await room.disconnect(connection)
+    path = await backed_up(room)
+    ids: list[object] = []
+    for _ in range(2):
+        room.slack.probe_outcomes.append(ProbeOutcome.SILENT)
+        await revocations.revoke_upstream(room.vault, connection.id)
+        receipt = await receipts.get_receipt(room.database, connection.id)
+        assert receipt is not None
+        claims = check_receipt(receipt.token, await receipts.public_keys(room.database))
+        assert (claims["grant"], claims["attempts"]) == (connection.id, 1)
+        ids.append(claims["jti"])
+        await restore_backup(room, path)
+    assert len(set(ids)) == 2
 
 
 async def test_a_restore_is_written_into_the_activity_and_the_chain_holds(room: Room) -> None:
