@@ -296,10 +296,19 @@ async def hold_user(transaction: Transaction, user_id: str) -> None:
 
 
 async def hold_admins(transaction: Transaction) -> None:
-    """Lock the set of admins until the transaction ends."""
-    await transaction.execute(
-        "update users set is_admin = 1 where tenant = :tenant and is_admin = 1", {"tenant": TENANT}
+    """Lock the set of admins until the transaction ends.
+
+    One after the other: a single statement would lock them in the order in which it happens to find them, and two
+    transactions could wait for each other.
+    """
+    rows = await transaction.fetch(
+        "select id from users where tenant = :tenant and is_admin = 1 order by id", {"tenant": TENANT}
     )
+    for row in rows:
+        await transaction.execute(
+            "update users set is_admin = 1 where tenant = :tenant and id = :id and is_admin = 1",
+            {"tenant": TENANT, "id": text(row, "id")},
+        )
 
 
 async def is_last_admin(transaction: Transaction, user_id: str) -> bool:

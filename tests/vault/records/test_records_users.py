@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.conftest import Store
-from tests.support.inspection import get_grant
+from tests.support.inspection import get_grant, until_waiting
 from tests.support.seeded_grant import (
     LIFETIMES,
     NOW,
@@ -214,6 +214,30 @@ async def test_of_two_admins_who_end_each_other_at_once_one_stays(database: Data
 
     assert sorted(await asyncio.gather(end(one.id, other.id), end(other.id, one.id))) == [False, True]
     assert len(await users.list_admins(database)) == 1
+
+
+async def test_admins_are_locked_in_one_order_wherever_the_database_keeps_their_rows(
+    store: Store, database: Database
+) -> None:
+    async with database.transaction() as transaction:
+        for name in ("one", "other", "third"):
+            await users.create_user(transaction, name, is_admin=True, now=NOW)
+    ids = sorted(one.id for one in await users.list_admins(database))
+    async with database.transaction() as transaction:
+        await users.hold_user(transaction, ids[0])  # PostgreSQL now keeps its row behind the others
+
+    async def hold() -> None:
+        async with database.transaction() as transaction:
+            await users.hold_admins(transaction)
+
+    async with database.transaction() as holding:
+        await users.hold_user(holding, ids[0])
+        waiting = asyncio.ensure_future(hold())
+        await until_waiting(holding, number=1, is_sqlite=store.is_sqlite)
+        async with asyncio.timeout(10):  # nobody else has locked them yet
+            for one in ids[1:]:
+                await users.hold_user(holding, one)
+    await waiting
 
 
 @pytest.mark.parametrize(("begun", "is_ended"), [(NOW - 10, True), (NOW, True), (NOW + 10, False)])

@@ -71,7 +71,6 @@ ALLOWED = {
     ),
     "select id, name, password_hash, is_admin, role, created_at, disabled_at, stopped_at, stopped_by from users where "
     "tenant": "the admins, by an index of them alone",
-    "update users set is_admin = 1 where tenant = :tenant and is_admin = 1": "the admins, by an index of them alone",
     "select id from users where tenant = :tenant and is_admin = 1": "as above",
     "update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and resource": (
         "an operator removes an API"
