@@ -98,10 +98,11 @@ _WRITTEN_AT_ONCE: Final = 2**20  # bytes of a body; a longer one is written in p
 class StreamedAnswer:
     """An answer whose body is still arriving, decoded if its encoding is known. `headers` as received."""
 
-    __slots__ = ("_answer", "_limit", "headers", "status")
+    __slots__ = ("_answer", "_begun", "_limit", "headers", "status")
 
     def __init__(self, answer: aiohttp.ClientResponse, limit: int) -> None:
         self._answer = answer
+        self._begun: list[bytes] = []  # what `read_at_most` read and `chunks` hasn't returned
         self._limit = limit
         self.status = answer.status
         self.headers: Sequence[tuple[str, str]] = tuple(answer.headers.items())
@@ -111,16 +112,36 @@ class StreamedAnswer:
         with READING:
             return await _read(self._answer, self._limit)
 
+    async def read_at_most(self, most: int) -> bytes | None:
+        """The whole body if it has at most this many bytes, decoded; otherwise None, and `chunks` returns it.
+
+        Raises NoAnswer.
+        """
+        size = 0
+        with READING:
+            async for chunk in self._answer.content.iter_any():
+                self._begun.append(chunk)
+                size += len(chunk)
+                if size > most:
+                    return None
+        return b"".join(self._begun)
+
     async def chunks(self) -> AsyncGenerator[bytes]:
         """The body piece by piece. Raises NoAnswer or TooLarge if it doesn't end as it should."""
         size = 0
         with READING:
-            async for chunk in self._answer.content.iter_any():
+            async for chunk in self._pieces():
                 size += len(chunk)
                 if size > self._limit:
                     self._answer.close()
                     raise TooLarge("answer too large")
                 yield chunk
+
+    async def _pieces(self) -> AsyncGenerator[bytes]:
+        while self._begun:
+            yield self._begun.pop(0)
+        async for chunk in self._answer.content.iter_any():
+            yield chunk
 
 
 def _results(host: str, port: int, addresses: Sequence[str]) -> list[ResolveResult]:

@@ -37,11 +37,14 @@ _WATCH_AFTER: Final = 1024 * 1024  # bytes of an answer after which we check whe
 
 
 async def read_small(answer: StreamedAnswer) -> bytes | None:
-    """The whole body of a short answer; None for one that streams."""
+    """The whole body of a short answer; None for one that streams, also because it unpacks to a long one."""
     if answer.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
         return b""
-    length = next((value for name, value in answer.headers if name.lower() == "content-length"), "")
-    return await answer.read() if length.isdigit() and int(length) <= SMALL else None
+    fields = {name.lower(): value for name, value in answer.headers}
+    length = fields.get("content-length", "")
+    if not length.isdigit() or int(length) > SMALL:
+        return None
+    return await answer.read_at_most(SMALL) if "content-encoding" in fields else await answer.read()
 
 
 def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | None) -> bool:

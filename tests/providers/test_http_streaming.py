@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import tracemalloc
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -54,6 +56,37 @@ async def test_a_streamed_answer_ends_at_the_limit(size: int) -> None:
             async with http.open(request) as answer:
                 async for _ in answer.chunks():
                     pass
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 1001, 3_000_000])
+async def test_a_compressed_answer_is_read_whole_up_to_a_size_and_otherwise_left_to_be_streamed(size: int) -> None:
+    content = bytes(size)
+    packed = Reply(body=gzip.compress(content), headers={"Content-Encoding": "gzip"})
+    async with Outbound(LOOPBACK) as http, scripted_server(lambda _: packed) as server:
+        async with http.open(OutboundRequest("GET", server.url, max_bytes=3_000_000)) as answer:
+            assert await answer.read_at_most(1000) == (content if size <= 1000 else None)
+            assert b"".join([chunk async for chunk in answer.chunks()]) == content
+        if size > 1:
+            with pytest.raises(TooLarge):
+                async with http.open(OutboundRequest("GET", server.url, max_bytes=size - 1)) as answer:
+                    await answer.read_at_most(1000)
+                    async for _ in answer.chunks():
+                        pass
+
+
+async def test_of_an_answer_that_unpacks_to_a_thousand_times_its_size_little_is_in_memory() -> None:
+    packed = Reply(body=gzip.compress(bytes(60_000_000)), headers={"Content-Encoding": "gzip"})
+    async with Outbound(LOOPBACK) as http, scripted_server(lambda _: packed) as server:
+        async with http.open(OutboundRequest("GET", server.url, max_bytes=100_000_000)) as answer:
+            tracemalloc.start()
+            try:
+                assert await answer.read_at_most(65_536) is None
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+        assert peak < 4_000_000
+        with pytest.raises(TooLarge):
+            await http.send(OutboundRequest("GET", server.url))
 
 
 @pytest.mark.parametrize("size", [1000, 1001])

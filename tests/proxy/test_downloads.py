@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx2
 import pytest
 
-from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog
+from providers.definitions.catalog import ProviderOverrides, load_catalog
 from providers.outbound.addresses import matching_host
 from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
 from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, scripted_server

@@ -83,6 +83,28 @@ async def test_an_answer_that_is_compressed_all_the_same_is_masked(
     assert "content-encoding" not in answer.headers
 
 
+@pytest.mark.parametrize("size", [65_536, 65_537, 400_000])
+async def test_a_short_compressed_answer_that_unpacks_to_a_long_one_is_masked_and_complete(
+    upstream: Upstream, handle: ProxyHandle, size: int
+) -> None:
+    content = bytes(size - len(MASK)) + UPSTREAM_TOKEN.encode()
+    packed = gzip.compress(content)
+    headers = [(b"content-encoding", b"gzip"), (b"content-length", str(len(packed)).encode())]
+    upstream.answer = reply_in_pieces(packed, headers=headers)
+    answer = await get(handle)
+    assert answer.content == content.replace(UPSTREAM_TOKEN.encode(), MASK.encode())
+
+
+async def test_a_compressed_answer_that_unpacks_to_more_than_the_limit_is_cut_off(
+    upstream: Upstream, handle: ProxyHandle
+) -> None:
+    packed = gzip.compress(bytes(400_001))
+    headers = [(b"content-encoding", b"gzip"), (b"content-length", str(len(packed)).encode())]
+    upstream.answer = reply_in_pieces(packed, headers=headers)
+    with pytest.raises(httpx2.RemoteProtocolError):
+        await get(handle)
+
+
 @pytest.mark.parametrize("encodings", [["x-unknown"], ["gzip, gzip"], ["gzip", "identity"]])
 async def test_an_encoding_in_which_nothing_can_be_found_is_refused(
     upstream: Upstream, handle: ProxyHandle, encodings: list[str]

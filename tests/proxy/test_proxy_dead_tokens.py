@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 
 import pytest
@@ -40,9 +41,12 @@ def accept_newest(tokens: list[str], *, refusal: Callable[[Scope, Receive, Send]
     return answer, seen
 
 
+DEAD = b'{"ok":false,"error":"token_expired"}'
+PACKED = gzip.compress(DEAD)
 REFUSALS = [
     reply_in_pieces(b"no", status=401),
-    reply_in_pieces(b'{"ok":false,"error":"token_expired"}', headers=[(b"content-length", b"36")]),
+    reply_in_pieces(DEAD, headers=[(b"content-length", b"36")]),
+    reply_in_pieces(PACKED, headers=[(b"content-length", str(len(PACKED)).encode()), (b"content-encoding", b"gzip")]),
 ]
 
 
