@@ -14,6 +14,7 @@ from typing import Final
 from server.deployment import Deployment
 from server.oauth import tokens
 from server.oauth.clients import authentication
+from server.oauth.resources import hold_resource
 from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, default_resource, own_resources
 from server.oauth.token_request import ACCESS_TOKEN, JWT, TokenRequest
 from server.signatures import jose
@@ -216,9 +217,10 @@ async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Sub
     grant_id = subject.grant_id
 
     async def hold(transaction: Transaction) -> bool:
-        if ":" in subject.derived_from:  # a worker's or an issuer's token, which is for no API
-            return True
-        return await apis.hold_link(transaction, subject.audience, client_id=asked.client.id)
+        if ":" not in subject.derived_from:  # by a token that was issued for the API that this client is
+            return await apis.hold_link(transaction, subject.audience, client_id=asked.client.id)
+        # A worker's or an issuer's token is for no API, unless a client of Auth0's interface names one.
+        return not subject.audience or await hold_resource(deployment, transaction, subject.audience)
 
     if subject.derived_from:
         grant = await grants.derived_grant(
