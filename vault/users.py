@@ -427,6 +427,16 @@ async def list_identities(reader: Reader, user_id: str) -> tuple[LinkedIdentity,
     return tuple(LinkedIdentity(text(row, "issuer"), text(row, "subject")) for row in rows)
 
 
+async def list_emails(reader: Reader, user_id: str) -> dict[LinkedIdentity, str]:
+    """The confirmed addresses that identity providers told about this user's identities."""
+    rows = await reader.fetch(
+        "select issuer, subject, email from identities"
+        " where tenant = :tenant and user_id = :user_id and email is not null",
+        {"tenant": TENANT, "user_id": user_id},
+    )
+    return {LinkedIdentity(text(row, "issuer"), text(row, "subject")): text(row, "email") for row in rows}
+
+
 async def find_by_identity(reader: Reader, *, issuer: str, subject: str) -> User | None:
     """The user behind an identity, disabled or not."""
     row = await reader.fetch_one(

@@ -7,6 +7,7 @@ import html
 import json
 import socket
 from collections.abc import AsyncGenerator
+from typing import Final
 
 import pytest
 
@@ -15,11 +16,17 @@ from server.administration.actor import Actor
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of, session_cookie, session_token
 from tests.support.rooms.portal_room import Room, running_room
-from vault import connections, directory, groups, users
+from vault import connections, directory, groups, tool_choices, users
+from vault.approvals import access_requests, approvals, standing_approvals
+from vault.approvals.approvals import ToolCall
+from vault.approvals.standing_approvals import Binding
 from vault.audit import audit
 from vault.directory import ProvisionedPerson
-from vault.records import Event, User
+from vault.records import Event, Principal, User
 from vault.sign_in import passkeys, sessions
+from vault.storage.database import schema_files
+from vault.storage.schema_shape import expected_shape
+from vault.upkeep import revocations
 
 RECENT = 900
 IDLE = 2 * 86400
@@ -163,7 +170,7 @@ async def test_the_download_has_what_is_kept_and_nothing_secret(room: Room) -> N
     assert file.headers["content-disposition"] == 'attachment; filename="token-vault-account.json"'
     found = json.loads(file.text)
     assert found["user"]["name"] == user.name
-    assert found["identities"] == [{"issuer": "https://login.example", "subject": "alice-1"}]
+    assert found["identities"] == [{"issuer": "https://login.example", "subject": "alice-1", "email": None}]
     assert found["passkeys"][0]["name"] == "Blue key"
     assert found["groups"] == [{"name": "Sales", "by": ["openid:company"], "until": None}]
     assert found["directory"] == {"userName": "a@x.example", "externalId": "00u1", "displayName": "A"}
@@ -180,6 +187,108 @@ async def test_the_download_has_what_is_kept_and_nothing_secret(room: Room) -> N
         assert str(secret) not in file.text
     stranger = json.loads((await (await room.signed_in(await room.user())).http.get("/account/data")).text)
     assert stranger["accounts"] == []
+
+
+async def test_the_download_has_what_the_person_ended_chose_and_was_asked_and_nothing_of_others(room: Room) -> None:
+    user, client = await room.user(), await room.agent(name="Report bot")
+    person, deployment = await room.signed_in(user), room.deployment
+    email, team = f"{user.id}@login.example".lower(), f"Team of {user.name}"
+    await room.connect(person, user, client)
+    (ended,) = await connections.list_connections(deployment.database, user.id)
+    now, principal = deployment.now(), Principal(user.id, client.id, "", scopes=frozenset(), audience="")
+    async with deployment.transaction() as transaction:
+        await connections.disconnect(transaction, deployment.keys, ended, now=now)
+    await revocations.revoke_upstream(deployment.vault, ended.id)
+    await room.connect(person, user, client)
+    (connection,) = await connections.list_connections(deployment.database, user.id)
+    async with deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer="https://login.example", subject=user.id, user_id=user.id, now=now
+        )
+        await users.note_email(transaction, issuer="https://login.example", subject=user.id, email=email)
+        group = await groups.create_group(transaction, team, now=now)
+        await access_requests.set_manager(transaction, group.id, user.id, is_manager=True, now=now)
+        await tool_choices.set_tool_set(transaction, user.id, client_id=client.id, tool_set="reading", now=now)
+        await standing_approvals.give(
+            transaction,
+            deployment.keys,
+            binding=Binding(user.id, client.id, connection.id, tool="slack_post", target={"channel": "C1"}),
+            provider="slack",
+            account=connection.label,
+            names={},
+            per_day=3,
+            expires_at=now + 3600,
+            now=now,
+        )
+        await approvals.ask(
+            transaction,
+            deployment.keys,
+            call=ToolCall("slack_post", lambda: {"text": "Hello"}),
+            principal=principal,
+            connection_id=connection.id,
+            provider="slack",
+            account=connection.account,
+            label=connection.label,
+            scopes=frozenset({"chat:write"}),
+            now=now,
+        )
+    found = json.loads((await person.http.get("/account/data")).text)
+    assert found["user"]["role"] == "member"
+    assert found["identities"][0]["email"] == email
+    assert found["manages_groups"] == [team]
+    assert {one["id"]: one["status"] for one in found["accounts"]} == {ended.id: "revoked", connection.id: "active"}
+    assert found["tool_sets"] == [{"agent": client.id, "tool_set": "reading"}]
+    (standing,), (question,), (revoked,) = found["standing_approvals"], found["open_questions"], found["revocations"]
+    assert (standing["target"], standing["calls_per_day"]) == ({"channel": "C1"}, 3)
+    assert (question["tool"], question["arguments"]) == ("slack_post", {"text": "Hello"})
+    assert revoked["account"] == ended.id
+    assert found["notifications"]["language"] == ""
+    stranger = json.loads((await (await room.signed_in(await room.user())).http.get("/account/data")).text)
+    for name in ("accounts", "identities", "manages_groups", "tool_sets", "standing_approvals", "open_questions"):
+        assert stranger[name] == []
+    assert stranger["revocations"] == []
+
+
+# Tables with rows about people that the download doesn't name one by one.
+_LEFT_OUT: Final = {
+    "agent_receipts": "the agent's receipts, whose events are in the activity",
+    "approval_answers": "counts of answers, for the offer of a standing approval",
+    "deletions": "the end of the account",
+    "handles": "secrets that end within hours",
+    "notices": "about events that are in the activity",
+    "released_tokens": "digests of tokens, until they end",
+    "tickets": "secrets that end within minutes",
+    "upstream_revocations": "attempts, whose result is in revocations",
+    "user_codes": "a secret",
+}
+_NAMED: Final = {
+    "access_requests": "access_requests",
+    "approvals": "open_questions",
+    "company_permissions": "permissions_by_companies",
+    "connections": "accounts",
+    "delegations": "permissions",
+    "events": "activity",
+    "grants": "sign_ins_of_agents",
+    "group_managers": "manages_groups",
+    "identities": "identities",
+    "memberships": "groups",
+    "notice_channels": "notifications",
+    "notice_settings": "notifications",
+    "passkeys": "passkeys",
+    "provisioned_people": "directory",
+    "revocation_receipts": "revocations",
+    "sessions": "browsers",
+    "standing_approvals": "standing_approvals",
+    "tool_choices": "tool_sets",
+}
+
+
+async def test_every_table_about_people_is_in_the_download_or_left_out_for_a_reason(room: Room) -> None:
+    shape = expected_shape(schema_files()[-1].number, keys=False)
+    tables = {one.split()[1].partition(".")[0] for one in shape if one.startswith("column ") and ".user_id " in one}
+    assert tables == {*_NAMED, *_LEFT_OUT}
+    found = json.loads((await (await room.signed_in(await room.user())).http.get("/account/data")).text)
+    assert set(_NAMED.values()) <= found.keys()
 
 
 async def test_a_file_that_is_read_slowly_tells_nothing_of_what_happens_meanwhile(room: Room) -> None:

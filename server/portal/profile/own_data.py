@@ -11,12 +11,23 @@ from starlette.responses import Response, StreamingResponse
 
 from server.http import pages
 from server.portal.requests import OwnVisit
-from vault import clients, company_permissions, connections, delegations, directory, grants, groups, users
-from vault.approvals import access_requests
+from vault import (
+    clients,
+    company_permissions,
+    connections,
+    delegations,
+    directory,
+    grants,
+    groups,
+    tool_choices,
+    users,
+)
+from vault.approvals import access_requests, approvals, standing_approvals
 from vault.audit import audit
 from vault.notices import channels
 from vault.records import Connection, Event
 from vault.sign_in import passkeys, sessions
+from vault.upkeep import receipts
 
 _EVENTS_AT_ONCE: Final = 500
 
@@ -60,18 +71,27 @@ async def _said_by_directory(visit: OwnVisit) -> Mapping[str, object] | None:
 async def _records(visit: OwnVisit) -> Mapping[str, object]:
     """Everything except the activity, by its name in the file."""
     database, user, now = visit.deployment.database, visit.user, visit.deployment.now()
-    owned = await connections.list_connections(database, user.id)
+    owned = await connections.list_connections(database, user.id, include_ended=True)
+    emails = await users.list_emails(database, user.id)
     idle = visit.deployment.settings.sign_in.session_idle_lifetime
     return {
         "exported_at": _when(now),
-        "user": {"id": user.id, "name": user.name, "is_admin": user.is_admin, "created_at": _when(user.created_at)},
+        "user": {
+            "id": user.id,
+            "name": user.name,
+            "is_admin": user.is_admin,
+            "role": user.role.value,
+            "created_at": _when(user.created_at),
+        },
         "identities": [
-            {"issuer": one.issuer, "subject": one.subject} for one in await users.list_identities(database, user.id)
+            {"issuer": one.issuer, "subject": one.subject, "email": emails.get(one)}
+            for one in await users.list_identities(database, user.id)
         ],
         "groups": [
             {"name": one.group.name, "by": list(one.sources), "until": _when(one.expires_at)}
             for one in await groups.of_person(database, user.id, now=now)
         ],
+        "manages_groups": await _managed_groups(visit),
         "directory": await _said_by_directory(visit),
         "passkeys": [
             {"name": one.name, "created_at": _when(one.created_at), "used_at": _when(one.used_at)}
@@ -90,6 +110,10 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
         "sign_ins_of_agents": [
             {"agent": one.client_id, "scopes": sorted(one.scopes), "created_at": _when(one.created_at)}
             for one in await grants.list_grants(database, user.id)
+        ],
+        "tool_sets": [
+            {"agent": client_id, "tool_set": name}
+            for (_, client_id), name in (await tool_choices.of_users(database, frozenset({user.id}))).items()
         ],
         "permissions": [
             {
@@ -114,6 +138,41 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
             }
             for one in await company_permissions.list_for_user(database, user.id)
         ],
+        "open_questions": [
+            {
+                "agent": one.client_id,
+                "account": one.connection_id,
+                "tool": one.tool,
+                "arguments": dict(one.arguments),
+                "scopes": sorted(one.scopes),
+                "created_at": _when(one.created_at),
+                "expires_at": _when(one.expires_at),
+            }
+            for one in await approvals.list_pending(database, visit.deployment.keys, user.id, now=now)
+        ],
+        "standing_approvals": [
+            {
+                "agent": one.client_id,
+                "account": one.connection_id,
+                "tool": one.tool,
+                "target": dict(one.target),
+                "calls_per_day": one.per_day,
+                "created_at": _when(one.created_at),
+                "expires_at": _when(one.expires_at),
+            }
+            for one in await standing_approvals.list_live(database, visit.deployment.keys, user.id, now=now)
+        ],
+        "revocations": [
+            {
+                "account": one.connection_id,
+                "provider": one.provider,
+                "result": one.result,
+                "reason": one.reason,
+                "issued_at": _when(one.issued_at),
+                "settled_at": _when(one.settled_at),
+            }
+            for one in (await receipts.list_of_user(database, user.id, since=0)).values()
+        ],
         "access_requests": [
             {
                 "kind": one.access.kind.value,
@@ -131,12 +190,22 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
     }
 
 
+async def _managed_groups(visit: OwnVisit) -> list[str]:
+    """The names of the groups whose access requests the person answers."""
+    database = visit.deployment.database
+    managed = [
+        await groups.get_group(database, one) for one in await access_requests.managed_by(database, visit.user.id)
+    ]
+    return sorted(one.name for one in managed if one is not None)
+
+
 async def _notifications(visit: OwnVisit) -> Mapping[str, object]:
     """The person's notification channels, with addresses as pages show them: the rest of a URL may be a password."""
     database, keys = visit.deployment.database, visit.deployment.keys
     settings = await channels.get_settings(database, visit.user.id)
     return {
         "kinds": dict(settings.kinds),
+        "language": settings.language,
         "zone": settings.zone,
         "quiet_minutes": settings.quiet,
         "digest_minute": settings.digest_at,
