@@ -92,6 +92,7 @@ class _Connection(Protocol):
 
     def cursor(self, query: str, /, *, prefetch: int) -> AsyncIterator[Mapping[str, Value]]: ...
     def transaction(self, *, isolation: str, readonly: bool) -> _Block: ...
+    async def execute(self, query: str, /) -> str: ...
     async def close(self) -> None: ...
 
 
@@ -124,6 +125,7 @@ async def _postgres(url: str) -> AsyncGenerator[Snapshot]:
         connection = await _connect(url)
         try:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
+                await connection.execute("select 1")  # the first statement, not BEGIN, sets the instant
                 yield _PostgresSnapshot(connection)
         finally:
             await connection.close()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Generator
@@ -18,7 +19,7 @@ import vault.storage.postgres_owners
 from tests.conftest import Store
 from vault.storage.database import Database
 from vault.storage.database_url import open_database
-from vault.storage.liveness import OwnerLocks
+from vault.storage.liveness import FOLDER, OwnerLocks
 from vault.storage.postgres_hosts import Servers, split_hosts
 from vault.storage.postgres_owners import OwnerSessions, owner_key
 
@@ -301,3 +302,14 @@ async def test_an_owner_of_which_nothing_is_known_is_not_taken_for_dead(sqlite_s
 
 def test_every_release_has_the_same_lock_for_an_owner_on_postgres() -> None:
     assert owner_key("one") == -5070952331543636652
+
+
+def test_the_folder_of_locks_is_made_where_it_is_missing_and_only_for_its_owner(tmp_path: Path) -> None:
+    locks = OwnerLocks(tmp_path / "new" / "data")
+    locks.hold("me")
+    assert locks.is_gone("me") is False
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new" / "data" / FOLDER).iterdir()}
+    assert modes == {0o600}
+    assert stat.S_IMODE((tmp_path / "new" / "data" / FOLDER).stat().st_mode) == 0o700
+    locks.close()
+    assert locks.is_gone("me") is True
