@@ -17,6 +17,7 @@ import pytest
 
 import vault.storage.postgres_owners
 from tests.conftest import Store
+from vault.refusals import StorageUnavailable
 from vault.storage.database import Database
 from vault.storage.database_url import open_database
 from vault.storage.liveness import FOLDER, OwnerLocks
@@ -232,8 +233,25 @@ def test_files_of_the_dead_are_swept_a_month_after_their_death_was_noticed(tmp_p
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "owners").write_text("in the way")
-    with pytest.raises(Exception, match="can't write to"):
+    with pytest.raises(StorageUnavailable, match="can't write to"):
         OwnerLocks(tmp_path).hold("me")
+
+
+def test_a_name_whose_file_cannot_be_put_in_place_is_held_once_it_can(tmp_path: Path) -> None:
+    before = OwnerLocks(tmp_path)
+    before.hold("me")
+    before.close()
+    (path,) = (tmp_path / FOLDER).iterdir()
+    path.unlink()
+    path.mkdir()
+    locks = OwnerLocks(tmp_path)
+    with pytest.raises(StorageUnavailable, match="can't write to"):
+        locks.hold("me")
+    path.rmdir()
+    locks.hold("me")
+    assert locks.is_gone("me") is False
+    locks.close()
+    assert locks.is_gone("me") is True
 
 
 def test_a_missing_file_proves_nothing_and_is_made_again_by_its_living_owner(tmp_path: Path) -> None:
