@@ -125,3 +125,11 @@ async def test_a_token_of_the_time_before_the_setting_only_reads(room: AdminRoom
 
 async def test_a_service_account_of_the_operator_needs_none(room: AdminRoom) -> None:
     assert (await add_person(room, await room.token_with(), "by-a-program")).status_code == 201
+
+
+async def test_an_admin_s_other_agents_need_none(room: AdminRoom) -> None:
+    one, client = await admin(room), await room.room.agent()
+    room.deployment.database.clock_offset += RECENT
+    page = await one.person.open(room.room.authorize_path(client))
+    assert page.url.path == "/consent"
+    assert "code" in query_of((await allow(one, page)).headers["location"])

@@ -16,7 +16,7 @@ from providers.definitions.catalog import load_catalog
 from providers.definitions.unruled_calls import ANY_CALL
 from server.programs.program_run import ProgramOptions, problem_of
 from server.proxy.program_access import AccountChoice, PermissionWait, ProgramAccess, WantedCall, reads
-from server.proxy.program_hosts import ApiAddress, HostMap, addresses_of, hosts_of
+from server.proxy.program_hosts import ApiAddress, HostMap, addresses_of, host_map, hosts_of
 from server.proxy.wire import ProxyRefused
 from server.settings import Settings
 from tests.support.doubles.stopped_clock import stopped_clock
@@ -259,6 +259,40 @@ def test_a_path_belongs_to_the_api_with_the_longest_prefix() -> None:
         assert hosts.find("api.example", 443, "/c") == (other,)
         assert hosts.find("api.example", 443, "c") == ()
         assert hosts.find("api.example", 80, "/a/b/c") == ()
+    for host, port, count in (("s3.eu-west-1.amazonaws.com", 443, 1), ("s3.eu-west-1.example", 443, 0),
+                              ("s3.eu-west-1.amazonaws.com", 80, 0)):  # fmt: skip
+        assert len(HOSTS.at(host, port)) == count
+
+
+async def test_only_a_simulator_stands_for_a_published_address(room: ProgramRoom) -> None:
+    deployment = room.vault.deployment
+    github = deployment.catalog.provider("github")  # its APIs are elsewhere by the settings
+    for is_simulated in (True, False):
+        settings = Settings.model_validate({"sandbox": {"loopback_upstreams": is_simulated}})
+        hosts = host_map(replace(deployment, settings=settings), [github])
+        assert bool(hosts.find("api.github.com", 443, "/user")) is is_simulated
+        assert hosts.address("github", "rest").startswith("https://api.github.com" if is_simulated else "http://127.")
+
+
+@pytest.mark.parametrize(
+    ("provider", "api", "expected"),
+    [
+        ("one", "a", "https://one.example/v1"),  # the published address, which programs know
+        ("one", "b", "https://b.one.example"),
+        ("two", "a", ""),  # each account has another
+        ("three", "a", ""),
+    ],
+)
+def test_links_of_an_api_lead_to_the_address_that_programs_call(provider: str, api: str, expected: str) -> None:
+    hosts = HostMap(
+        [
+            ApiAddress("one", "a", "http", "127.0.0.1", 8000, "/one"),
+            ApiAddress("one", "a", "https", "one.example", 443, "/v1"),
+            ApiAddress("one", "b", "https", "b.one.example", 443, ""),
+            ApiAddress("two", "a", "https", "{site}.two.example", 443, ""),
+        ]
+    )
+    assert hosts.address(provider, api) == expected
 
 
 @pytest.mark.parametrize(
