@@ -294,6 +294,8 @@ async def test_an_exchange_of_what_needs_a_yes_waits_for_one_which_counts_for_th
         await delegations.set_ask(transaction, **which, ask=frozenset({"chat:write"}), now=deployment.now())
     impossible = await application.account_token({"scope": "chat:write"})
     assert impossible.json()["error"] == "invalid_scope", "Slack narrows nothing, so nobody is asked in vain"
+    exact = await application.account_token({"scope": " ".join(map(str, connected["scopes"]))})  # pyright: ignore[reportArgumentType] -- a list
+    assert exact.json()["error"] == "authorization_pending"
     for decision, error in (("allow", None), ("deny", "access_denied")):
         waiting = await application.account_token()
         assert (waiting.status_code, waiting.json()["error"]) == (400, "authorization_pending")
