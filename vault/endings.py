@@ -80,6 +80,15 @@ _SUPERSEDED = """
         and k.provider = :provider and k.account = :account and k.generation = :generation
         and k.ended_at >= (select c.created_at from connections c where c.tenant = :tenant and c.id = :former)
 """
+# `+ 0` keeps SQLite from the index of ended connections, which would read everyone's.
+_WAS_SUPERSEDED = """
+    select k.id from connections k
+    where k.tenant = :tenant and k.user_id = :user_id and k.reason = :superseded
+        and k.provider = :provider and k.account = :account and k.generation = :generation
+        and k.ended_at is not null
+        and k.ended_at + 0 >= (select c.created_at from connections c where c.tenant = :tenant and c.id = :former)
+    limit 1
+"""
 _RENEW_ASIDE = """
     update upstream_revocations set sealed = :sealed, attempts = attempts + 1,
         next_at = case when outcome = :held then next_at else cast(:now as bigint) end
@@ -183,8 +192,18 @@ def _seal_grant(key: ConnectionKey, grant: Aside) -> bytes:
     )
 
 
-async def renew_aside(transaction: Transaction, ring: KeyRing, grant: Aside, *, former: str, now: int) -> bool:
-    """Keep newer tokens that arrived for a grant after it was set aside; whether there is such a grant.
+async def renew_aside(
+    transaction: Transaction,
+    ring: KeyRing,
+    grant: Aside,
+    *,
+    former: str,
+    policy: UpstreamPolicy,
+    now: int,
+    is_over: bool,
+) -> bool:
+    """Keep newer tokens that arrived for a grant after it was set aside; whether there is such a grant. If its
+    revocation is over, it was revoked with a token that had been used: the newer ones are set aside separately.
 
     `former`: the connection that had it. An earlier connection of the account had the same generations.
     """
@@ -199,7 +218,10 @@ async def renew_aside(transaction: Transaction, ring: KeyRing, grant: Aside, *, 
     }
     row = await transaction.fetch_one(_SUPERSEDED, named)
     if row is None:
-        return False
+        if await transaction.fetch_one(_WAS_SUPERSEDED, named) is None:
+            return False
+        await set_aside(transaction, ring, grant, policy=policy, now=now, is_over=is_over)
+        return True
     aside_id = text(row, "id")
     key = await ring.load_key(transaction, user_id=grant.user_id, connection_id=aside_id)
     sealed = _seal_grant(key, grant)

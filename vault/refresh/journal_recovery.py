@@ -81,7 +81,7 @@ async def adopt_all(vault: Vault) -> int:
     if not newest:
         return 0
     known = await _generations(vault, list(newest))
-    ahead = [name for name, (generation, _) in newest.items() if generation >= known.get(name, generation + 1)]
+    ahead = [name for name, (generation, _) in newest.items() if name in known and generation >= known[name]]
     adopted, older = 0, list[str]()
     for first in range(0, len(ahead), leases.PAGE):
         page = list((await leases.read_page(vault.database, ahead[first : first + leases.PAGE])).values())

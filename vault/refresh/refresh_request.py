@@ -395,17 +395,25 @@ class Spender:
             if not newer and not self._is_still_held(facts):
                 break
         await leases.resolve(transaction, lease)
-        await self._set_aside(transaction, lease, answer, now=now)
+        await self._renew_aside(transaction, lease, answer, now=now, is_over=False)
         return None
 
-    async def _set_aside(self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int) -> bool:
+    async def _renew_aside(
+        self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int, is_over: bool
+    ) -> bool:
         """The person connected this account again in the meantime: this answer now has the old grant's tokens, which
-        must be ended."""
+        must be ended. `is_over`: the newer grant has ended, too."""
         if answer.refresh_token is None:
             return False
-        grant = self._aside(answer, generation=lease.generation)
-        former = self.facts.connection_id
-        return await endings.renew_aside(transaction, self.vault.keys, grant, former=former, now=now)
+        return await endings.renew_aside(
+            transaction,
+            self.vault.keys,
+            self._aside(answer, generation=lease.generation),
+            former=self.facts.connection_id,
+            policy=self.policy,
+            now=now,
+            is_over=is_over,
+        )
 
     def _aside(self, answer: TokenAnswer, *, generation: int) -> endings.Aside:
         facts = self.facts
@@ -455,7 +463,7 @@ class Spender:
             )
             if await endings.replace_pending(transaction, facts.connection_id, sealed=sealed, now=now):
                 return
-        if not await self._set_aside(transaction, lease, answer, now=now) and is_ours:
+        if not await self._renew_aside(transaction, lease, answer, now=now, is_over=True) and is_ours:
             grant = self._aside(answer, generation=lease.generation)
             await endings.set_aside(transaction, self.vault.keys, grant, policy=self.policy, now=now, is_over=True)
 

@@ -161,6 +161,74 @@ async def test_an_answer_of_an_older_consent_leaves_the_revocation_of_the_newest
     assert {token for token, _ in room.slack.revocations} == newest
 
 
+@pytest.mark.parametrize("refreshable", [True, False])
+@pytest.mark.parametrize("is_over", [True, False])
+@pytest.mark.parametrize("ends_grant", [True, False])
+async def test_an_answer_that_comes_after_connecting_again_and_disconnecting_is_ended(
+    room: Room, *, refreshable: bool, is_over: bool, ends_grant: bool
+) -> None:
+    """`refreshable`: the newer consent brought a refresh token; otherwise, the account kept the one that was sent.
+    `is_over`: what the vault knew was revoked before the answer came.
+    """
+    policy = replace(room.vault.policies["slack"], revoke_ends_grant=ends_grant)
+    room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
+    connection = await room.connect()
+    room.pass_time(3600)
+    async with room.held_refresh() as slow:
+        await room.connect(refreshable=refreshable)
+        await room.disconnect(connection)
+        if is_over:
+            room.pass_time(61)
+            await run_due(room.vault)
+            room.slack.families[0].is_alive = True  # as at a provider that is slow to revoke
+        room.slack.gate.set()
+        with suppress(VaultError):
+            await slow
+    room.pass_time(61)
+    await run_due(room.vault)
+    assert room.slack.families[0].refresh_token in {token for token, _ in room.slack.revocations}
+
+
+@pytest.mark.parametrize("ends_grant", [True, False])
+async def test_an_answer_to_an_earlier_grant_is_ended_without_the_newer_one(room: Room, *, ends_grant: bool) -> None:
+    """The earlier grant may be over for the vault: it was revoked with the token that was sent."""
+    policy = replace(room.vault.policies["slack"], revoke_ends_grant=ends_grant)
+    room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
+    connection = await room.connect()
+    room.pass_time(3600)
+    async with room.held_refresh() as slow:
+        await room.connect()
+        room.pass_time(61)
+        assert await run_due(room.vault) == (0 if ends_grant else 1)
+        room.slack.families[0].is_alive = True  # as at a provider that is slow to revoke
+        room.slack.gate.set()
+        await slow
+        room.slack.gate = None
+    late = room.slack.families[0].refresh_token
+    await run_due(room.vault)
+    assert (late in {token for token, _ in room.slack.revocations}) is not ends_grant
+    room.pass_time(3600)
+    assert await room.exchange()
+    await room.disconnect(connection)
+    room.pass_time(61)
+    await run_due(room.vault)
+    assert late in {token for token, _ in room.slack.revocations}
+
+
+async def test_a_refresh_token_that_stays_is_revoked_with_the_access_token_that_came_late(store: Store) -> None:
+    async with open_room(store, rotation=RotationMode.NONE) as room:
+        connection = await room.connect()
+        room.pass_time(3600)
+        async with room.held_refresh() as slow:
+            await room.disconnect(connection)
+            room.slack.gate.set()
+            with suppress(VaultError):
+                await slow
+        room.pass_time(61)
+        await run_due(room.vault)
+        assert room.slack.revocations == [(room.slack.families[0].refresh_token, list(room.slack.issued)[-1])]
+
+
 async def test_an_answer_on_its_way_survives_a_consent_that_brought_no_refresh_token(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)

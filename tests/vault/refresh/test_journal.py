@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import Store
 from tests.support.rooms.vault_room import WAIT, Room, open_room, second_process
 from vault.records import Connection
-from vault.refresh import leases
+from vault.refresh import leases, sightings
 from vault.refresh.concurrency import UpstreamTokenRequest
 from vault.refresh.journal import (
     FOLDER,
@@ -425,6 +425,7 @@ async def test_a_start_commits_what_the_last_run_could_not(room: Room) -> None:
     connection = await die_before_the_commit(room)
     assert await adopt_all(room.vault) == 1
     assert await adopt_all(room.vault) == 0
+    assert sightings.read(room.store.data) is None, "the crash explains it: the database isn't older"
     facts = await room.row(connection)
     assert (facts.generation, facts.sent_at, facts.lease_owner) == (2, None, None)
     assert await room.exchange()

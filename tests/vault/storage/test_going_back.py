@@ -51,6 +51,28 @@ async def test_a_running_process_finds_its_newer_answer_though_the_row_shows_no_
         assert (await room.row(connection)).generation == refreshes + 3
 
 
+@pytest.mark.parametrize("at_start", [True, False])
+@pytest.mark.parametrize("rotation", [*ROTATING, RotationMode.NONE])
+async def test_an_older_row_is_reported_where_its_token_may_be_used_up(
+    store: Store, rotation: RotationMode, *, at_start: bool
+) -> None:
+    async with open_room(store, rotation=rotation) as room:
+        await room.connect()
+        past = await Past.of(room.database)
+        room.pass_time(HOUR)
+        await room.exchange()
+        await past.come_back(room.database)
+        if at_start:
+            async with second_process(room) as started:
+                assert await adopt_all(started.vault) == 1
+        else:
+            await room.exchange()
+        seen = sightings.read(room.store.data)
+        assert (seen is not None and seen.older_rows == 1) is (rotation is not RotationMode.NONE)
+        found = await sightings.look(room.database, room.store.data)
+        assert (found is not None) is (rotation is not RotationMode.NONE)
+
+
 async def test_the_answer_of_another_process_of_the_host_is_found_as_well(room: Room) -> None:
     await room.connect()
     past = await Past.of(room.database)
