@@ -299,8 +299,8 @@ SHORTEST_RETENTION: Final = 8  # days; the answer journal names connections and 
 class RetentionSettings(Section):
     """How long records are kept after they end.
 
-    Ended connections with a pending revocation are kept. So is what keeps a company from giving again what a person
-    ended: the last account that they disconnected at a service where it connects accounts, and ended permissions of
+    Kept longer: ended connections with a pending revocation, and, so that a company doesn't restore what a person
+    ended, the last account that they disconnected at a service where it connects accounts, and ended permissions of
     agents that it lets in. Finished revocations at providers are kept 30 days; agents' refresh tokens until a day after
     the family's end, the last 256 of each; codes, links, sessions, approvals, handles, and single-use values about a
     day after their end; names, passwords, and identities of deleted people not at all, their keys until the last grant

@@ -156,7 +156,7 @@ class _Turn:
     __slots__ = ("begun", "committed", "ended", "owner", "perform")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, perform: Callable[[], Awaitable[None]] | None = None) -> None:
-        self.perform = perform  # a program that is a separate transaction, so that its caller begins nothing
+        self.perform = perform  # a separate transaction, which its caller doesn't begin
         self.begun: asyncio.Future[None] = loop.create_future()  # set by the writer: your savepoint is open
         self.ended: asyncio.Future[bool] = loop.create_future()  # set by the caller: keep it, or roll it back
         self.committed: asyncio.Future[None] = loop.create_future()  # set by the writer: it is durable

@@ -1,7 +1,7 @@
 """Delete connections, grants, permissions and agents that ended long ago; the activity keeps what happened.
 
-A connection whose revocation at its provider is still due stays, and so does a grant that another one is based on, and
-what keeps a company from giving again what a person ended. Each batch is a separate transaction, so that others can
+A connection whose revocation at its provider is still due stays, and so do a grant that another one is based on and the
+records that keep a company from restoring what a person ended. Each batch is a separate transaction, so that others can
 write in between.
 """
 
@@ -49,7 +49,7 @@ _CONNECTIONS: Final = _Kind(
     ),
     batch=100,
 )
-# The last account that a person disconnected there stays: it keeps their company from connecting another.
+# The last account that a person disconnected at such a service stays: it keeps their company from connecting another.
 _FORGETTABLE: Final = """
     and not (
         k.reason = :disconnected and k.provider in ({services})
@@ -118,7 +118,7 @@ _AGENT_RECEIPTS: Final = """
         order by issued_at limit :batch
     )
 """
-# What ended for an agent that a company lets in stays: it says whether the person or the company ended it.
+# Ended permissions of an agent that a company lets in stay: they say whether the person or the company ended them.
 _DELEGATIONS: Final = """
     delete from delegations where (tenant, user_id, client_id, connection_id) in (
         select d.tenant, d.user_id, d.client_id, d.connection_id from delegations d
