@@ -77,7 +77,7 @@ def json_answer(
     content: Mapping[str, object], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> WholeAnswer:
     """A JSON answer that must not be stored."""
-    return WholeAnswer(status, [JSON, *SECRET, *raw(headers or {})], to_json(dict(content)))
+    return WholeAnswer(status, [JSON, *SECRET, *(raw(headers) if headers else ())], to_json(dict(content)))
 
 
 def message_error(

@@ -271,9 +271,10 @@ def read_authorization(headers: Headers) -> tuple[str, str]:
         raise TokenRefused("the request has no token", kind="no_token")
     (value,) = values
     scheme, _, token = value.partition(" ")
-    if scheme.lower() not in {"bearer", "dpop"} or not token.strip():
+    scheme, token = scheme.lower(), token.strip()
+    if scheme not in {"bearer", "dpop"} or not token:
         raise TokenRefused("the request has no token", kind="no_token")
-    return scheme.lower(), token.strip()
+    return scheme, token
 
 
 async def read_claims(deployment: Deployment, token: str, *, now: int) -> AccessClaims:

@@ -29,7 +29,7 @@ from server.oauth.rules import OAuthError
 from vault.refusals import VaultError
 
 FORM_LIMIT: Final = 32 * 1024  # bytes
-_LENGTH: Final = re.compile("[0-9]{1,12}")
+_LENGTH: Final = re.compile(b"[0-9]{1,12}")
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _log = logging.getLogger("token_vault.oauth")
@@ -62,7 +62,7 @@ def told_error(told: AgentRefusal) -> OAuthError:
 
 async def _read_body(request: Request, *, limit: int) -> bytes:
     """The body; refused once it is known to be longer than `limit`."""
-    announced = request.headers.get("content-length", "0")
+    announced = _header(request, b"content-length") or b"0"
     if _LENGTH.fullmatch(announced) is None or int(announced) > limit:
         raise _too_large()
     try:
@@ -75,12 +75,14 @@ def _too_large() -> OAuthError:
     return OAuthError("body_too_large", "the request body is too large")
 
 
+def _header(request: Request, wanted: bytes) -> bytes:
+    """The header's value; empty if there is none, or two, because it would be unclear which one applies."""
+    found: list[bytes] = [value for name, value in request.scope["headers"] if name == wanted]
+    return found[0] if len(found) == 1 else b""
+
+
 def _content_type(request: Request) -> str:
-    match [value for name, value in request.scope["headers"] if name == b"content-type"]:
-        case [found]:
-            return found.decode("latin-1").partition(";")[0].strip().lower()
-        case _:  # with two, it would be unclear which one applies
-            return ""
+    return _header(request, b"content-type").decode("latin-1").partition(";")[0].strip().lower()
 
 
 async def read_form(request: Request) -> Parameters:
@@ -153,10 +155,10 @@ class Endpoint:
         self._allowed = sorted({*self.handlers, *(("OPTIONS",) if is_cross_origin else ())})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
-        handler = self.handlers.get(request.method, self._refuse_method)
+        request, method = Request(scope, receive, send), scope["method"]
+        handler = self.handlers.get(method, self._refuse_method)
         is_readable = self._is_cross_origin
-        if request.method == "OPTIONS" and self._is_cross_origin:
+        if method == "OPTIONS" and self._is_cross_origin:
             handler = self._preflight
             is_readable = False  # it sets this itself
         try:

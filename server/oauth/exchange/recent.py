@@ -28,6 +28,7 @@ from server.oauth.token_request import ExchangeAnswer, ReleasedToken
 from server.runtime.recent import RecentDecisions
 from vault import revoked_tokens
 from vault.audit.audit import format_details
+from vault.classes.immutable import immutable
 from vault.exchange import recent
 from vault.records import Client, Event
 from vault.storage.database import Row
@@ -39,7 +40,7 @@ _FOREIGN: Final = frozenset({b"dpop", b"origin"})  # headers that make an answer
 _Key = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RepeatableRequest:
     """A request in its repeatable form: `digest` covers all of it except the subject token, which is kept
     separately."""
