@@ -419,6 +419,14 @@ async def test_reads_that_nobody_reviewed_show_no_usual_credential(upstream: Ups
     assert answer.headers["token-vault-masked"] == "credentials"
 
 
+def test_every_file_of_one_service_masks_the_same_members() -> None:
+    catalog = load_catalog()
+    files = [one for one in catalog if any(base.startswith("https://api.github.com") for base in one.apis.values())]
+    assert {one.name for one in files} >= {"github", "github-app", "github-oauth-app"}
+    for one in files:
+        assert {name for mask in one.masked for name in mask.members} == {"temp_clone_token"}, one.name
+
+
 # In tools
 
 
