@@ -83,11 +83,11 @@ async def _plan_people(
             run = partial(_create_person, actor, name, declared)
             yield PlannedChange("create", "person", name, differences_between({}, after), run)
             continue
-        linked = await users.list_identities(reader, person.id)
+        linked = {name_of(one) for one in await users.list_identities(reader, person.id)}
         before = {
             **({"admin": person.is_admin} if declared.role is None else {"role": person.role.value}),
             "disabled": person.disabled_at is not None,
-            "identities": [one for one in map(name_of, linked) if one in _names_of(declared)],
+            "identities": [one for one in _names_of(declared) if one in linked],
         }
         if differences := differences_between(before, after):
             yield PlannedChange("update", "person", name, differences, partial(_update_person, actor, person, declared))
@@ -106,7 +106,7 @@ def _person_facts(declared: DeclaredPerson) -> dict[str, object]:
 
 
 def _names_of(declared: DeclaredPerson) -> list[str]:
-    return [name_of(LinkedIdentity(one.issuer, one.subject)) for one in declared.identities]
+    return list(dict.fromkeys(name_of(LinkedIdentity(one.issuer, one.subject)) for one in declared.identities))
 
 
 def name_of(identity: LinkedIdentity) -> str:

@@ -144,6 +144,19 @@ async def test_unknown_keys_and_places_are_refused_with_what_was_meant() -> None
     assert parse_declaration({"people": {"grace": {"admin": True}}}).people
 
 
+async def test_identities_in_any_order_are_linked_once(room: AdminRoom) -> None:
+    one, other = ({"issuer": f"https://{name}.example", "subject": "1"} for name in ("z", "a"))
+
+    def declare_grace(*identities: dict[str, str]) -> Declaration:
+        return parse_declaration({"people": {"grace": {"identities": list(identities)}}})
+
+    for declared in (declare_grace(one, other), declare_grace(other, one), declare_grace(one, one)):
+        await reconciliation.apply(await reconciliation.plan(room.operator, declared))
+        assert await reconciliation.plan(room.operator, declared) == ()
+    (change,) = await reconciliation.plan(room.operator, declare_grace(one, other | {"subject": "2"}))  # the twin
+    assert [found.name for found in change.differences] == ["identities"]
+
+
 async def test_what_cannot_be_is_refused_before_anything_is_done(room: AdminRoom) -> None:
     for content in (
         {"agents": {"bad": {}}},
