@@ -41,7 +41,7 @@ class DeclaredPerson(_DeclaredPart):
 
     admin: bool = False
     role: Role | None = Field(default=None, description="The person's role, instead of `admin`")
-    disabled: bool = False
+    disabled: bool | None = Field(default=None, description="Default: as it is; a new person isn't disabled")
     identities: list[DeclaredIdentity] = Field(default=[], max_length=20)
 
     @model_validator(mode="after")
@@ -135,7 +135,7 @@ class DeclaredMcpServer(_DeclaredPart):
     )
     client_secret: SecretStr | None = None
     client_secret_file: Path | None = Field(default=None, description="File that contains it, next to this one")
-    disabled: bool = False
+    disabled: bool | None = Field(default=None, description="Default: as it is; a new server isn't disabled")
 
 
 class DeclaredImportedApi(_DeclaredPart):

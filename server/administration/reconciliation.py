@@ -86,7 +86,7 @@ async def _plan_people(
         linked = {name_of(one) for one in await users.list_identities(reader, person.id)}
         before = {
             **({"admin": person.is_admin} if declared.role is None else {"role": person.role.value}),
-            "disabled": person.disabled_at is not None,
+            **({} if declared.disabled is None else {"disabled": person.disabled_at is not None}),
             "identities": [one for one in _names_of(declared) if one in linked],
         }
         if differences := differences_between(before, after):
@@ -102,7 +102,8 @@ async def _plan_people(
 
 def _person_facts(declared: DeclaredPerson) -> dict[str, object]:
     role = {"admin": declared.admin} if declared.role is None else {"role": declared.role.value}
-    return {**role, "disabled": declared.disabled, "identities": _names_of(declared)}
+    disabled = {} if declared.disabled is None else {"disabled": declared.disabled}
+    return {**role, **disabled, "identities": _names_of(declared)}
 
 
 def _names_of(declared: DeclaredPerson) -> list[str]:
@@ -125,7 +126,9 @@ async def _update_person(actor: Actor, person: User, declared: DeclaredPerson) -
         await people.set_admin(actor, person, is_admin=declared.admin)
     else:
         await people.set_role(actor, person, declared.role)
-    await people.set_disabled(actor, person, is_disabled=declared.disabled)
+    # Enabling also resumes agents that an identity provider stopped, so only if the plan says it.
+    if declared.disabled is not None and declared.disabled != (person.disabled_at is not None):
+        await people.set_disabled(actor, person, is_disabled=declared.disabled)
     known = await users.list_identities(actor.deployment.database, person.id)
     for one in declared.identities:
         if LinkedIdentity(one.issuer, one.subject) not in known:

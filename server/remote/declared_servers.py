@@ -47,10 +47,12 @@ async def _plan_servers(
     known = {one.name: one for one in await list_servers(actor.deployment.database)}
     for name, declared in wanted.items():
         held = known.get(name)
-        after: dict[str, object] = {"url": declared.url, "disabled": declared.disabled}
+        after: dict[str, object] = {"url": declared.url}
+        if declared.disabled is not None:
+            after["disabled"] = declared.disabled
         new_server = _new_server(name, declared)
         if held is None:
-            run = partial(_add, actor, new_server, is_disabled=declared.disabled)
+            run = partial(_add, actor, new_server, is_disabled=declared.disabled is True)
             yield PlannedChange("create", "mcp_server", name, differences_between({}, after), run)
             continue
         if (fixed := _fixed_change(held, declared, new_server)) is not None:
@@ -121,7 +123,8 @@ async def _add(actor: Actor, new_server: servers.NewServer, *, is_disabled: bool
     await servers.set_disabled(actor, new_server.name, is_disabled=is_disabled)
 
 
-async def _update(actor: Actor, held: McpServer, *, is_disabled: bool, entry: RegistrationInput | None) -> None:
+async def _update(actor: Actor, held: McpServer, *, is_disabled: bool | None, entry: RegistrationInput | None) -> None:
     if entry is not None:
         await reconciliation.save_registration(actor, held.name, entry)
-    await servers.set_disabled(actor, held.name, is_disabled=is_disabled)
+    if is_disabled is not None:
+        await servers.set_disabled(actor, held.name, is_disabled=is_disabled)

@@ -144,6 +144,29 @@ async def test_unknown_keys_and_places_are_refused_with_what_was_meant() -> None
     assert parse_declaration({"people": {"grace": {"admin": True}}}).people
 
 
+async def test_nobody_who_was_disabled_or_stopped_is_let_in_again_unless_the_file_says_so(room: AdminRoom) -> None:
+    def declare_grace(**facts: object) -> Declaration:
+        return parse_declaration({"people": {"grace": {"role": "member", **facts}}})
+
+    async def apply(declared: Declaration) -> bool:
+        await reconciliation.apply(await reconciliation.plan(room.operator, declared))
+        return (await room.person("grace")).has_agents
+
+    assert await apply(declare_grace())
+    await people.set_disabled(room.operator, await room.person("grace"), is_disabled=True)
+    assert not await apply(declare_grace())
+    assert not await apply(declare_grace(role="auditor"))
+    assert await apply(declare_grace(disabled=False))  # the twin
+    now = room.deployment.now()
+    async with room.deployment.transaction() as transaction:
+        grace = await room.person("grace")
+        await users.stop_agents(transaction, grace.id, by="https://id.example", at=now, now=now)
+    for declared in (declare_grace(role="auditor"), declare_grace(role="member", disabled=False)):
+        assert not await apply(declared)
+    assert not await apply(declare_grace(disabled=True))
+    assert await apply(declare_grace(disabled=False))
+
+
 async def test_identities_in_any_order_are_linked_once(room: AdminRoom) -> None:
     one, other = ({"issuer": f"https://{name}.example", "subject": "1"} for name in ("z", "a"))
 

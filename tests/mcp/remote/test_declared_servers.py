@@ -37,6 +37,12 @@ async def test_a_declaration_adds_disables_and_removes_servers(place: RemoteRoom
     assert change_lines(changes) == ["update mcp_server declared"]
     await reconciliation.apply(changes)
     assert (await place.read_server("declared")).is_disabled
+    plainly = {"url": plain.url}  # whoever disabled it, only a file that says so enables it again
+    assert await plan(place.operator, parse_declaration({"mcp_servers": {"declared": plainly}})) == ()
+    changes = await plan(
+        place.operator, parse_declaration({"mcp_servers": {"declared": plainly | {"disabled": False}}})
+    )
+    assert [(one.name, one.before, one.after) for one in changes[0].differences] == [("disabled", True, False)]
     with pytest.raises(ChangeRefused, match="address can't change"):
         await plan(place.operator, parse_declaration({"mcp_servers": {"declared": {"url": keyed.url}}}))
     key = {"url": keyed.url, "sign_in": "key"}
