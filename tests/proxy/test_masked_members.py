@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.masked_members import MemberMask, UnreadableAnswer, masked_names, may_have_members
-from providers.definitions.catalog import load_catalog
+from providers.definitions.catalog import load_catalog, read_provider, shipped_files
 from providers.definitions.member_masks import MaskedMembers
 from providers.definitions.model import Provider
 from providers.outbound.addresses import AddressPolicy
@@ -420,8 +420,8 @@ async def test_reads_that_nobody_reviewed_show_no_usual_credential(upstream: Ups
 
 
 def test_every_file_of_one_service_masks_the_same_members() -> None:
-    catalog = load_catalog()
-    files = [one for one in catalog if any(base.startswith("https://api.github.com") for base in one.apis.values())]
+    shipped = [read_provider(path) for path in shipped_files()]
+    files = [one for one in shipped if any(base.startswith("https://api.github.com") for base in one.apis.values())]
     assert {one.name for one in files} >= {"github", "github-app", "github-oauth-app"}
     for one in files:
         assert {name for mask in one.masked for name in mask.members} == {"temp_clone_token"}, one.name
