@@ -168,7 +168,7 @@ class Revocation:
 async def find_revocation(reader: Reader, connection_id: str) -> Revocation | None:
     """The revocation that a disconnection left, done or not."""
     rows = await reader.fetch(_ONE, {"tenant": TENANT, "id": connection_id, "nothing": ""})
-    return _revocation(rows[0]) if rows else None
+    return next(map(_revocation, rows), None)
 
 
 async def list_revocations(reader: Reader, user_id: str, *, since: int = 0) -> tuple[Revocation, ...]:
@@ -269,9 +269,9 @@ async def has_unfinished(reader: Reader, provider: str) -> bool:
     return row is not None
 
 
-async def finish_deletions(vault: Vault) -> int:
-    """Destroy the keys of deleted people who have no grant left to end; returns how many."""
-    finished = 0
+async def finish_deletions(vault: Vault) -> bool:
+    """Destroy the keys of deleted people who have no grant left to end; whether there were any."""
+    is_any_finished = False
     for deletion in await users.list_deletions(vault.database):
         now, which = vault.database.now(), {"tenant": TENANT, "user_id": deletion.user_id}
         for connection in await connections.list_connections(vault.database, deletion.user_id):
@@ -287,10 +287,10 @@ async def finish_deletions(vault: Vault) -> int:
             await vault.keys.destroy_user_key(transaction, deletion.user_id)
             event = Event("user.key_destroyed", user_id=deletion.user_id)
             await append(transaction, event, now=now)
-        finished += 1
-    if finished:
+        is_any_finished = True
+    if is_any_finished:
         await scrub(vault, ())
-    return finished
+    return is_any_finished
 
 
 async def done_since(reader: Reader, since: int) -> tuple[str, ...]:

@@ -435,7 +435,7 @@ async def test_a_person_who_was_deleted_meanwhile_gets_no_connection_and_leaves_
     async with deployment.transaction() as transaction:
         await users.delete_user(transaction, trip.user.id, now=deployment.now())
     deployment.database.clock_offset += hours * 3600  # the host was down
-    assert await revocations.finish_deletions(deployment.vault) == 0
+    assert not await revocations.finish_deletions(deployment.vault)
     assert await consents.adopt_all(deployment.vault) == 1
     assert await revocations.run_due(deployment.vault) == 1
     assert local.live_grants() == 0

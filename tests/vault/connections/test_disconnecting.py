@@ -126,6 +126,20 @@ async def test_a_revocation_that_never_works_is_given_up_and_the_key_destroyed(r
         await room.vault.keys.load_key(room.database, user_id=room.alice.user.id, connection_id=connection.id)
 
 
+@pytest.mark.parametrize(("age", "outcome"), [(79_949, "failed"), (79_950, "given_up")])
+async def test_a_revocation_is_given_up_22_hours_after_the_disconnection_at_the_earliest(
+    room: Room, age: int, outcome: str
+) -> None:
+    """Even if all attempts were made before, as when its person asked for them."""
+    connection = await room.connect()
+    await room.disconnect(connection)
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update upstream_revocations set attempts = 9")
+    room.pass_time(age)
+    room.slack.revoke_outcomes.append(RevokeOutcome.FAILED)
+    assert await revocations.revoke_upstream(room.vault, connection.id) == outcome
+
+
 async def test_a_provider_without_revocation_is_said_to_have_none(room: Room) -> None:
     connection = await room.connect()
     await room.disconnect(connection)

@@ -97,12 +97,14 @@ async def test_a_database_that_does_not_exist_is_refused_with_the_servers_reason
 async def test_a_taken_key_is_a_conflict_and_a_free_one_is_not(database: Database) -> None:
     async with database.transaction() as transaction:
         await add(transaction, "a")
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict) as refused:
         async with database.transaction() as transaction:
             await add(transaction, "a")
     async with database.transaction() as transaction:
         await add(transaction, "b")
     assert await names(database) == ["a", "b"]
+    assert "unique" in refused.value.detail.casefold(), "the log has the server's reason"
+    assert "default" not in refused.value.detail, "but not the values that it names"
 
 
 async def test_a_missing_value_is_not_a_conflict(database: Database) -> None:

@@ -20,7 +20,8 @@ from tests.conftest import Store
 from vault.refusals import StorageUnavailable
 from vault.storage.database import Database
 from vault.storage.database_url import open_database
-from vault.storage.liveness import FOLDER, OwnerLocks
+from vault.storage.host_files import lock
+from vault.storage.liveness import FOLDER, OwnerLocks, is_anybody_alive
 from vault.storage.postgres_hosts import Servers, split_hosts
 from vault.storage.postgres_owners import OwnerSessions, owner_key
 
@@ -296,6 +297,18 @@ def test_a_copied_folder_that_is_put_back_under_a_living_process_proves_no_death
     assert looking.is_gone("living") is True
 
 
+def test_a_process_that_looks_at_a_dead_one_makes_it_look_alive_to_nobody(tmp_path: Path) -> None:
+    dead = OwnerLocks(tmp_path)
+    dead.hold("dead")
+    assert is_anybody_alive(tmp_path)
+    dead.close()
+    (path,) = (tmp_path / FOLDER).iterdir()
+    with path.open("rb") as looking:
+        lock(looking.fileno(), is_shared=True)
+        assert OwnerLocks(tmp_path).is_gone("dead") is True
+        assert not is_anybody_alive(tmp_path)
+
+
 def test_a_file_of_the_release_before_proves_a_death_as_it_did(tmp_path: Path) -> None:
     dead, looking = OwnerLocks(tmp_path), OwnerLocks(tmp_path)
     dead.hold("dead")
@@ -304,9 +317,10 @@ def test_a_file_of_the_release_before_proves_a_death_as_it_did(tmp_path: Path) -
     assert looking.is_gone("dead") is False
     dead.close()
     assert looking.is_gone("dead") is True
-    OwnerLocks(tmp_path).hold("passing by")
-    assert path.read_bytes() == b"gone\n"
-    assert looking.is_gone("dead") is True
+    for name in ("passing by", "passing by later"):
+        OwnerLocks(tmp_path).hold(name)
+        assert path.read_bytes() == b"gone\n"
+        assert looking.is_gone("dead") is True
 
 
 async def test_an_owner_of_which_nothing_is_known_is_not_taken_for_dead(sqlite_store: Store) -> None:
@@ -316,6 +330,11 @@ async def test_an_owner_of_which_nothing_is_known_is_not_taken_for_dead(sqlite_s
         assert not await database.is_dead("never seen", certainly=True)
     finally:
         await database.close()
+
+
+def test_every_release_has_the_same_file_for_an_owner(tmp_path: Path) -> None:
+    OwnerLocks(tmp_path).hold("one")
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["7692c3ad3540bb803c020b3aee66cd88.lock"]
 
 
 def test_every_release_has_the_same_lock_for_an_owner_on_postgres() -> None:

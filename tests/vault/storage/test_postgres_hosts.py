@@ -7,7 +7,7 @@ import re
 import tempfile
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
@@ -43,6 +43,24 @@ def test_each_host_becomes_an_address_of_its_own_that_must_take_writes() -> None
         "postgresql://u@/db?host=%2Frun%2Fa&port=1&target_session_attrs=primary",
         "postgresql://u@/db?host=h2&port=2&target_session_attrs=primary",
     )
+
+
+def test_hosts_share_one_port_and_keep_every_option() -> None:
+    assert split_hosts("postgresql://u@/db?host=h1,h2&port=5433&passfile=") == tuple(
+        f"postgresql://u@/db?host={host}&port=5433&passfile=&target_session_attrs=read-write" for host in ("h1", "h2")
+    )
+    assert split_hosts("postgresql://u@/db?host=h1,h2") == tuple(
+        f"postgresql://u@/db?host={host}&target_session_attrs=read-write" for host in ("h1", "h2")
+    )
+
+
+@pytest.mark.parametrize(
+    ("port", "is_port"),
+    [("1", True), ("65535", True), ("0", False), ("65536", False), ("-1", False), ("5x", False), ("\u0663", False)],
+)
+def test_a_port_is_a_number_from_1_to_65535(port: str, *, is_port: bool) -> None:
+    with nullcontext() if is_port else pytest.raises(StorageUnavailable, match="must be a number from 1 to 65535"):
+        assert len(split_hosts(f"postgresql://u:p@h1:{port},h2/db")) == 2
 
 
 @pytest.mark.parametrize(
