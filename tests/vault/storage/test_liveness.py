@@ -307,6 +307,8 @@ def test_a_process_that_looks_at_a_dead_one_makes_it_look_alive_to_nobody(tmp_pa
         lock(looking.fileno(), is_shared=True)
         assert OwnerLocks(tmp_path).is_gone("dead") is True
         assert not is_anybody_alive(tmp_path)
+        OwnerLocks(tmp_path).hold("passing by")
+    assert path.read_bytes().endswith(b"gone\n"), "whoever passes by still notes the death"
 
 
 def test_a_file_of_the_release_before_proves_a_death_as_it_did(tmp_path: Path) -> None:

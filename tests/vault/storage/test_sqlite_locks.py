@@ -154,6 +154,21 @@ def test_a_restore_has_the_vault_alone_and_others_only_without_it(tmp_path: Path
     first.close()
 
 
+def test_a_restore_excludes_all_who_use_its_database_file_whatever_their_data_directory(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/elsewhere/vault.sqlite"
+    first, restoring = (Presence(url, data=tmp_path / name) for name in ("a", "b"))
+    first.enter()
+    assert (tmp_path / "elsewhere" / FILE).exists()
+    assert not restoring.take_alone()
+    first.close()
+    assert restoring.take_alone()
+    restoring.close()
+    other = Presence("postgresql://vault@host/vault", data=tmp_path / "a")
+    other.enter()
+    assert (tmp_path / "a" / FILE).exists()
+    other.close()
+
+
 def test_a_restore_waits_for_a_process_of_an_earlier_release(tmp_path: Path) -> None:
     owners, restoring = OwnerLocks(tmp_path), Presence("sqlite:", data=tmp_path)
     assert not is_anybody_alive(tmp_path)
