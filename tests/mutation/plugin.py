@@ -42,6 +42,7 @@ TIMES = 5  # plus this many times as long as the unchanged test took; a slower o
 LONGER = 2  # counts as hung after this many times that limit
 QUICK = 8  # tests from each of the two groups, if the cheapest are enough
 UNKNOWN = 60  # seconds for each test of a test file that is being recorded
+FEW = 24  # tests that name a model, which all meet its mutants
 MOST_AT_IMPORT = 60  # tests for a mutant that needs its own process,
 ALONE = 120  # and seconds until such a process has imported everything
 ON_POSTGRES = ("tests/vault/storage/", "tests/cli/test_completion.py")
@@ -256,7 +257,7 @@ class MutantTrials:
             tests = {test for name in names for test in reach.of_name(name)} or reach.of_file(mutant.file)
             # a test that only makes an instance of a model reaches none of its lines
             makers = self._wording.tests_with(classes_with(mutant.old, mutant.line))
-            tests = tests.union(self._wording.nearest(makers, mutant.key))
+            tests = tests.union(makers if len(makers) <= FEW else self._wording.nearest(makers, mutant.key))
         present = {one for one in tests if one in self._items}
         if "postgres" in mutant.file:
             usable = {one for one in present if _uses_postgres(self._items[one])}
