@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest_asyncio
 from providers.definitions.catalog import load_catalog
 from providers.definitions.unruled_calls import ANY_CALL
 from server.programs.program_run import ProgramOptions, problem_of
+from server.proxy import program_access
 from server.proxy.program_access import AccountChoice, PermissionWait, ProgramAccess, WantedCall, reads
 from server.proxy.program_hosts import ApiAddress, HostMap, addresses_of, host_map, hosts_of
 from server.proxy.wire import ProxyRefused
@@ -354,6 +355,31 @@ async def test_a_refusal_without_a_link_is_not_repeated(room: ProgramRoom) -> No
             assert len(room.said) == 1
 
 
+async def test_an_unanswered_question_is_asked_again_after_a_while(
+    room: ProgramRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.allow(frozenset())
+    async with room.access() as access:
+        for quiet, said in ((60.0, 1), (60.0, 1), (0.0, 1)):
+            monkeypatch.setattr(program_access, "_QUIET", quiet)
+            assert await code_of(access.choose(*calls("/repos/octo/hello"))) == "delegation_required"
+            assert len(room.said) == said
+    async with room.access() as access:
+        for said in (2, 3):
+            assert await code_of(access.choose(*calls("/repos/octo/hello"))) == "delegation_required"
+            assert len(room.said) == said
+
+
+async def test_of_two_services_at_one_host_the_connected_one_is_asked_about(room: ProgramRoom) -> None:
+    await room.allow(frozenset())
+    found, call = calls("/repos/octo/hello")
+    async with room.access() as access:
+        for order in (found, found[::-1]):
+            assert {one.provider for one in order} == {"github", "github-app"}
+            assert await code_of(access.choose(order, call)) == "delegation_required"
+        assert await code_of(access.choose(bucket("eu-west-1"), OBJECT)) == "connection_required", "there is none"
+
+
 @pytest.mark.parametrize(
     ("scheme", "port", "url"),
     [
@@ -404,11 +430,32 @@ async def test_all_handles_end_with_the_program(room: ProgramRoom) -> None:
         (held,) = await deployment.database.fetch("select expires_at from handles", {})
         assert held["expires_at"] == deployment.now() + 300
         issued_at = int(str(held["expires_at"])) - 300
-        for passed, made in ((269, 1), (270, 2)):  # a new one 30 seconds before its end
+        other = replace(chosen, scopes=chosen.scopes ^ READ)
+        for one, passed, made in ((other, 5, 2), (chosen, 269, 2), (chosen, 270, 3), (other, 275, 4)):
             with stopped_clock(deployment.database, at=issued_at + passed):
-                await access.handle(chosen)
-                assert await count() == made
+                await access.handle(one)
+                assert await count() == made, "a new one 30 seconds before its end"
     assert await count() == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "scopes", "changes"),
+    [
+        ("POST", lambda reading: reading, False),
+        ("POST", lambda reading: set(sorted(reading)[:1]), False),
+        ("POST", lambda reading: {*reading, "contents:write"}, True),
+        ("GET", lambda reading: {"contents:read"}, False),
+    ],
+)
+async def test_a_call_with_scopes_that_only_read_changes_nothing(
+    room: ProgramRoom, method: str, scopes: Callable[[frozenset[str]], set[str]], *, changes: bool
+) -> None:
+    found, call = calls("/repos/octo/hello")
+    reading = room.vault.deployment.catalog.provider("github").reading_scopes
+    assert "contents:write" not in reading
+    chosen = AccountChoice(found[0], room.account.id, frozenset(scopes(reading)))
+    async with room.access() as access:
+        assert access.may_change(chosen, replace(call, method=method)) is changes
 
 
 async def test_handles_that_cannot_be_given_up_take_no_result_away(
