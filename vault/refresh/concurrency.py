@@ -249,6 +249,11 @@ class Vault:
     assertions: IdentityAssertions | None = None  # of identity providers that vouch for people
     references: References | None = None  # to secrets that are kept elsewhere
 
+    def upstream_of(self, provider: str) -> UpstreamOAuth | None:
+        """The client of a provider that the operator has set up."""
+        upstream = self.upstreams.get(provider)
+        return upstream if upstream is not None and upstream.is_configured else None
+
     def policy_of(self, provider: str, renewed_by: str | None) -> UpstreamPolicy:
         """The policy of a provider for a connection; `renewed_by`: the connection whose assertions renew it, if any."""
         return (self.policies.get(provider) or UpstreamPolicy(provider)).for_renewal(renewed_by)
@@ -290,7 +295,7 @@ class RefreshQueues:
         if not places.locked():
             await places.acquire()
             return True
-        async with asyncio.timeout(max(patience, 0.0)):
+        async with asyncio.timeout(patience):
             await places.acquire()
         return False
 

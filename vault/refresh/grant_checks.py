@@ -211,9 +211,9 @@ async def look(vault: Vault, connection_id: str) -> bool:
 
 async def _is_refused(vault: Vault, facts: ConnectionFacts) -> bool | None:
     """Whether the provider reports this access token as dead; None if its answer is inconclusive."""
-    upstream = vault.upstreams.get(facts.provider)
+    upstream = vault.upstream_of(facts.provider)
     access_token = facts.open_access_token(vault.keys)
-    if upstream is None or not upstream.is_configured or access_token is None:
+    if upstream is None or access_token is None:
         return False
     try:
         await upstream.identify(access_token, {})

@@ -132,8 +132,8 @@ async def _narrow(vault: Vault, request: UpstreamTokenRequest) -> int:
         if facts.access_generation <= dead or not narrowing.is_good_parent(facts, policy=policy, now=now):
             await _get(vault, UpstreamTokenRequest(request.connection_id, facts.access_generation, spoiled=dead))
             facts = await leases.read(vault.database, request.connection_id, scope_key=request.scope_key) or facts
-        upstream = vault.upstreams.get(facts.provider)
-        if upstream is None or not upstream.is_configured:
+        upstream = vault.upstream_of(facts.provider)
+        if upstream is None:
             raise not_set_up(facts.provider)
         made = await narrowing.Narrower(vault, upstream, policy, facts=facts, request=request).make()
         if made is not None:
@@ -286,8 +286,8 @@ async def obstacle(
         return refusal
     if facts.renewed_by is not None:
         return await assertions.obstacle(vault, facts)
-    upstream = vault.upstreams.get(facts.provider)
-    if upstream is None or not upstream.is_configured:
+    upstream = vault.upstream_of(facts.provider)
+    if upstream is None:
         return not_set_up(facts.provider)
     return needs_reauth(facts) if facts.refresh_sealed is None else None
 
@@ -322,8 +322,8 @@ async def _prepare(
             refresh_token="",
             id_token=asserted.id_token,
         )
-    upstream = vault.upstreams.get(facts.provider)
-    if upstream is None or not upstream.is_configured:
+    upstream = vault.upstream_of(facts.provider)
+    if upstream is None:
         raise not_set_up(facts.provider)
     if facts.refresh_sealed is None:
         if policy.credential is CredentialKind.KEY:

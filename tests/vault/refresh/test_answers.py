@@ -58,6 +58,7 @@ async def test_rotated_refresh_tokens_are_spent_in_their_order(room: Room) -> No
         assert await room.exchange()
     assert len({send.refresh_token for send in room.slack.sends}) == 3
     assert room.slack.families[0].is_alive
+    assert room.vault.tasks.waits == 3
 
 
 async def test_an_answer_is_stored_even_when_its_lease_has_lapsed(room: Room) -> None:
@@ -68,7 +69,12 @@ async def test_an_answer_is_stored_even_when_its_lease_has_lapsed(room: Room) ->
         async with second_process(room) as other:
             with pytest.raises(TemporarilyUnavailable):  # according to its clock, and ours may be wrong
                 await other.exchange()
-            other.pass_time(60)
+            assert (await room.row(connection)).lease_owner == room.vault.owner, "it isn't given up yet"
+            other.pass_time(20)
+            with pytest.raises(TemporarilyUnavailable) as waiting:
+                await other.exchange()
+            assert waiting.value.retry_after == 40
+            other.pass_time(40)
             with pytest.raises(ConnectionRequired) as refused:
                 await other.exchange()
             assert refused.value.reason == "ambiguous"

@@ -310,6 +310,20 @@ async def test_large_tokens_survive_the_end_of_their_process_before_the_commit(
         assert [send.outcome for send in room.slack.sends] == ["Rotation"]
 
 
+async def test_room_for_large_tokens_is_reserved_before_they_are_sent(room: Room) -> None:
+    room.slack.padding = (20_000, 20_000)
+    connection = await room.connect()
+    room.pass_time(3600)
+    journal = room.vault.journal
+    async with room.held_refresh() as slow:
+        reserved = journal._rooms[connection.id].slots  # pyright: ignore[reportPrivateUsage]
+        room.slack.gate.set()
+        await slow
+    (found,) = await journal.find(connection.id)
+    needed = slots_for(len(encode(found)))
+    assert 1 < needed <= reserved <= needed + 1
+
+
 async def test_without_room_for_the_answer_nothing_is_sent(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)

@@ -13,7 +13,7 @@ from tests.support.rooms.vault_room import READ, WAIT, Room, herd, open_room, se
 from vault.refresh import leases
 from vault.refresh.accounts import AccountQuery, read_accounts
 from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest
-from vault.refresh.rotation import keep_fresh
+from vault.refresh.rotation import keep_fresh, refresh
 from vault.upstream import RotationMode
 
 # One refresh for everyone
@@ -162,6 +162,19 @@ async def test_a_narrow_token_is_refreshed_ahead_in_the_last_tenth_of_its_own_li
     assert (await room.exchange("google", READ)).value == narrow.value
     await room.settle()
     assert len(room.google.sends) == 2
+
+
+@pytest.mark.parametrize("kills", [True, False])
+async def test_a_full_token_replaces_narrow_ones_only_where_it_ends_them(room: Room, *, kills: bool) -> None:
+    policy = replace(room.vault.policies["google"], refresh_ends_access_token=kills)
+    room.vault = replace(room.vault, policies={**room.vault.policies, "google": policy})
+    connection = await room.connect("google")
+    narrow = await room.exchange("google", READ)
+    facts = await room.row(connection)
+    await refresh(room.vault, connection.id, if_generation=facts.access_generation)
+    assert len(room.google.sends) == 2
+    assert ((await room.exchange("google", READ)).value == narrow.value) is not kills
+    assert len(room.google.sends) == 2 + kills
 
 
 async def test_where_a_refresh_kills_the_old_token_it_serves_to_its_end(room: Room) -> None:

@@ -225,10 +225,16 @@ async def test_a_provider_that_is_not_set_up_any_more_loses_nothing(room: Room) 
 async def test_a_disconnected_connection_is_not_refreshed(room: Room) -> None:
     connection = await room.connect()
     await room.disconnect(connection)
-    with pytest.raises(ConnectionRequired):
+    with pytest.raises(ConnectionRequired) as refused:
         await refresh(room.vault, connection.id, if_generation=1)
-    with pytest.raises(ConnectionRequired):
+    assert (refused.value.provider, refused.value.scopes) == ("slack", frozenset())
+    read = frozenset({"channels:read"})
+    with pytest.raises(ConnectionRequired) as refused:
+        await refresh(room.vault, connection.id, scopes=read, if_generation=1)
+    assert (refused.value.reason, refused.value.scopes) == ("missing", read)
+    with pytest.raises(ConnectionRequired) as refused:
         await refresh(room.vault, "never was", if_generation=1)
+    assert refused.value.provider == ""
     assert room.slack.sends == []
 
 
