@@ -283,6 +283,24 @@ async def test_disconnecting_ends_the_token_at_the_service(company: CompanyRoom)
     assert family["ended"] == "revoked"
 
 
+async def test_a_renewal_that_is_answered_after_disconnecting_is_ended_too(company: CompanyRoom) -> None:
+    user, account = await connect_linear(company, "bob")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    company.pass_time(2 * 86400)
+    company.simulator.fault(PROVIDER_TOKEN, "hold", when="after")
+    renewing = asyncio.create_task(company.exchange(agent, "linear"))
+    await wait_until_held(company.simulator, PROVIDER_TOKEN, seconds=10)
+    async with company.room.deployment.transaction() as transaction:
+        now = company.room.deployment.now()
+        await connections.disconnect(transaction, company.room.deployment.keys, account, now=now)
+    company.simulator.sandbox.faults.release()
+    await asyncio.gather(renewing, return_exceptions=True)
+    company.pass_time(LEASE + 1)
+    await revocations.run_due(company.vault)
+    renewed = [one for one in company.simulator.books()["families"] if one["face"] == "families.known-linear"][-1]
+    assert renewed["ended"] == "revoked"
+
+
 async def test_ending_the_identity_ends_what_it_vouched_for_and_signing_in_brings_it_back(
     company: CompanyRoom,
 ) -> None:
