@@ -8,7 +8,6 @@ write in between.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from vault.classes.immutable import immutable
@@ -28,6 +27,8 @@ class _Kind:
     batch: int
 
 
+# The last account that a person disconnected at a service where companies connect accounts stays: it keeps theirs from
+# connecting another. `services` has the names of these services between commas.
 _CONNECTIONS: Final = _Kind(
     """
     select k.id from connections k
@@ -35,7 +36,17 @@ _CONNECTIONS: Final = _Kind(
         select 1 from upstream_revocations r
         where r.tenant = k.tenant and r.connection_id = k.id and r.done_at is null
     )
-    {and_forgettable} limit :batch
+    and not (
+        k.reason = :disconnected
+        and cast(:services as text) like cast(:before_name as text) || k.provider || cast(:after_name as text)
+        and exists (select 1 from users u where u.tenant = k.tenant and u.id = k.user_id)
+        and k.id = (
+            select n.id from connections n
+            where n.tenant = k.tenant and n.user_id = k.user_id and n.provider = k.provider and n.reason = :disconnected
+            order by n.ended_at desc, n.id desc limit 1
+        )
+    )
+    limit :batch
     """,
     (
         "delete from narrowed_tokens where tenant = :tenant and connection_id = :id",
@@ -49,19 +60,6 @@ _CONNECTIONS: Final = _Kind(
     ),
     batch=100,
 )
-# The last account that a person disconnected at such a service stays: it keeps their company from connecting another.
-_FORGETTABLE: Final = """
-    and not (
-        k.reason = :disconnected and k.provider in ({services})
-        and exists (select 1 from users u where u.tenant = k.tenant and u.id = k.user_id)
-        and not exists (
-            select 1 from connections n
-            where n.tenant = k.tenant and n.user_id = k.user_id and n.provider = k.provider
-                and n.reason = :disconnected
-                and (n.ended_at > k.ended_at or (n.ended_at = k.ended_at and n.id > k.id))
-        )
-    )
-"""
 # `between` means `=` here and makes PostgreSQL do one index lookup each: when hardly any grant is based on another, it
 # assumes that all are based on the same one and reads every grant instead.
 _GRANTS: Final = _Kind(
@@ -142,12 +140,14 @@ async def forget_ended(database: Database, *, before: int, company_services: Col
 
     `company_services`: the providers where companies connect people's accounts.
     """
-    named: dict[str, Value] = {f"service{number}": name for number, name in enumerate(sorted(company_services))}
-    condition = _FORGETTABLE.format(services=", ".join(f":{name}" for name in named)) if named else ""
-    kept = replace(_CONNECTIONS, chosen=_CONNECTIONS.chosen.format(and_forgettable=condition))
-    more = {**named, "disconnected": DISCONNECTED} if named else named
+    more = {
+        "disconnected": DISCONNECTED,
+        "services": f",{','.join(company_services)},",
+        "before_name": "%,",
+        "after_name": ",%",
+    }
     counts = [
-        await _forget(database, kept, before=before, more=more),
+        await _forget(database, _CONNECTIONS, before=before, more=more),
         await _forget(database, _GRANTS, before=before),
         await _forget(database, _CLIENTS, before=before),
     ]
