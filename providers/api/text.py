@@ -10,6 +10,7 @@ _INVISIBLE = re.compile(
 
 # Also: zero-width characters that belong to emoji and scripts, and tags that spell invisible text.
 _UNSEEN = re.compile("[\U000e0000-\U000e0fff\u00ad\u034f\u061c\u115f\u1160\u180e\u3164\ufe00-\ufe0f\uffa0]")
+_NOT_IN_WORDS = re.compile(r"[^\x21-\x7e]")
 
 
 def as_data(text: str, *, limit: int) -> str:
@@ -30,7 +31,7 @@ def as_description(text: str, *, limit: int) -> str:
 
 def as_id(text: str | None, *, limit: int) -> str:
     """A provider's ID, time or other single word: visible ASCII only, cut to `limit`; empty when there is none."""
-    return re.sub(r"[^\x21-\x7e]", "", text or "")[:limit]
+    return _NOT_IN_WORDS.sub("", text or "")[:limit]
 
 
 def quote(text: str) -> str:
