@@ -12,7 +12,7 @@ from tests.conftest import Store
 from tests.vault.audit.test_audit_keyed_head import add, change, fill
 from vault.audit import log as logs
 from vault.audit import segments
-from vault.audit.audit import ChainBroken, append, verify
+from vault.audit.audit import ChainBroken, append, list_events, verify
 from vault.audit.deliveries import end_turn, take_turn
 from vault.audit.log import Log, begin_log, check_consistent, check_note, extend, issue, load_logs, rotate_log_key
 from vault.audit.merkle import leaf_hash, root_of_inclusion
@@ -262,8 +262,9 @@ async def test_a_history_rewritten_with_the_key_doesnt_continue_the_signed_tree(
         await many(databases[1], 8)
         assert await verify(databases[1]) == 8
         tree = await extend(databases[1], log)
-        with pytest.raises(ChainBroken, match="differ from a signed checkpoint"):
+        with pytest.raises(ChainBroken, match="differ from a signed checkpoint") as broken:
             await check_consistent(tree, signed.head)
+        assert broken.value.sequence == 1  # any event can be the one that differs
         await check_consistent(tree, TreeHead(log.origin, 8, simple_root(await leaves(databases[1]))))
     finally:
         for one in databases:
@@ -412,11 +413,19 @@ async def test_a_new_key_signs_beside_the_old_one_for_a_while(database: Database
         late = await issue(database, log, now=now + passed)
         assert late is not None
         assert late.note.signed_by(log.verifiers) == names
+    newest = await rotate_log_key(database, log, now=now)
+    rotations = [one.details for one in await list_events(database) if one.kind == "activity.key_rotated"]
+    assert [(one["previous"], one["key"]) for one in rotations[1:]] == [(str(made), str(newest))]
     await change(
         database, "update keys.ring set sealed = :sealed where purpose = :purpose", sealed=b"x", purpose="activity-log"
     )
-    with pytest.raises(ChainBroken, match="wasn't made by this vault"):
+    with pytest.raises(ChainBroken, match="wasn't made by this vault") as broken:
         await load_logs(database, database.event_key or b"")
+    assert broken.value.sequence == 1  # without the key, no event is vouched for
+    database.event_key = None
+    with pytest.raises(ChainBroken, match="key isn't open") as broken:
+        await start_log(database)
+    assert broken.value.sequence == 1
 
 
 async def test_a_restored_vault_begins_another_log(database: Database, key_ring: KeyRing) -> None:
@@ -467,6 +476,8 @@ async def test_each_restore_begins_another_log_though_the_activity_is_as_short_a
         made.append(await start_log(database))
         assert await start_log(database) == made[-1]
         assert await logs.restarted_after(database, made[-1]) is None
+        begun = [one.details for one in await list_events(database) if one.kind == "activity.log_begun"]
+        assert (begun[-1]["origin"], begun[-1]["former"]) == (made[-1].origin, made[-2].origin)
     assert len({log.origin for log in made}) == 4
     assert await load_logs(database, database.event_key or b"") == tuple(made)
     await change(database, "delete from events where sequence = 4")  # pruned, but the last log remembers the restores

@@ -155,10 +155,10 @@ def test_a_restore_has_the_vault_alone_and_others_only_without_it(tmp_path: Path
 
 
 def test_a_restore_excludes_all_who_use_its_database_file_whatever_their_data_directory(tmp_path: Path) -> None:
-    url = f"sqlite://{tmp_path}/elsewhere/vault.sqlite"
+    url = f"sqlite://{tmp_path}/else/where/vault.sqlite"
     first, restoring = (Presence(url, data=tmp_path / name) for name in ("a", "b"))
     first.enter()
-    assert (tmp_path / "elsewhere" / FILE).exists()
+    assert (tmp_path / "else" / "where" / FILE).exists()
     assert not restoring.take_alone()
     first.close()
     assert restoring.take_alone()
