@@ -433,7 +433,7 @@ class DeclaredMcpServer(TypedDict):
     client_id: NotRequired[str | None]
     client_secret: NotRequired[str | None]
     client_secret_file: NotRequired[str | None]
-    disabled: NotRequired[bool]
+    disabled: NotRequired[bool | None]
 
 
 class DeclaredPerson(TypedDict):
@@ -441,7 +441,7 @@ class DeclaredPerson(TypedDict):
 
     admin: NotRequired[bool]
     role: NotRequired[Role | None]
-    disabled: NotRequired[bool]
+    disabled: NotRequired[bool | None]
     identities: NotRequired[list[DeclaredIdentity]]
 
 

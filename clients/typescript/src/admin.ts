@@ -384,14 +384,14 @@ export interface DeclaredMcpServer {
   client_id?: string | null;
   client_secret?: string | null;
   client_secret_file?: string | null;
-  disabled?: boolean;
+  disabled?: boolean | null;
 }
 
 /** A person, by name. A new person gets a one-time sign-in link. */
 export interface DeclaredPerson {
   admin?: boolean;
   role?: Role | null;
-  disabled?: boolean;
+  disabled?: boolean | null;
   identities?: Array<DeclaredIdentity>;
 }
 
