@@ -60,10 +60,11 @@ def owe(vault: Vault, connection_id: str, ending: Ending) -> None:
 async def pay(vault: Vault, connection_id: str) -> None:
     """Write this connection's pending endings; the caller holds its turn. Raises what the storage raises."""
     while owed := vault.tasks.owed.get(connection_id):
+        ending, *_ = owed
         async with vault.database.transaction() as transaction:
             await leases.await_others(transaction, connection_id)
-            await owed[0](transaction)
-        owed.pop(0)
+            await ending(transaction)
+        owed.remove(ending)
     vault.tasks.owed.pop(connection_id, None)
 
 

@@ -198,6 +198,24 @@ async def test_an_answer_stored_and_reported_failed_changes_no_earlier_grant_of_
     assert await list_revocations(room.database, room.alice.user.id) == before
 
 
+async def test_every_ending_that_is_owed_is_written_once_in_its_order(room: Room) -> None:
+    connection, written = await room.connect(), list[str]()
+
+    def ending(name: str) -> attempts.Ending:
+        async def write(_: Transaction) -> None:
+            written.append(name)
+
+        return write
+
+    async with asyncio.timeout(WAIT):
+        for name in ("first", "second", "third"):
+            attempts.owe(room.vault, connection.id, ending(name))
+        await room.vault.tasks.take_turn(connection.id, lambda: attempts.pay(room.vault, connection.id))
+    await room.settle()
+    assert written == ["first", "second", "third"]
+    assert not room.vault.tasks.owed
+
+
 async def test_a_late_settling_leaves_a_newer_send_alone(room: Room) -> None:
     connection = await connect_expired(room)
     facts = await room.row(connection)
