@@ -394,6 +394,8 @@ async def test_a_token_that_is_made_while_the_person_disconnects_is_not_kept(pla
     place.simulator.control("release")
     with pytest.raises(ConnectionRequired):
         await waiting
+    assert await place.room.database.fetch("select sealed from narrowed_tokens") == []
+    assert await place.room.events("connection.narrowed") == []
 
 
 @at("github")
