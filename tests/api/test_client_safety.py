@@ -84,7 +84,9 @@ async def test_a_revoked_token_of_a_service_account_is_replaced(room: AdminRoom)
     def administer() -> None:
         sent: list[str] = []
         with (
-            httpx2.Client(event_hooks={"request": [lambda one: sent.append(one.headers["authorization"])]}) as http,
+            httpx2.Client(
+                timeout=30, event_hooks={"request": [lambda one: sent.append(one.headers["authorization"])]}
+            ) as http,
             AdminClient(
                 room.room.url, client_id=account.client.id, client_secret=account.secret or "", http=http
             ) as admin,
@@ -113,7 +115,7 @@ async def test_no_redirect_takes_a_token_elsewhere(method: str) -> None:
         seen.append(request.url.host)
         return httpx2.Response(307, headers={"location": "https://thief.example/"})
 
-    client = httpx2.Client(transport=httpx2.MockTransport(answer), follow_redirects=True)
+    client = httpx2.Client(timeout=30, transport=httpx2.MockTransport(answer), follow_redirects=True)
     with client as http, pytest.raises(VaultRefused):
         if method == "exchange":
             Vault("https://vault.example", client_id="c", http=http).token("slack", subject="s")

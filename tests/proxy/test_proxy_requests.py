@@ -87,7 +87,7 @@ async def test_the_example_of_the_guide_arrives_as_the_guide_shows(room: ProxyRo
     )
     url = url.replace("{public_url}", handle.vault.url).replace("CONNECTION", handle.connection.id)
     assert sent == f"Authorization: Bearer {handles.PREFIX}..."
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         answer = await http.request(
             method,
             url.replace("API", "web"),
