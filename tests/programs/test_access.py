@@ -16,7 +16,14 @@ from providers.definitions.catalog import load_catalog
 from providers.definitions.unruled_calls import ANY_CALL
 from server.programs.program_run import ProgramOptions, problem_of
 from server.proxy import program_access
-from server.proxy.program_access import AccountChoice, PermissionWait, ProgramAccess, WantedCall, reads
+from server.proxy.program_access import (
+    AccountChoice,
+    PermissionWait,
+    ProgramAccess,
+    WantedCall,
+    reads,
+    stores_encoding,
+)
 from server.proxy.program_hosts import ApiAddress, HostMap, addresses_of, host_map, hosts_of
 from server.proxy.wire import ProxyRefused
 from server.settings import Settings
@@ -353,6 +360,12 @@ async def test_a_refusal_without_a_link_is_not_repeated(room: ProgramRoom) -> No
         for _ in range(2):  # the second time, too: a link exists already
             assert await code_of(access.choose(*issues)) == "delegation_required"
             assert len(room.said) == 1
+
+
+@pytest.mark.parametrize(("provider", "stores"), [("aws", True), ("stripe", False), ("github", False), ("x", False)])
+async def test_only_where_an_encoding_is_stored_it_is_kept(room: ProgramRoom, provider: str, *, stores: bool) -> None:
+    chosen = AccountChoice(ApiAddress(provider, "main", "https", "a.example", 443, ""), "c", frozenset())
+    assert stores_encoding(room.vault.deployment, chosen) is stores
 
 
 async def test_an_unanswered_question_is_asked_again_after_a_while(
