@@ -96,7 +96,7 @@ async def send(http: httpx2.AsyncClient, method: str, path: str) -> int:
 
 
 async def until_served(http: httpx2.AsyncClient) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while await send(http, "GET", "/proxy/c/main/ready") != 200:
             await asyncio.sleep(0.1)
 

@@ -184,7 +184,7 @@ async def test_a_body_ends_with_its_last_byte_whatever_the_server_says(
 
     parts.put_nowait({"type": "http.request", "body": b"x" * BEGINNING, "more_body": True})
     call = asyncio.create_task(Proxy(room.vault.deployment)(scope, parts.get, send))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await reader.begun.wait()
         await change(room, handle)
         parts.put_nowait({"type": "http.request", "body": b"x" * (LONG - BEGINNING), "more_body": True})

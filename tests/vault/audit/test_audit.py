@@ -177,9 +177,9 @@ async def test_callers_are_refused_if_the_writer_is_cancelled(database: Database
     given_up.cancel()
     writer.cancel()
     with pytest.raises(StorageUnavailable):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await caller
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await activity.settle()
 
 

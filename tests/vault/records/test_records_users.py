@@ -234,7 +234,7 @@ async def test_admins_are_locked_in_one_order_wherever_the_database_keeps_their_
         await users.hold_user(holding, ids[0])
         waiting = asyncio.ensure_future(hold())
         await until_waiting(holding, number=1, is_sqlite=store.is_sqlite)
-        async with asyncio.timeout(10):  # nobody else has locked them yet
+        async with asyncio.timeout(30):  # nobody else has locked them yet
             for one in ids[1:]:
                 await users.hold_user(holding, one)
     await waiting

@@ -481,7 +481,7 @@ async def test_sessions_of_other_processes_are_counted_until_they_end(postgres_s
         other = await postgres_store.open()
         assert await database.count_others() == 1
         await other.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await database.count_others():
                 await asyncio.sleep(0.02)
     finally:

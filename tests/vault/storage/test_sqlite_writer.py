@@ -62,7 +62,7 @@ async def test_a_caller_waits_for_another_process_longer_than_sqlite_itself_woul
         done, _ = await asyncio.wait({waiting}, timeout=3 * BUSY_STEP_MS / 1000)
         assert not done
         other.execute("rollback")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await waiting
     assert await names(database) == ["a"]
 
@@ -111,7 +111,7 @@ async def test_what_was_given_up_while_it_waited_writes_nothing(sqlite_store: St
             one.cancel()
         await settle()
         other.execute("rollback")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await asyncio.gather(*kept)
     assert all(one.cancelled() for one in given_up)
     assert await names(database) == ["kept"]
@@ -139,7 +139,7 @@ async def test_events_and_transactions_that_wait_for_one_another_are_all_written
     ]
     await settle()
     leave.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.gather(first, *waiting)
     assert await names(database) == ["0", "1", "2", "3"]
     assert await kinds(database) == ["1", "2", "3"]
@@ -163,7 +163,10 @@ async def test_a_program_that_is_refused_leaves_nothing_and_no_open_transaction(
     assert [row["purpose"] for row in await database.fetch("select purpose from seen")] == ["seen"]
 
 
-async def test_a_vault_that_is_closing_takes_no_new_work_and_finishes_what_it_has(database: Database) -> None:
+async def test_a_vault_that_is_closing_takes_no_new_work_and_finishes_what_it_has(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.sqlite, "BUSY_WAIT", 600.0)  # closing doesn't give up
     begun, leave = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
@@ -181,10 +184,10 @@ async def test_a_vault_that_is_closing_takes_no_new_work_and_finishes_what_it_ha
     await settle()
     for late in (keep(database, "late"), database.append_events(batch_of("late")), database.wipe()):
         with pytest.raises(StorageUnavailable, match="is closed"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await late
     leave.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await asyncio.gather(running, waiting, closing)
 
 
@@ -206,7 +209,7 @@ async def test_a_caller_that_is_done_after_the_end_learns_that_nothing_was_kept(
     await database.close()
     leave.set()
     with pytest.raises(StorageUnavailable, match="closed before the commit"):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await running
     reopened = await sqlite_store.open()
     assert await names(reopened) == []

@@ -257,7 +257,7 @@ async def test_what_another_process_wrote_is_known_soon(tmp_path: Path, monkeypa
     await mine.append(entry("mine"))
     assert not await mine.is_ahead("one", generation=1, era=0)
     await other.append(entry("one"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await mine.is_ahead("one", generation=1, era=0):
             await asyncio.sleep(0.01)
     mine.close()
