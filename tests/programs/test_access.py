@@ -134,12 +134,18 @@ async def test_a_name_that_matches_nothing_is_refused_before_the_start(room: Pro
     assert await problem() is None
 
 
-async def test_a_program_reaches_services_that_are_set_up_or_have_an_account(room: ProgramRoom) -> None:
+async def test_a_program_reaches_services_that_are_set_up_or_have_an_account(
+    room: ProgramRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deployment, nobody = room.vault.deployment, replace(room.principal, user_id="nobody")
     assert (await hosts_of(deployment, nobody)).providers == {"github", "aws"}
     async with connect_another(room, "payments", "stripe", "sk_test_canary"):
         assert (await hosts_of(deployment, room.principal)).providers == {"github", "aws", "stripe"}
     assert (await hosts_of(deployment, room.principal)).providers == {"github", "aws"}
+    aws = deployment.catalog.provider("aws")
+    off = aws.with_registration(replace(aws.registration, is_on=False))
+    monkeypatch.setitem(vars(deployment.catalog)["_providers"], "aws", off)  # as after a restart with the setting
+    assert (await hosts_of(deployment, nobody)).providers == {"github"}
 
 
 async def test_a_vault_that_wants_proofs_of_keys_says_so_before_the_start(room: ProgramRoom) -> None:

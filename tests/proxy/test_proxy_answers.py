@@ -14,6 +14,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from providers.outbound.messages import HttpError, NoAnswer, NotReached, PeerBusy, TooLarge
+from server.proxy import answers
 from server.proxy.endpoint import Proxy
 from server.proxy.refusals import of_http
 from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
@@ -235,6 +236,44 @@ async def test_a_client_that_leaves_ends_the_providers_answer(
                 assert await anext(streamed.aiter_raw())
             await ended.wait()
         assert await outcome(room, handle) == "client_gone"
+
+
+async def test_a_long_answer_waits_once_for_its_client_to_leave(
+    room: ProxyRoom, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_WATCH_AFTER", 1)
+
+    async def in_pieces(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(4):
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+            await asyncio.sleep(0.05)
+        await send({"type": "http.response.body", "body": b""})
+
+    upstream.answer, waits, sent = in_pieces, list[asyncio.Event](), list[Message]()
+    handle = await room.ready()
+
+    async def receive() -> Message:
+        waits.append(asyncio.Event())
+        await waits[-1].wait()
+        raise AssertionError("nothing comes")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    path = urlsplit(handle.base()).path + "/conversations.list"
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {handle.value}".encode())],
+    }
+    async with asyncio.timeout(30):
+        await Proxy(room.vault.deployment)(scope, receive, send)
+    assert sum(len(one.get("body", b"")) for one in sent) == 4000
+    assert len(waits) == 1
 
 
 async def test_a_call_that_the_end_of_the_process_stops_is_recorded_as_such(
