@@ -19,6 +19,7 @@ from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts
 from vault.refresh.refresh_request import (
     BROKEN_PAUSE,
+    SOON,
     event_of,
     is_about_us,
     pause_for,
@@ -113,7 +114,9 @@ class Narrower:
                 raise refused
             case Silent():
                 raise TemporarilyUnavailable(
-                    f"{facts.provider} didn't answer. The account stays connected.", detail=outcome.reason
+                    f"{facts.provider} didn't answer. The account stays connected.",
+                    retry_after=SOON,
+                    detail=outcome.reason,
                 )
             case _:
                 assert_never(outcome)

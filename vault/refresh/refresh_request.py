@@ -46,7 +46,7 @@ log = logging.getLogger("token_vault.rotation")
 
 STORE_WAIT = (0.05, 5.0)  # seconds between attempts to store an answer
 NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refused to narrow to these scopes
-_SOON = 2  # seconds until a request that couldn't be sent is tried again
+SOON = 2  # seconds until a request that couldn't be sent is tried again
 BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
 
 
@@ -107,7 +107,7 @@ def refusal_of_unsent(facts: ConnectionFacts, outcome: NotSent) -> TemporarilyUn
         f"{facts.provider} is rate limiting."
         if outcome.is_limited
         else f"{facts.provider} can't be asked for a new token right now.",
-        retry_after=outcome.retry_after or _SOON,
+        retry_after=outcome.retry_after or SOON,
         detail=outcome.reason,
     )
 
@@ -215,7 +215,7 @@ class Spender:
             if self.policy.credential is CredentialKind.OAUTH
             else f"The secret of this {self.facts.provider} account is kept elsewhere, and can't be read "
             "there or is refused. Have its person or an admin check it.",
-            retry_after=outcome.retry_after or _SOON,
+            retry_after=outcome.retry_after or SOON,
             detail=outcome.reason,
         )
 
