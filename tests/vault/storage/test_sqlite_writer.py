@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 import vault.storage.sqlite
+import vault.storage.sqlite_files
 from tests.conftest import Store
 from tests.vault.storage.test_database import add, hold_write_lock, names
 from vault.refusals import StorageBusy, StorageUnavailable
@@ -214,6 +215,17 @@ async def test_a_caller_that_is_done_after_the_end_learns_that_nothing_was_kept(
     reopened = await sqlite_store.open()
     assert await names(reopened) == []
     await reopened.close()
+
+
+async def test_a_vault_that_is_up_to_date_starts_while_another_process_writes(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.sqlite_files, "BUSY_WAIT", 0.1)
+    await (await sqlite_store.open()).close()
+    async with hold_write_lock(sqlite_store):
+        database = await sqlite_store.open()
+        assert await names(database) == []
+        await database.close()
 
 
 async def test_the_first_of_several_rows_is_fetched(database: Database) -> None:
