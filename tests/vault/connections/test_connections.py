@@ -76,6 +76,30 @@ async def test_a_grant_that_dies_by_itself_is_shown_as_expiring(room: Room) -> N
     assert opened.status(room.now + 4 * 86400) == "expiring"
 
 
+@pytest.mark.parametrize(("refreshable", "status"), [(True, "expiring"), (False, "active")])
+async def test_a_grant_that_dies_unless_it_is_refreshed_is_shown_as_expiring_in_time(
+    room: Room, *, refreshable: bool, status: str
+) -> None:
+    policy = replace(room.vault.policies["slack"], grant_idle=10 * DAY)
+    room.vault = replace(room.vault, policies={"slack": policy})
+    opened = await open_with(room, room.slack.consent("alice", SLACK_SCOPES, refreshable=refreshable))
+    assert opened.status(room.now) == "active"
+    assert opened.status(room.now + 4 * DAY) == status
+
+
+async def test_an_access_token_without_an_end_is_used_as_long_as_the_provider_file_says(room: Room) -> None:
+    policy = replace(room.vault.policies["slack"], access_lifetime=7200)
+    room.vault = replace(room.vault, policies={"slack": policy})
+    answer = replace(room.slack.consent("alice", SLACK_SCOPES), expires_in=None)
+    await room.allow(await open_with(room, answer), SLACK_SCOPES)
+    room.pass_time(3600)
+    assert (await room.exchange()).value == answer.access_token
+    assert room.slack.sends == []
+    room.pass_time(3600)
+    assert (await room.exchange()).value != answer.access_token
+    assert len(room.slack.sends) == 1
+
+
 @pytest.mark.parametrize(
     ("grant_end", "idle_end", "end", "is_postponed"),
     [
