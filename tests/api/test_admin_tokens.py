@@ -75,6 +75,19 @@ async def test_a_service_account_ends_with_its_grant_and_with_its_admin(room: Ad
     assert (await room.request_token(account)).json()["error"] == "invalid_grant"
 
 
+async def test_a_service_account_rests_while_its_admins_agents_are_stopped(room: AdminRoom) -> None:
+    """The stop ends no grant, so the person's state decides."""
+    frank, issuer = await room.room.vault.add_user("frank", is_admin=True), "https://id.example"
+    account, now = await room.service_account("admin:read", name="frank"), room.deployment.now()
+    assert (await room.request_token(account)).status_code == 200
+    async with room.deployment.transaction() as transaction:
+        await users.stop_agents(transaction, frank.id, by=issuer, at=now, now=now)
+    assert (await room.request_token(account)).json()["error"] == "invalid_grant"
+    async with room.deployment.transaction() as transaction:
+        await users.lift_stop(transaction, frank.id, by=issuer, signed_in_at=now + 1)
+    assert (await room.request_token(account)).status_code == 200
+
+
 async def test_a_stranger_who_registers_never_gets_a_token_for_the_admin_api(room: AdminRoom) -> None:
     own = await room.room.vault.register()
     answer, _ = await room.room.vault.authorize(
@@ -86,6 +99,20 @@ async def test_a_stranger_who_registers_never_gets_a_token_for_the_admin_api(roo
         await room.room.browser(), made.client.id, scope="admin:read", resource=room.resource
     )
     assert answer["error"] == "invalid_target"
+
+
+async def test_a_client_that_is_bound_to_the_admin_api_gets_no_token_for_another_api(room: AdminRoom) -> None:
+    made = await register(room.operator, NewAgent("Console", redirect_uris=(REDIRECT,), resources=(room.resource,)))
+    for resource, member in (
+        ("https://other.example", "error"),
+        (f"{room.room.url}/mcp", "error"),
+        (room.resource, "code"),
+    ):
+        answer, _ = await room.room.vault.authorize(
+            await room.room.browser(), made.client.id, scope="admin:read", resource=resource
+        )
+        assert answer.get("error") == ("invalid_target" if member == "error" else None)
+        assert member in answer
 
 
 async def test_an_admin_signs_in_to_a_client_that_the_operator_bound(room: AdminRoom) -> None:
