@@ -14,6 +14,8 @@ from server.http.answers import json_answer
 from server.oauth import client_tokens, tokens
 from server.oauth.clients import authentication
 from server.oauth.clients.authentication import invalid_client
+from server.oauth.resources import offered_scopes
+from server.oauth.rules import OAuthError
 from server.oauth.wire import read_form
 from vault import apis, grants, handles
 from vault.exchange.exchange import ExchangeRequest
@@ -48,6 +50,10 @@ async def _access_facts(deployment: Deployment, token: str, client: Client) -> d
         deployment.database, claims.audience, client_id=client.id
     ):
         return None
+    try:
+        scopes = await offered_scopes(deployment, claims.audience, claims.scopes)
+    except OAuthError:
+        return None
     person: dict[str, object] = {}
     if claims.grant_id == tokens.NO_GRANT:
         if not await client_tokens.is_live(deployment, claims):
@@ -62,7 +68,7 @@ async def _access_facts(deployment: Deployment, token: str, client: Client) -> d
         "sub": claims.subject,
         "aud": claims.audience,
         "client_id": claims.client_id,
-        "scope": format_scope(claims.scopes),
+        "scope": format_scope(scopes),
         "token_type": "Bearer" if claims.key_thumbprint is None else "DPoP",
         "iat": claims.issued_at,
         "exp": claims.expires_at,

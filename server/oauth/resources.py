@@ -9,6 +9,7 @@ from server.oauth.rules import (
     ADMIN_READ,
     ADMIN_SCOPES,
     ORDINARY_SCOPES,
+    SCOPES,
     OAuthError,
     admin_resource,
     canonical_resource,
@@ -90,3 +91,17 @@ async def api_scopes(deployment: Deployment, resource: str) -> frozenset[str]:
         return ME_SCOPES
     registered = await apis.find_api(deployment.database, resource)
     return frozenset() if registered is None else registered.scopes
+
+
+async def offered_scopes(deployment: Deployment, resource: str, scopes: frozenset[str]) -> frozenset[str]:
+    """Those of a token's scopes that its resource has now, since an operator can take scopes off a registered API.
+
+    Raises OAuthError if none of them is left.
+    """
+    if resource in own_audiences(deployment) or any(one.audience == resource for one in deployment.catalog):
+        return scopes
+    registered = await apis.find_api(deployment.database, resource)
+    left = scopes if registered is None else scopes & (SCOPES | registered.scopes)
+    if scopes and not left:
+        raise OAuthError("invalid_scope", "the API doesn't have any of these scopes anymore: sign in again")
+    return left

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from server.deployment import Deployment
 from server.oauth import identity, tokens
+from server.oauth.resources import offered_scopes
 from server.oauth.rules import admin_resource
 from server.oauth.token_request import TokenGrant
 from vault.records import format_scope
@@ -24,15 +25,16 @@ async def answer_content(
     """The members of the answer. Always names the scope: it can be less than requested.
 
     A client that can't or doesn't refresh must sign in again when its access token expires, so that token lives longer.
-    `id_claims` are further claims of the ID token.
+    `id_claims` are further claims of the ID token. Raises OAuthError if the resource has none of the scopes anymore.
     """
+    scopes = await offered_scopes(deployment, issue.resource, issue.scopes)
     settings = deployment.settings.tokens
     is_alone = (issue.refresh_token is None or issue.is_left_alone) and not issue.asks_anew
     is_admin = issue.resource == admin_resource(deployment.public_url)
     access_token, lifetime = tokens.mint(
         deployment,
         issue.grant,
-        scopes=issue.scopes,
+        scopes=scopes,
         audience=issue.resource,
         now=now,
         key_thumbprint=key_thumbprint,
@@ -46,7 +48,7 @@ async def answer_content(
         "access_token": access_token,
         "token_type": "Bearer" if key_thumbprint is None else "DPoP",
         "expires_in": lifetime,
-        "scope": format_scope(issue.scopes),
+        "scope": format_scope(scopes),
     }
     if issue.refresh_token is not None:
         content["refresh_token"] = issue.refresh_token
@@ -54,7 +56,7 @@ async def answer_content(
         content["refresh_token_expires_in"] = issue.refresh_expires_at - now
     if issue.details:  # RFC 9396 §7
         content["authorization_details"] = [dict(one) for one in issue.details]
-    if "openid" in issue.scopes:
+    if "openid" in scopes:
         content["id_token"] = await identity.id_token(
             deployment,
             issue.grant,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.rooms.oauth_world import REDIRECT, World, claims_of, error_of, query_of
 from vault import apis, clients, grants
@@ -115,3 +116,42 @@ async def test_only_our_own_endpoints_stand_for_each_other(world: World) -> None
     ):
         code = await world.code(unbound, resource=named, scope="tools")
         assert ((await world.token(code.form(resource=resource))).status_code == 200) is is_issued
+
+
+async def _set_scopes(world: World, *scopes: str) -> None:
+    async with world.vault.deployment.transaction() as transaction:
+        await apis.add_api(transaction, API, name="Invoices", scopes=frozenset(scopes), now=world.now())
+
+
+async def test_a_scope_that_was_taken_off_an_api_is_in_no_new_token_and_not_told_to_the_api(world: World) -> None:
+    client_id, secret = await page(world, "narrower-page", API), "s" * 43
+    await _set_scopes(world, "invoices.read", "invoices.write")
+    async with world.vault.deployment.transaction() as transaction:
+        server = Client(
+            "invoices-server", ClientKind.MANUAL, "Invoices", "client_secret_post", (), world.now(),
+            secret_hash=secret_hash(secret),
+        )  # fmt: skip
+        await clients.save_client(transaction, server)
+        await apis.link_client(transaction, API, client_id=server.id, now=world.now())
+
+    async def introspect(token: str) -> dict[str, object]:
+        form = {"client_id": server.id, "client_secret": secret, "token": token}
+        return (await world.http.post("/introspect", data=form)).json()
+
+    issued = await world.tokens(client_id, resource=API, scope="invoices.read invoices.write openid")
+    code = await world.code(client_id, resource=API, scope="invoices.read invoices.write")
+    gone = await world.code(client_id, resource=API, scope="invoices.write")
+    assert (await introspect(issued["access_token"]))["scope"] == "invoices.read invoices.write openid"
+    await _set_scopes(world, "invoices.read")
+    assert (await introspect(issued["access_token"]))["scope"] == "invoices.read openid"
+    refreshed = (await world.refresh(client_id, issued["refresh_token"])).json()
+    redeemed = (await world.token(code.form())).json()
+    for answer, scope in ((refreshed, "invoices.read openid"), (redeemed, "invoices.read")):
+        assert (answer["scope"], claims_of(answer["access_token"])["scope"]) == (scope, scope)
+    assert error_of(await world.token(gone.form())) == "invalid_scope"
+    await _set_scopes(world, "other")
+    assert (await introspect(redeemed["access_token"])) == {"active": False}
+    assert (await introspect(refreshed["access_token"]))["scope"] == "openid"
+    assert error_of(await world.refresh(client_id, redeemed["refresh_token"])) == "invalid_scope"
+    await _set_scopes(world, "invoices.read", "invoices.write")
+    assert (await introspect(redeemed["access_token"]))["scope"] == "invoices.read"

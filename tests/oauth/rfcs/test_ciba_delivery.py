@@ -19,7 +19,7 @@ from tests.support.doubles.mailbox import Receiver
 from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
 from tests.support.rooms.oauth_world import World, claims_of, error_of, vault_with
-from vault import clients
+from vault import apis, clients
 from vault.approvals import approvals, client_notices, requests
 from vault.notices import channels
 from vault.refusals import TransitionRefused
@@ -315,6 +315,33 @@ async def test_access_that_ended_meanwhile_is_not_pushed(asker: Asker, receiver:
         assert await tell_clients(deployment) == 1
     assert last(receiver)["error"] == "transaction_failed"
     assert "access_token" not in last(receiver)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("left", ["orders.write", "orders.read"])
+async def test_a_scope_that_was_taken_off_the_api_is_not_pushed(
+    asker: Asker, receiver: Receiver, *, left: str, first: bool
+) -> None:
+    """Before the first answer is sent, and before it is sent again."""
+    deployment, api = asker.world.vault.deployment, "https://orders.example/"
+
+    async def set_scopes(*scopes: str) -> None:
+        async with deployment.transaction() as transaction:
+            await apis.add_api(transaction, api, name="Orders", scopes=frozenset(scopes), now=asker.world.now())
+
+    await set_scopes("orders.read", "orders.write")
+    pushed = await push_asker(asker, receiver)
+    told = await asker.other(metadata=pushed.client.metadata, resources=(api,))
+    await told.ask(client_notification_token="t", scope="openid orders.write", resource=api)
+    await told.answer()
+    if not first:
+        receiver.status = 503
+        assert await tell_clients(deployment) == 0
+    await set_scopes(left)
+    receiver.status = 200
+    with asker.world.clock_ahead(11):
+        assert await tell_clients(deployment) == 1
+    assert last(receiver)["scope"] == ("openid orders.write" if left == "orders.write" else "openid")
 
 
 async def test_the_person_is_notified_of_a_request_as_of_a_call(asker: Asker, receiver: Receiver) -> None:
