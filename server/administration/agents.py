@@ -392,12 +392,22 @@ async def set_release(actor: Actor, client: Client, *, target: str, policy: str)
     """Set how an agent receives upstream tokens of a provider or connection; returns the agent and the previous
     policy."""
     name = await _check_release(actor, client, target=target, policy=policy)
-    chosen = {one: value.value for one, value in release.policies_of(client).items()} | {name: policy}
-    changed = replace(client, metadata={**client.metadata, release.MEMBER: chosen})
     async with actor.change() as transaction:
+        before = await _held_agent(transaction, client.id)  # another admin may have changed it meanwhile
+        chosen = {one: value.value for one, value in release.policies_of(before).items()} | {name: policy}
+        changed = replace(before, metadata={**before.metadata, release.MEMBER: chosen})
         await clients.update_client(transaction, changed)
         await audit.append(transaction, _release_event(actor, changed, name), now=actor.deployment.now())
-    return changed, release.policy_of(client, provider=name, connection_id=name).value
+    return changed, release.policy_of(before, provider=name, connection_id=name).value
+
+
+async def _held_agent(transaction: Transaction, client_id: str) -> Client:
+    """The agent as it is now, locked until the transaction ends. Raises ChangeRefused if it was removed."""
+    await grants.hold_client(transaction, client_id)
+    found = await clients.get_client(transaction, client_id)
+    if found is None:
+        raise ChangeRefused("no_client", "This agent was removed already.", kind="not_found")
+    return found
 
 
 async def _check_release(
@@ -450,9 +460,8 @@ async def update(actor: Actor, changed: Client) -> None:
     now, ours = actor.deployment.now(), own_resources(actor.deployment.public_url)
     async with actor.change() as transaction:
         await _add_apis(actor, transaction, changed)
-        before = await clients.get_client(transaction, changed.id)
-        if before is None or not await clients.update_client(transaction, changed):
-            raise ChangeRefused("no_client", "This agent was removed already.", kind="not_found")
+        before = await _held_agent(transaction, changed.id)
+        await clients.update_client(transaction, changed)
         kept = frozenset(changed.resources or ours)
         taken = frozenset(before.resources or ours) - (kept | ours if kept & ours else kept)  # ours are one server
         ended = await clients.end_resources(transaction, changed.id, taken, now=now) if taken else ()

@@ -45,9 +45,10 @@ async def save(
                 "token-vault clients add --confidential",
                 field="clients",
             )
-    known = await apis.find_api(deployment.database, url)
-    called = clean_name(name or "") or (url if known is None else known.name)
     async with actor.change() as transaction:
+        await apis.hold_api(transaction, url)  # another admin may be renaming it
+        known = await apis.find_api(transaction, url)
+        called = clean_name(name or "") or (url if known is None else known.name)
         wanted = None if scopes is None else frozenset(scopes)
         api = await apis.add_api(transaction, url, name=called, now=now, scopes=wanted)
         for client in linked:

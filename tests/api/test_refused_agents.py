@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -151,3 +152,28 @@ async def test_an_agent_that_was_removed_is_not_changed(room: AdminRoom) -> None
         with pytest.raises(ChangeRefused) as refused:
             await change
         assert refused.value.reason == "no_client"
+
+
+async def test_two_admins_who_change_an_agent_at_once_lose_no_change(room: AdminRoom) -> None:
+    read = (await agents.register(room.operator, replace(SIGNS_IN, has_secret=True))).client
+    first, _ = await agents.set_release(room.operator, read, target="slack", policy="full")
+    second, before = await agents.set_release(room.operator, read, target="github", policy="narrowed")
+    assert (before, second.metadata["release"]) == ("narrowed", {"slack": "full", "github": "narrowed"})
+    assert (await agents.agent_with_id(room.operator, read.id)).metadata == second.metadata
+    _, before = await agents.set_release(room.operator, read, target="slack", policy="proxy")
+    assert before == "full", "the policy at the time of the change, not of the reading"
+    await agents.remove(room.operator, first)
+    with pytest.raises(ChangeRefused) as refused:
+        await agents.set_release(room.operator, read, target="slack", policy="full")
+    assert refused.value.reason == "no_client"
+
+
+async def test_two_admins_who_change_an_api_at_once_lose_no_change(room: AdminRoom) -> None:
+    url = "https://orders.example/"
+    await own_apis.save(room.operator, url, name="Orders", scopes=["orders.read"])
+    await asyncio.gather(
+        own_apis.save(room.operator, url, name="Purchases", scopes=None),
+        own_apis.save(room.operator, url, name=None, scopes=["orders.write"]),
+    )
+    stored = await own_apis.api_with_url(room.operator, url)
+    assert (stored.name, stored.scopes) == ("Purchases", {"orders.write"})
