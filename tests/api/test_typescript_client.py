@@ -47,6 +47,10 @@ async def test_the_client_runs_by_itself_in_express_and_in_the_ai_sdk(
     assert said["express-bare"] == 401
     if connects:
         assert said["token"] == "channels:history"
+        shown = said["shown"]
+        assert shown["works"], "the value itself is there"
+        assert shown["leaks"] == []
+        assert all("channels:history" in one for one in shown["texts"]), "the rest is shown"
         assert said["express"] == {"scopes": ["channels:history"]}
         assert said["ai"] == "#general channels:history"
         assert said["admin"] == ["from-typescript", "no_person"]

@@ -5,6 +5,7 @@ import { generateText, stepCountIs, tool } from "ai";
 import { MockLanguageModelV3 } from "ai/test";
 import { z } from "zod";
 import { pathToFileURL } from "node:url";
+import { inspect } from "node:util";
 
 const place = JSON.parse(process.env.PLACE);
 const load = (name) => import(pathToFileURL(`${place.dist}/${name}.js`).href);
@@ -21,6 +22,10 @@ try {
   const token = await vault.token("slack", { scopes, subject: place.subject });
   const again = await vault.token("slack", { scopes, subject: place.subject });
   print("token", token === again ? token.scopes.join(" ") : "not kept");
+  const { apiBaseUrl, value } = token;
+  const works = (await fetch(`${apiBaseUrl}/auth.test`, { headers: { authorization: `Bearer ${value}` } })).status !== 401;
+  const texts = [inspect(token), inspect({ token }, { showHidden: true }), inspect(vault), JSON.stringify(token)];
+  print("shown", { works, leaks: texts.filter((one) => one.includes(value)), texts: texts.filter((_, at) => at !== 2) });
 } catch (error) {
   print("token", error instanceof ConnectionNeeded ? error.connectUri : String(error));
 }

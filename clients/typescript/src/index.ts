@@ -11,7 +11,10 @@ const EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange";
 const MARGIN = 30_000; // milliseconds before its end when a token is no longer used
 const KEPT = 1000;
 
-/** A token for a provider's API, or a handle that works through the vault's proxy at `apiBaseUrl`. */
+/**
+ * A token for a provider's API, or a handle that works through the vault's proxy at `apiBaseUrl`. Logs and JSON don't
+ * show its `value`, and copies with `{...token}` don't have it.
+ */
 export interface UpstreamToken {
   readonly value: string;
   readonly scopes: readonly string[];
@@ -82,18 +85,21 @@ export class Vault {
       this.#kept.delete(key);
       throw refusalOf(answer, content);
     }
-    const token: UpstreamToken = {
-      value: String(content.access_token),
+    const token = hideValue(String(content.access_token), {
       scopes: String(content.scope ?? "").split(" ").filter(Boolean),
       expiresAt: typeof content.expires_in === "number" ? Date.now() + content.expires_in * 1000 : null,
       narrowing: typeof content.narrowing === "string" ? content.narrowing : null,
       apiBaseUrl: typeof content.api_base_url === "string" ? content.api_base_url : null,
-    };
+    });
     this.#kept.delete(key);
     this.#kept.set(key, token);
     if (this.#kept.size > KEPT) this.#kept.delete(this.#kept.keys().next().value as string);
     return token;
   }
+}
+
+function hideValue(value: string, facts: Omit<UpstreamToken, "value">): UpstreamToken {
+  return Object.defineProperty({ ...facts }, "value", { get: () => value }) as UpstreamToken;
 }
 
 /** The Authorization header of a client with a secret (RFC 6749 §2.3.1). */
