@@ -120,6 +120,11 @@ _SET_ASK = """
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
         and revoked_at is null and ask <> :ask
 """
+_HOLD = """
+    update delegations set changed_at = changed_at
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
+        and revoked_at is null
+"""
 _SET_DEFAULT = """
     update delegations set is_default = case when connection_id = :connection_id then 1 else 0 end, changed_at = :now
     where tenant = :tenant and user_id = :user_id and client_id = :client_id
@@ -291,6 +296,14 @@ async def get(reader: Reader, *, user_id: str, client_id: str, connection_id: st
         _GET, {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "connection_id": connection_id}
     )
     return None if row is None else _delegation(row)
+
+
+async def hold(transaction: Transaction, *, user_id: str, client_id: str, connection_id: str) -> Delegation | None:
+    """Lock the delegation until the transaction ends, and read it; None if there is none or it was revoked."""
+    which: Mapping[str, Value] = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
+    if await transaction.execute(_HOLD, {"tenant": TENANT, **which}) == 0:
+        return None
+    return await get(transaction, user_id=user_id, client_id=client_id, connection_id=connection_id)
 
 
 async def list_for_user(reader: Reader, user_id: str) -> tuple[Delegation, ...]:

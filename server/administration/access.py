@@ -26,6 +26,8 @@ from vault.storage.database import Transaction
 from vault.upkeep import revocations
 from vault.upstream import Account
 
+_NO_PERMISSION: Final = "That agent has no access to that connection."
+
 
 @dataclass(frozen=True, slots=True)
 class EndedConnection:
@@ -159,12 +161,17 @@ async def permission_of(actor: Actor, person: User, *, client_id: str, connectio
         actor.deployment.database, user_id=person.id, client_id=client_id, connection_id=connection_id
     )
     if found is None or found.revoked_at is not None:
-        raise ChangeRefused("no_permission", "That agent has no access to that connection.", kind="not_found")
+        raise ChangeRefused("no_permission", _NO_PERMISSION, kind="not_found")
     return found
 
 
-async def set_ask(actor: Actor, held: Delegation, *, scopes: frozenset[str], tools: Sequence[str]) -> frozenset[str]:
-    """Require the person's approval each time for exactly these scopes and tools; returns the previous ones."""
+async def set_ask(
+    actor: Actor, held: Delegation, *, scopes: frozenset[str], tools: Sequence[str], adds: bool = False
+) -> frozenset[str]:
+    """Require the person's approval each time for these scopes and tools; returns the previous ones.
+
+    `adds`: in addition to the previous ones, instead of exactly these.
+    """
     deployment, known = actor.deployment, [one.name for one in actor.deployment.tools]
     for name in tools:
         if name not in known and f"tool:{name}" not in held.ask:
@@ -176,10 +183,15 @@ async def set_ask(actor: Actor, held: Delegation, *, scopes: frozenset[str], too
     which = {"user_id": held.user_id, "client_id": held.client_id}
     async with actor.change() as transaction:
         await company_permissions.wait_for_renewals(transaction, **which)
+        before = await delegations.hold(transaction, **which, connection_id=held.connection_id)
+        if before is None:
+            raise ChangeRefused("no_permission", _NO_PERMISSION, kind="not_found")
+        if adds:
+            entries |= before.ask
         await delegations.set_ask(transaction, **which, connection_id=held.connection_id, ask=entries, now=now)
         event = replace(actor.event("delegation.asks", **which, ask=sorted(entries)), connection_id=held.connection_id)
         await audit.append(transaction, event, now=now)
-    return held.ask
+    return before.ask
 
 
 async def revoke(actor: Actor, held: Delegation) -> None:
@@ -188,7 +200,7 @@ async def revoke(actor: Actor, held: Delegation) -> None:
     async with actor.change() as transaction:
         await company_permissions.wait_for_renewals(transaction, **which)
         if not await delegations.revoke(transaction, **which, connection_id=held.connection_id, now=now):
-            raise ChangeRefused("no_permission", "That agent has no access to that connection.", kind="not_found")
+            raise ChangeRefused("no_permission", _NO_PERMISSION, kind="not_found")
         event = replace(actor.event("delegation.revoked", **which), connection_id=held.connection_id)
         await audit.append(transaction, event, now=now)
 

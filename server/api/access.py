@@ -114,9 +114,8 @@ async def ask_more(call: AdminCall, body: AskMore) -> PermissionRecord:
     held = await access.permission_of(
         call.actor, person, client_id=call.param("client_id"), connection_id=connection.id
     )
-    kept_tools = [one.removeprefix("tool:") for one in held.ask if one.startswith("tool:")]
-    scopes = frozenset(body.scopes) | {one for one in held.ask if not one.startswith("tool:")}
-    await access.set_ask(call.actor, held, scopes=scopes, tools=[*dict.fromkeys([*kept_tools, *body.tools])])
+    tools = [*dict.fromkeys(body.tools)]
+    await access.set_ask(call.actor, held, scopes=frozenset(body.scopes), tools=tools, adds=True)
     again = await access.permission_of(call.actor, person, client_id=held.client_id, connection_id=connection.id)
     return await _permission_record(call, again, connection)
 

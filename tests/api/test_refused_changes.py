@@ -89,6 +89,28 @@ async def test_what_an_agent_may_not_do_is_not_asked_about_or_taken(room: AdminR
     assert (await refusal(again)).reason == "no_permission"
 
 
+async def test_two_who_require_approvals_at_once_lose_none(room: AdminRoom) -> None:
+    """Only the person can remove a requirement, so nobody who adds one may undo what came meanwhile."""
+    user, client = await room.room.user(), await room.room.agent()
+    account = await room.room.account(user, "slack", label="Team", scopes=READ | WRITE)
+    which = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}
+    async with room.deployment.transaction() as transaction:
+        await delegations.allow(transaction, **which, scopes=READ | WRITE, now=room.deployment.now())
+    held = await access.permission_of(room.operator, user, client_id=client.id, connection_id=account.id)
+
+    async def ask(*, adds: bool) -> frozenset[str]:
+        await access.set_ask(room.operator, held, scopes=READ, tools=("slack_post",), adds=True)
+        await access.set_ask(room.operator, held, scopes=WRITE, tools=(), adds=adds)
+        stored = await delegations.get(room.deployment.database, **which)
+        return frozenset() if stored is None else stored.ask
+
+    assert await ask(adds=True) == READ | WRITE | {"tool:slack_post"}
+    assert await ask(adds=False) == WRITE, "exactly these"
+    await access.revoke(room.operator, held)
+    refused = await refusal(access.set_ask(room.operator, held, scopes=WRITE, tools=(), adds=True))
+    assert refused.reason == "no_permission"
+
+
 async def test_only_what_was_ended_and_stayed_as_it_was_is_resumed(room: AdminRoom) -> None:
     user, client, operator = await room.room.user(), await room.room.agent(), room.operator
     missing = companies.permission_of(operator, user, client_id=client.id, company="acme")
