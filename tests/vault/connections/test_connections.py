@@ -165,6 +165,16 @@ async def test_connecting_again_without_a_refresh_token_keeps_the_old_one(room: 
     assert room.slack.sends[0].refresh_token == "CANARY-rt-1"
 
 
+@pytest.mark.parametrize(("refreshable", "status"), [(False, "expiring"), (True, "active")])
+async def test_a_refresh_token_that_stays_keeps_its_end(room: Room, *, refreshable: bool, status: str) -> None:
+    policy = replace(room.vault.policies["slack"], grant_lifetime=10 * DAY)
+    room.vault = replace(room.vault, policies={"slack": policy})
+    await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    room.pass_time(5 * DAY)
+    again = await open_with(room, room.slack.consent("alice", SLACK_SCOPES, refreshable=refreshable))
+    assert again.status(room.now) == status
+
+
 async def test_connecting_again_at_an_mcp_server_keeps_nothing_of_an_account_that_may_be_another(room: Room) -> None:
     await room.connect()
     answer = room.slack.consent("alice", SLACK_SCOPES, refreshable=False)
