@@ -208,7 +208,7 @@ async def test_the_test_button_says_what_the_provider_says(room: Room) -> None:
     live = room.deployment.live
     provider = live.current.catalog.provider("slack")
     wrong = dataclasses.replace(provider.registration, client_secret="wrong")
-    provider._registration = wrong  # pyright: ignore[reportPrivateUsage] -- as if it had changed there
+    object.__setattr__(provider, "registration", wrong)  # as if it had changed there
     refused = await admin.submit(await admin.open(slack), form=f"{slack}/test")
     assert "rejects our client ID or secret" in refused.text
     assert "Correct the client ID and secret on this page" in refused.text
