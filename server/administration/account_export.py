@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from server.administration.actor import Actor
 from server.administration.sealed_files import FORMAT, seal
+from server.sign_in.identities import is_identity_name
 from vault import connections, groups, users
 from vault.audit import audit
 from vault.backup.exports import HeldTokens, open_tokens
@@ -78,8 +79,7 @@ async def _walk_groups(actor: Actor, *, provider: str | None) -> AsyncGenerator[
 def _is_left_behind(actor: Actor, connection: Connection) -> bool:
     """Whether there is nothing to move: your own APIs have no tokens, and a sign-in at the other vault gets others."""
     known = actor.deployment.catalog.get(connection.provider)
-    policy = actor.deployment.vault.policies.get(connection.provider)
-    return (known is not None and known.audience is not None) or (policy is not None and policy.is_identity)
+    return is_identity_name(connection.provider) if known is None else known.audience is not None
 
 
 async def _only(person: User) -> AsyncGenerator[tuple[User, ...]]:

@@ -30,6 +30,11 @@ def identity_name(name: str) -> str:
     return f"{_PREFIX}{name}"
 
 
+def is_identity_name(provider: str) -> bool:
+    """Whether connections call an identity provider so, also one that the settings no longer have."""
+    return provider.startswith(_PREFIX)
+
+
 def identity_upstreams(settings: Settings, outbound: Outbound) -> dict[str, IdentityUpstream]:
     """By that name. Raises SettingsRefused for a secret that can't be read."""
     reach = AddressPolicy(allow_loopback=settings.sandbox.loopback_openid)

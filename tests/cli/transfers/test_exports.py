@@ -11,6 +11,7 @@ import pytest
 
 from server.administration import account_export, group_accounts, groups
 from server.administration.actor import Actor
+from server.sign_in.identities import identity_name
 from tests.cli.transfers.configured_vault import ConfiguredVault, token_of
 from tests.support.accounts import open_account
 from tests.support.rooms.company_room import IDENTITY, running_company
@@ -170,8 +171,17 @@ async def test_what_a_company_connects_is_left_out_and_its_sign_ins_are_no_accou
             answer = TokenAnswer("lasting", None, frozenset({"default"}), None, Account("own", "own"))
             await open_account(transaction, deployment, user.id, "asana", answer)
         found = await account_export.collect(Actor(deployment, None, "command_line"))
+        async with deployment.transaction() as transaction:  # as if the settings had neither anymore
+            for known, name in ((IDENTITY, identity_name("removed")), ("asana", "removed")):
+                renamed = {"known": known, "name": name}
+                await transaction.execute("update connections set provider = :name where provider = :known", renamed)
+        later = await account_export.collect(Actor(deployment, None, "command_line"))
     told = {one.connection.provider: one.obstacle for one in found}
     assert told == {"linear": account_export.VOUCHED, "asana": ""}
+    assert {one.connection.provider: one.obstacle for one in later} == {
+        "linear": account_export.VOUCHED,
+        "removed": account_export.SHUT,
+    }
 
 
 async def test_an_end_that_no_database_holds_is_the_last_that_one_does(
