@@ -75,9 +75,15 @@ async def apply(changes: Sequence[PlannedChange]) -> tuple[AppliedChange, ...]:
 async def _plan_people(
     actor: Actor, wanted: Mapping[str, DeclaredPerson], *, prunes: bool
 ) -> AsyncIterator[PlannedChange]:
-    reader = actor.deployment.database
+    reader, claimed = actor.deployment.database, dict[LinkedIdentity, str]()
     for name, declared in wanted.items():
         person = await users.find_user(reader, name)
+        for one in _identities_of(declared):
+            if claimed.setdefault(one, users.name_key(name)) != users.name_key(name):
+                raise _identity_taken(name, one)
+            owner = await users.find_by_identity(reader, issuer=one.issuer, subject=one.subject)
+            if owner is not None and (person is None or owner.id != person.id):
+                raise _identity_taken(name, one)
         after = _person_facts(declared)
         if person is None:
             run = partial(_create_person, actor, name, declared)
@@ -106,8 +112,17 @@ def _person_facts(declared: DeclaredPerson) -> dict[str, object]:
     return {**role, **disabled, "identities": _names_of(declared)}
 
 
+def _identities_of(declared: DeclaredPerson) -> tuple[LinkedIdentity, ...]:
+    return tuple(dict.fromkeys(LinkedIdentity(one.issuer, one.subject) for one in declared.identities))
+
+
 def _names_of(declared: DeclaredPerson) -> list[str]:
-    return list(dict.fromkeys(name_of(LinkedIdentity(one.issuer, one.subject)) for one in declared.identities))
+    return [name_of(one) for one in _identities_of(declared)]
+
+
+def _identity_taken(name: str, identity: LinkedIdentity) -> ChangeRefused:
+    problem = f"people.{name}: {name_of(identity)} belongs to someone else"
+    return ChangeRefused("person_refused", problem, kind="conflict", field=f"people.{name}.identities")
 
 
 def name_of(identity: LinkedIdentity) -> str:
@@ -130,8 +145,8 @@ async def _update_person(actor: Actor, person: User, declared: DeclaredPerson) -
     if declared.disabled is not None and declared.disabled != (person.disabled_at is not None):
         await people.set_disabled(actor, person, is_disabled=declared.disabled)
     known = await users.list_identities(actor.deployment.database, person.id)
-    for one in declared.identities:
-        if LinkedIdentity(one.issuer, one.subject) not in known:
+    for one in _identities_of(declared):
+        if one not in known:
             await people.link_identity(actor, person, issuer=one.issuer, subject=one.subject)
 
 

@@ -180,6 +180,25 @@ async def test_identities_in_any_order_are_linked_once(room: AdminRoom) -> None:
     assert [found.name for found in change.differences] == ["identities"]
 
 
+async def test_an_identity_of_someone_else_is_refused_before_anything_is_done(room: AdminRoom) -> None:
+    def declare(**identities: str) -> Declaration:
+        linked = {name: [{"issuer": "https://id.example", "subject": one}] for name, one in identities.items()}
+        return parse_declaration({"people": {name: {"identities": one} for name, one in linked.items()}})
+
+    await reconciliation.apply(await reconciliation.plan(room.operator, declare(grace="42")))
+    assert await reconciliation.plan(room.operator, declare(grace="42", Grace="42")) == (), "the same person"
+    for declared in (declare(heidi="42"), declare(heidi="42", grace="42"), declare(heidi="43", ivan="43")):
+        with pytest.raises(ChangeRefused, match="belongs to someone else") as refused:
+            await reconciliation.plan(room.operator, declared)
+        assert refused.value.reason == "person_refused"
+    assert await users.find_user(room.deployment.database, "heidi") is None
+    assert len(await reconciliation.plan(room.operator, declare(heidi="43", ivan="44"))) == 2
+    await reconciliation.apply(await reconciliation.plan(room.operator, declare(grace="45"), prunes=True))
+    grace = await room.person("grace")
+    kept = await users.list_identities(room.deployment.database, grace.id)
+    assert {one.subject for one in kept} == {"42", "45"}, "identities stay, as the documentation says"
+
+
 async def test_what_cannot_be_is_refused_before_anything_is_done(room: AdminRoom) -> None:
     for content in (
         {"agents": {"bad": {}}},

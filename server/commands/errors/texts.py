@@ -117,9 +117,8 @@ ADMIN: Final[dict[str, str]] = {
         "It has changed since you read it. Read it again, then decide."
     ),
     "access_over, endpoint_disabled, asker_gone": "It ended, or is off. Start again, or enable it.",
-    "agent_refused, api_refused, ask_refused, endpoint_refused, group_refused, import_refused, server_refused": (
-        "The text names the wrong value and what is allowed."
-    ),
+    "agent_refused, api_refused, ask_refused, endpoint_refused, group_refused, import_refused, person_refused, "
+    "server_refused": "The text names the wrong value and what is allowed.",
     "import_unreadable, unreadable": "The file or stored secret can't be read. Provide it again.",
     "connected": "The account exists. To replace its credential, send `replaces`.",
     "credential": "The credential has the wrong format, or its service refuses it. The text explains which.",
