@@ -21,6 +21,12 @@ CHART: Final = Path(__file__).parents[2] / "deploy" / "helm" / "token-vault"
 OPERATOR: Final = "monitoring.coreos.com/v1"  # of Prometheus
 RELEASES: Final = ("1.27", "1.31", "1.37")
 WARNING: Final = 2  # one of Helm's four severities
+
+
+def _peers(namespace: str) -> list[dict[str, Any]]:
+    return [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}]
+
+
 NEEDED: Final[Mapping[str, Any]] = {"publicUrl": "https://vault.example.com", "existingSecret": "token-vault"}
 EVERYTHING: Final[Mapping[str, Any]] = {
     **NEEDED,
@@ -33,17 +39,29 @@ EVERYTHING: Final[Mapping[str, Any]] = {
     "ingress": {"enabled": True, "className": "nginx"},
     "storage": {"size": "5Gi", "className": "fast"},
     "metrics": {"enabled": True, "port": 9464, "serviceMonitor": True},
-    "networkPolicy": {"enabled": True, "from": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]},
+    "networkPolicy": {"enabled": True, "from": _peers("ingress"), "metricsFrom": _peers("monitoring")},
     "nodeSelector": {"disk": "ssd"},
     "tolerations": [{"key": "vault", "operator": "Exists"}],
     "podAnnotations": {"note": "x"},
 }
 SMALL: Final[Mapping[str, Any]] = {**NEEDED, "postgresql": False, "replicas": 1}
+CHECKED: Final = (
+    ("as little as possible", NEEDED),
+    ("everything", EVERYTHING),
+    ("SQLite", SMALL),
+    ("a policy without metrics", {**NEEDED, "networkPolicy": {"enabled": True, "from": _peers("ingress")}}),
+    ("metrics without a policy", {**NEEDED, "metrics": {"enabled": True}}),
+)
 REFUSED: Final[Mapping[str, Mapping[str, Any]]] = {
     "no public address": {"existingSecret": "token-vault"},
     "plain http": {**NEEDED, "publicUrl": "http://vault.example.com"},
     "no secret": {"publicUrl": "https://vault.example.com"},
     "two replicas on SQLite": {**NEEDED, "postgresql": False, "replicas": 2},
+    "a policy that opens the metrics to everyone": {
+        **NEEDED,
+        "metrics": {"enabled": True},
+        "networkPolicy": {"enabled": True},
+    },
     "a value that the chart doesn't know": {**NEEDED, "replicaCount": 3},
 }
 
@@ -101,6 +119,9 @@ def check(name: str, values: Mapping[str, Any]) -> None:
         wanted, (endpoint,) = monitor["spec"]["selector"]["matchLabels"], monitor["spec"]["endpoints"]
         found = [one for one in services if wanted.items() <= one["metadata"]["labels"].items()]
         assert [port["name"] for one in found for port in one["spec"]["ports"]].count(endpoint["port"]) == 1
+    for rule in (one for found in manifests if found["kind"] == "NetworkPolicy" for one in found["spec"]["ingress"]):
+        (port,) = rule["ports"]
+        assert rule["from"] == values["networkPolicy"]["metricsFrom" if port["port"] == "metrics" else "from"]
     text = yaml.safe_dump_all(manifests)
     assert not re.search(r"://[^/\s:]+:[^/\s]+@", text)
     assert base64.b64encode(b"0" * 32).decode() not in text
@@ -114,7 +135,7 @@ def main() -> None:
     if found:
         sys.exit("\n".join(found))
     print(f"Helm {helm.helm_sdk_version()} finds nothing wrong")
-    for name, values in (("as little as possible", NEEDED), ("everything", EVERYTHING), ("SQLite", SMALL)):
+    for name, values in CHECKED:
         check(name, values)
     for name, values in REFUSED.items():
         try:
