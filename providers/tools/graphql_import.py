@@ -265,6 +265,8 @@ def _answer(schema: GraphQLSchema, operation: GraphQLOperation) -> _GraphQLAnswe
     if kind.kind in {"SCALAR", "ENUM"}:
         if kind.lists:
             raise LeftOut("its answer is a list of plain values")
+        if CREDENTIAL.search(operation.name) and kind.name not in {"Boolean", "Int", "Float"}:
+            raise LeftOut("its answer is a value that is named like a credential")
         return _GraphQLAnswer("", "", {"value": {"path": base, "type": _KINDS.get(kind.name, "text")}})
     if kind.lists:
         fields = _fields(schema, kind.inner, "")

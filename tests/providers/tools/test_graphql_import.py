@@ -145,6 +145,18 @@ def test_only_the_first_word_of_a_mutation_says_that_it_deletes_nothing(name: st
     assert [one.effect for one in import_content(sdl.encode(), only=re.compile("mutation")).review] == [effect]
 
 
+@pytest.mark.parametrize("root", ["query", "mutation"])
+def test_a_value_that_is_named_like_a_credential_reaches_no_agent(root: str) -> None:
+    """A member with such a name isn't selected; here the operation itself is the value."""
+    fields = "accessToken: String! createApiKey: ID resetPassword: DateTime hasPassword: Boolean! newTitle: String"
+    sdl = f"scalar DateTime type Query {{ {fields} }} type Mutation {{ {fields} }}"
+    made = import_content(sdl.encode(), only=re.compile(root))
+    assert [one.name for one in made.review] == ["tickets_has_password", "tickets_new_title"]
+    why = "its answer is a value that is named like a credential"
+    assert dict(made.left_out) == {f"{root} {one}": why for one in ("accessToken", "createApiKey", "resetPassword")}
+    assert len(made.provider["rules"]) == 2, "nor can it be called through the proxy"
+
+
 def test_a_type_whose_name_is_no_name_gets_into_no_query() -> None:
     evil = "DateTime) { count } deleteTicket(id: 1) #"
     sdl = SDL.replace("count: Int!", "count(at: DateTime): Int!")
