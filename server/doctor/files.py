@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from pydantic import BaseModel, SecretStr
+
+from providers.outbound.json_values import is_object
 from server.doctor.findings import Finding, note, ok, problem
+from server.secret_sources import is_reference
 from server.settings import Settings
 from vault.keys.sources.private_file import read_private
 from vault.refusals import KeyUnavailable
@@ -90,30 +96,41 @@ def _key(settings: Settings, data: Path) -> Finding:
 
 def _secrets(settings: Settings, config: Path | None) -> Iterator[Finding]:
     """Find files with secrets that other users can read."""
-    files: dict[str, Path | None] = {
-        f"providers.{name}.client_secret_file": one.client_secret_file for name, one in settings.providers.items()
-    }
-    files |= {
-        f"providers.{name}.client_certificate_file": one.client_certificate_file
-        for name, one in settings.providers.items()
-    }
-    files |= {
-        f"sign_in.openid.{name}.client_secret_file": one.client_secret_file
-        for name, one in settings.sign_in.openid.items()
-    }
-    files |= {"database.url_file": settings.database.url_file}
-    for place, section in (("keys", settings.keys), ("keys.also", settings.keys.also)):
-        if section is not None:
-            files |= {
-                f"{place}.{name}": getattr(section, name) for name in ("passphrase_file", "token_file", "pin_file")
-            }
-    if any(one.client_secret is not None for one in settings.providers.values()):
-        files["the settings file"] = config
-    for name, file in files.items():
-        path = None if file is None else file.expanduser()
-        if path is not None and path.is_file() and path.stat().st_mode & 0o077:
+    written = {} if config is None else tomllib.loads(config.read_text(encoding="utf-8"))
+    found = list(_walk(settings, written, ""))
+    files = [(name, value) for name, value in found if isinstance(value, Path)]
+    if config is not None and any(isinstance(value, str) for _, value in found):
+        files.append(("the settings file", config))
+    for name, file in files:
+        path = file.expanduser()
+        if path.is_file() and path.stat().st_mode & 0o077:
             sentence = f"{name} {path} contains a secret, and other users can read it"
             yield problem("secrets", sentence, fix=f"run chmod 600 {path}")
+
+
+def _walk(value: object, written: object, name: str) -> Iterator[tuple[str, Path | str]]:
+    """The settings that name a file with a secret, and the secrets that the settings file itself contains.
+
+    `written` is what that file has there; a secret can also come from the environment.
+    """
+    match value:
+        case SecretStr():
+            if isinstance(written, str) and _is_secret(written):
+                yield name, written
+        case Path():
+            if name.endswith("_file") and not name.endswith("ca_file"):
+                yield name, value
+        case _:
+            is_section = isinstance(value, BaseModel)
+            inner: object = {one: getattr(value, one) for one in type(value).model_fields} if is_section else value
+            below: Mapping[str, object] = written if is_object(written) else {}
+            for key, content in inner.items() if is_object(inner) else ():
+                yield from _walk(content, below.get(key), f"{name}.{key}" if name else key)
+
+
+def _is_secret(value: str) -> bool:
+    """Whether this is the secret itself: neither a reference to one, nor an address without a password."""
+    return not is_reference(value) and ("://" not in value or urlsplit(value).password is not None)
 
 
 def _proxy(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from providers.simulator.local_server import Simulator
 from server.cli import app
+from server.doctor.files import check_files
+from server.settings import load_settings
 from tests.conftest import PostgresCluster, Store
 from tests.support.doctor_places import Found, assert_problem, configure, examine, serve_vault, slack, stranger_on_port
 from tests.support.harness import free_socket
@@ -124,6 +126,47 @@ async def test_a_settings_file_with_a_secret_that_others_can_read(place: Place, 
     assert_problem(await examine(place, fails=True), "secrets", f"chmod 600 {config}")
     config.chmod(0o600)
     assert "secrets" not in await examine(place)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("[mail]", 'host = "mail.example"', 'sender = "vault@mail.example"', 'username = "vault"', "{password}"),
+        ("[secrets]", "{onepassword_token}"),
+        ("[signals.providers.github]", "{secret}"),
+        ("[sign_in.openid.work]", 'issuer = "https://id.example"', 'client_id = "x"', "{client_secret}"),
+    ],
+)
+def test_no_secret_of_any_setting_may_be_read_by_others(
+    tmp_path: Path, lines: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, secret = lines[-1].strip("{}"), "s" * 43
+    file, config = tmp_path / "a-secret", tmp_path / "config.toml"
+    file.write_text(secret)
+
+    def fixes(mode: int, how: str) -> list[str]:
+        config.write_text("\n".join([*lines[:-1], how]))
+        for one in (file, config):
+            one.chmod(mode)
+        found = check_files(load_settings(config), data=tmp_path, config=config, environment={})
+        return [one.fix for one in found if one.check == "secrets"]
+
+    in_file, in_settings = f"{name}_file = {json.dumps(str(file))}", f'{name} = "{secret}"'
+    assert fixes(0o644, in_file) == [f"run chmod 600 {file}"]
+    assert fixes(0o644, in_settings) == [f"run chmod 600 {config}"]
+    assert fixes(0o600, in_file) == fixes(0o600, in_settings) == []
+    path = "__".join([*lines[0].strip("[]").split("."), name]).upper()
+    monkeypatch.setenv(f"TOKEN_VAULT_{path}", secret)
+    assert fixes(0o644, "") == [], "the environment's secret isn't in the file"
+
+
+def test_an_address_without_a_password_is_no_secret(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    for written, is_secret in (("vault:p@db", True), ("db", False)):
+        config.write_text(f'[database]\nurl = "postgresql://{written}/vault"\n')
+        config.chmod(0o644)
+        found = check_files(load_settings(config), data=tmp_path, config=config, environment={})
+        assert ("secrets" in {one.check for one in found}) is is_secret
 
 
 async def test_a_database_of_a_newer_program(place: Place) -> None:

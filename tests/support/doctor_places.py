@@ -23,7 +23,9 @@ Found = dict[str, dict[str, str]]
 def configure(place: Place, *lines: str) -> None:
     """The settings file of the place; `lines` continue `[server]`."""
     text = "\n".join(["[server]", f"port = {place.port}", *lines])
-    (place.data / "config.toml").write_text(text + "\n")
+    config = place.data / "config.toml"
+    config.write_text(text + "\n")
+    config.chmod(0o600)  # some have a password in an address
 
 
 async def examine(place: Place, *, fails: bool = False) -> Found:
