@@ -11,7 +11,7 @@ from typing import Final
 
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0
-_KEPT: Final = 10_000  # people and places remembered before idle ones are dropped
+_KEPT: Final = 10_000  # people and places that are remembered even if all are idle
 
 
 def agent_place(client_id: str) -> str:
@@ -35,6 +35,7 @@ class Budgets:
         self._window = window
         self._step = window / calls
         self._paid_until: dict[tuple[str, str], float] = {}
+        self._room = _KEPT  # counts that are stored before idle ones are dropped
 
     def __len__(self) -> int:
         """The number of stored counts."""
@@ -50,7 +51,8 @@ class Budgets:
         key = user_id, place
         if wait := self.wait(user_id, place, now=now):
             return wait
-        if len(self._paid_until) >= _KEPT and key not in self._paid_until:
+        if len(self._paid_until) >= self._room and key not in self._paid_until:
             self._paid_until = {one: until for one, until in self._paid_until.items() if until > now}
+            self._room = max(_KEPT, 2 * len(self._paid_until))  # so that each count is looked at a few times at most
         self._paid_until[key] = max(self._paid_until.get(key, now), now) + self._step
         return 0

@@ -45,6 +45,27 @@ def test_who_is_idle_is_forgotten_and_who_is_not_stays_counted(monkeypatch: pyte
     assert counted.spend("busy", "slack", now=70.0) == 40
 
 
+class HashedName(str):
+    """A name that counts how often a table looks at it."""
+
+    looks = 0
+
+    def __hash__(self) -> int:
+        HashedName.looks += 1
+        return super().__hash__()
+
+
+def test_many_active_people_do_not_make_each_new_one_dearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "_KEPT", 10)
+    counted, how_many = Budgets(1), 2000
+    for number in range(how_many):
+        assert counted.spend(HashedName(number), "slack", now=number / 1000) == 0
+    assert len(counted) == how_many, "all are active"
+    assert HashedName.looks < 20 * how_many
+    assert counted.spend("next", "slack", now=100.0) == 0
+    assert counted.spend(HashedName(0), "slack", now=100.0) == 0, "its call came back"
+
+
 async def test_an_agent_that_calls_too_often_is_told_when_and_nothing_is_sent(tmp_path: Path) -> None:
     async with room(tmp_path, tools={"calls_per_minute": 2}) as place:
 
