@@ -16,7 +16,7 @@ from tests.conftest import Store
 from tests.support.inspection import until_waiting
 from tests.support.network.held_requests import held_json
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
-from vault import grants, users
+from vault import clients, grants, users
 from vault.records import Principal, User
 
 End = Callable[[AdminRoom, RegisteredAgent, User], Awaitable[object]]
@@ -98,6 +98,11 @@ async def test_a_call_whose_admin_lost_the_role_meanwhile_is_refused(room: Admin
 async def own_actor(room: AdminRoom) -> tuple[RegisteredAgent, User, Actor]:
     """The actor of a call that was accepted."""
     account, admin, token = await caller(room)
+    async with asyncio.timeout(
+        60
+    ):  # the use of the client is recorded after the answer, and would wait for its row, too
+        while (await clients.get_client(room.deployment.database, account.client.id)).last_used_at is None:
+            await asyncio.sleep(0.01)
     principal: Principal = await tokens.verify(room.deployment, token, audiences=frozenset({room.resource}))
     ended = tokens.TokenRefused("ended")
     own = room.deployment.for_caller(AgentCaller(principal, lambda: ended))

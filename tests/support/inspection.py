@@ -48,10 +48,13 @@ def note_repeats(activity: Activity) -> None:
 
 
 async def count_waiting(transaction: Transaction) -> int:
-    """How many sessions wait for a lock in this PostgreSQL database; other databases of the server don't count."""
+    """How many sessions wait for this transaction on PostgreSQL, or for one that waits for it."""
     row = await transaction.fetch_one(
-        "select count(*) as n from pg_locks where not granted and pid in (select h.pid from pg_locks h"
-        " join pg_database d on d.oid = h.database where d.datname = current_database())"  # each contains its tables
+        "with recursive held(pid) as materialized (select distinct pid from pg_locks where not granted),"
+        " waiting(pid) as ("
+        "select pid from held where pg_backend_pid() = any(pg_blocking_pids(pid)) union"
+        " select h.pid from held h join waiting w on w.pid = any(pg_blocking_pids(h.pid))"
+        ") select count(*) as n from waiting"
     )
     assert row is not None
     return integer(row, "n")
@@ -60,7 +63,7 @@ async def count_waiting(transaction: Transaction) -> int:
 async def until_waiting(
     transaction: Transaction, *, number: int, is_sqlite: bool, unless: asyncio.Task[object] | None = None
 ) -> None:
-    """Wait until this many sessions wait for a lock; on SQLite, everyone waits for the writer, and nothing shows it."""
+    """Wait until this many sessions wait for the transaction; on SQLite, nothing shows who waits for the writer."""
     ends = time.perf_counter() + (0.2 if is_sqlite else 60)
     while time.perf_counter() < ends:
         if unless is not None and unless.done():
