@@ -89,13 +89,18 @@ class Estate(Front):
         return self.name != "nginx"
 
 
-@pytest.fixture(scope="module", params=sorted(proxies.MAKERS))
-async def estate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Estate]:
-    name: str = request.param
+def need_program(name: str) -> None:
+    """Skip what needs a proxy that isn't installed; nginx and HAProxy must be, where the suite must be complete."""
     if proxies.program(name) is None:
         if name in REQUIRED:
             unavailable(f"proxy tests need: apt-get install {REQUIRED[name]}")
         pytest.skip(f"proxy tests of {name} need: its program on the PATH")
+
+
+@pytest.fixture(scope="module", params=sorted(proxies.MAKERS))
+async def estate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Estate]:
+    name: str = request.param
+    need_program(name)
     folder: Path = tmp_path_factory.mktemp(name)
     listening = (free_socket(), free_socket())
     ports = Ports(free_port(), free_port(), (listening[0].getsockname()[1], listening[1].getsockname()[1]))

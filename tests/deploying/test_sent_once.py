@@ -16,8 +16,7 @@ import pytest
 import yaml
 
 from server.http.guards import PROXY
-from tests.conftest import unavailable
-from tests.deploying.test_proxies import REQUIRED
+from tests.deploying.test_proxies import need_program
 from tests.generating.documentation import ROOT
 from tests.support.network import proxies
 from tests.support.network.proxies import HOST, Ports
@@ -79,10 +78,7 @@ async def behind(name: str, folder: Path, vaults: Vaults) -> AsyncGenerator[http
 @pytest.fixture(params=sorted(proxies.MAKERS))
 def name(request: pytest.FixtureRequest) -> str:
     found: str = request.param
-    if proxies.program(found) is None:
-        if found in REQUIRED:
-            unavailable(f"proxy tests need: apt-get install {REQUIRED[found]}")
-        pytest.skip(f"proxy tests of {found} need: its program on the PATH")
+    need_program(found)
     return found
 
 

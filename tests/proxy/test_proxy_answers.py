@@ -238,6 +238,19 @@ async def test_a_client_that_leaves_ends_the_providers_answer(
         assert await outcome(room, handle) == "client_gone"
 
 
+def scope_of(handle: ProxyHandle) -> Scope:
+    """The ASGI scope of a call that lists channels."""
+    path = urlsplit(handle.base()).path + "/conversations.list"
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {handle.value}".encode())],
+    }
+
+
 async def test_a_long_answer_waits_once_for_its_client_to_leave(
     room: ProxyRoom, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,15 +274,7 @@ async def test_a_long_answer_waits_once_for_its_client_to_leave(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    path = urlsplit(handle.base()).path + "/conversations.list"
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {handle.value}".encode())],
-    }
+    scope = scope_of(handle)
     async with asyncio.timeout(30):
         await Proxy(room.vault.deployment)(scope, receive, send)
     assert sum(len(one.get("body", b"")) for one in sent) == 4000
@@ -288,16 +293,7 @@ async def test_a_call_that_the_end_of_the_process_stops_is_recorded_as_such(
 
     upstream.answer = silent
     handle = await room.ready()
-    deployment, path = room.vault.deployment, urlsplit(handle.base()).path + "/conversations.list"
-    sent: list[object] = []
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {handle.value}".encode())],
-    }
+    deployment, sent, scope = room.vault.deployment, list[object](), scope_of(handle)
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
