@@ -78,9 +78,8 @@ def check_is_enabled(person: User) -> None:
 
 async def make_link(actor: Actor, person: User) -> str:
     """Create a one-time link with which the person can sign in again."""
-    check_is_enabled(person)
     async with actor.change() as transaction:
-        await check_may_touch(actor, transaction, person)
+        check_is_enabled(await check_may_touch(actor, transaction, person))
         link = await make_sign_in_link(actor.deployment, transaction, person.id)
         await audit.append(transaction, actor.event("user.link_made", user_id=person.id), now=actor.deployment.now())
     return link
@@ -117,33 +116,40 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
 
 async def set_admin(actor: Actor, person: User, *, is_admin: bool) -> bool:
     """Make the person an admin, or no longer; at least one admin must remain. False if nothing changed."""
-    if (await person_with_id(actor.deployment.database, person.id)).is_admin == is_admin:
-        return False
-    return await set_role(actor, person, Role.ADMINISTRATOR if is_admin else Role.MEMBER)
+    async with actor.change() as transaction:
+        current = await hold_person(transaction, person.id)
+        if current.is_admin == is_admin:  # someone else may have changed it meanwhile, for example made them an owner
+            return False
+        await _change_role(actor, transaction, current, Role.ADMINISTRATOR if is_admin else Role.MEMBER)
+    return True
 
 
 async def set_role(actor: Actor, person: User, role: Role) -> bool:
     """Change the person's own role. Only an owner can add or remove owners. False if nothing changed."""
-    now = actor.deployment.now()
     async with actor.change() as transaction:
         current = await hold_person(transaction, person.id)
         if current.role is role:
             return False
-        if role is Role.OWNER:
-            await _check_owner(actor, transaction)
-        await check_may_touch(actor, transaction, current)
-        if not role.administers:
-            await _keep_an_admin(actor, transaction, current)
-        if current.role is Role.OWNER:
-            await _keep_an_owner(actor, transaction, current)
-        if role.administers:  # an administrator may know a link that they created when the person had fewer rights
-            await tickets.expire_purpose(transaction, person.id, purpose=TicketPurpose.BOOTSTRAP, now=now)
-        await users.set_role(transaction, person.id, role)
-        kind = "user.role_changed"
-        if current.is_admin != role.administers:
-            kind = "user.admin_added" if role.administers else "user.admin_removed"
-        await audit.append(transaction, actor.event(kind, user_id=person.id, role=role.value), now=now)
+        await _change_role(actor, transaction, current, role)
     return True
+
+
+async def _change_role(actor: Actor, transaction: Transaction, current: User, role: Role) -> None:
+    """Store another role of the person, who is locked."""
+    now = actor.deployment.now()
+    if Role.OWNER in (role, current.role):
+        await _check_owner(actor, transaction)
+    if not role.administers:
+        await _keep_an_admin(actor, transaction, current)
+    if current.role is Role.OWNER:
+        await _keep_an_owner(actor, transaction, current)
+    if role.administers:  # an administrator may know a link that they created when the person had fewer rights
+        await tickets.expire_purpose(transaction, current.id, purpose=TicketPurpose.BOOTSTRAP, now=now)
+    await users.set_role(transaction, current.id, role)
+    kind = "user.role_changed"
+    if current.is_admin != role.administers:
+        kind = "user.admin_added" if role.administers else "user.admin_removed"
+    await audit.append(transaction, actor.event(kind, user_id=current.id, role=role.value), now=now)
 
 
 async def check_may_touch(actor: Actor, transaction: Transaction, person: User) -> User:
