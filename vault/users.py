@@ -19,6 +19,7 @@ from vault.storage.database import Reader, Row, Transaction, fetch_count, intege
 
 MAX_NAME = 200
 PAGE = 500  # users per read
+_ADMINS = "admins"  # a row that stands for all admins
 DIRECTORY = "directory"  # who disabled a user, if not an admin, a command, or a signal
 
 
@@ -296,11 +297,16 @@ async def hold_user(transaction: Transaction, user_id: str) -> None:
 
 
 async def hold_admins(transaction: Transaction) -> None:
-    """Lock the set of admins until the transaction ends.
+    """Lock the set of admins until the transaction ends, also if all of them are admins through their groups.
 
     One after the other: a single statement would lock them in the order in which it happens to find them, and two
     transactions could wait for each other.
     """
+    await transaction.execute(
+        "insert into limits (bucket, window_start, spent) values (:bucket, :never_swept, 0)"
+        " on conflict (bucket, window_start) do update set spent = excluded.spent",
+        {"bucket": _ADMINS, "never_swept": LAST},
+    )
     rows = await transaction.fetch(
         "select id from users where tenant = :tenant and is_admin = 1 order by id", {"tenant": TENANT}
     )

@@ -7,18 +7,21 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from server.administration import people
+from server.administration import agents, people
 from server.administration.actor import Actor, ChangeRefused
+from server.oauth import tokens
+from server.sign_in.callers import AgentCaller, SessionCaller, SessionEnded
 from tests.conftest import Store
-from tests.support.inspection import until_waiting
+from tests.support.inspection import session_of, until_waiting
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
-from vault import users
-from vault.records import Role, User
+from vault import grants, groups, users
+from vault.records import Client, Role, User
 
 
 @pytest.fixture
 async def room(store: Store) -> AsyncGenerator[AdminRoom]:
-    overrides = {} if store.is_sqlite else {"database": {"url": store.url}}
+    overrides: dict[str, object] = {} if store.is_sqlite else {"database": {"url": store.url}}
+    overrides["admin"] = {"group_roles": {"Vault admins": "administrator"}}
     async with running_admin_room(store.data, **overrides) as opened:
         yield opened
 
@@ -83,3 +86,73 @@ async def test_no_link_is_made_for_whoever_was_disabled_meanwhile(room: AdminRoo
     assert refused.value.reason == "person_changed"
     await people.set_disabled(room.operator, person, is_disabled=False)
     assert await people.make_link(room.operator, person)
+
+
+async def group_admins(room: AdminRoom) -> tuple[User, User]:
+    """Two admins through a group."""
+    made = (await room.room.vault.add_user("grace"), await room.room.vault.add_user("heidi"))
+    async with room.deployment.transaction() as transaction:
+        for one in made:
+            await groups.set_groups(
+                transaction, one.id, ["Vault admins"], source="openid:x", now=room.deployment.now(), expires_at=None
+            )
+    return made
+
+
+async def end_own_roles(room: AdminRoom) -> None:
+    """After this, nobody is an admin except through a group."""
+    for one in await users.list_admins(room.deployment.database):
+        await people.set_role(room.operator, one, Role.MEMBER)
+
+
+async def service_account(room: AdminRoom, person: User) -> tuple[Client, Actor]:
+    """A service account in the name of the person, and the actor of a call that it makes."""
+    account = await room.service_account(name=person.name)
+    token = (await room.request_token(account)).json()["access_token"]
+    principal = await tokens.verify(room.deployment, token, audiences=frozenset({room.resource}))
+    own = room.deployment.for_caller(AgentCaller(principal, lambda: tokens.TokenRefused("ended")))
+    return account.client, Actor(own, person, "admin_api", agent=account.client)
+
+
+async def test_service_accounts_of_group_admins_change_each_other_at_once_without_a_deadlock(
+    room: AdminRoom, store: Store
+) -> None:
+    first, second = await group_admins(room)
+    await end_own_roles(room)
+    (one, by_one), (other, by_other) = await service_account(room, first), await service_account(room, second)
+    async with room.deployment.transaction() as holding:  # both stop where they would lock the other one
+        changing = [
+            asyncio.ensure_future(agents.set_release(by_one, other, target="slack", policy="proxy")),
+            asyncio.ensure_future(agents.set_release(by_other, one, target="slack", policy="proxy")),
+        ]
+        await grants.hold_client(holding, one.id)
+        await until_waiting(holding, number=2, is_sqlite=store.is_sqlite)
+    await asyncio.gather(*changing)
+    ended = await asyncio.gather(agents.remove(by_one, other), agents.remove(by_other, one), return_exceptions=True)
+    (refused,) = [one for one in ended if isinstance(one, BaseException)]
+    assert isinstance(refused, tokens.TokenRefused), "the first one ended the second one's token"
+
+
+async def test_group_admins_change_each_other_at_once_without_a_deadlock(room: AdminRoom) -> None:
+    made = await group_admins(room)
+    actors = list[Actor]()
+    for one in made:
+        session = await session_of(room.deployment, await room.room.signed_in(one.name))
+        own = room.deployment.for_caller(SessionCaller(room.deployment, session))
+        actors.append(Actor(own, one, "administration"))
+    await end_own_roles(room)
+    for _ in range(20):
+        enabled = await asyncio.gather(
+            people.set_disabled(actors[0], made[1], is_disabled=False),
+            people.set_disabled(actors[1], made[0], is_disabled=False),
+        )
+        assert enabled == [False, False]
+    ended = await asyncio.gather(
+        people.set_disabled(actors[0], made[1], is_disabled=True),
+        people.set_disabled(actors[1], made[0], is_disabled=True),
+        return_exceptions=True,
+    )
+    (refused,) = [one for one in ended if one is not True]
+    assert isinstance(refused, SessionEnded)
+    now_are = [await users.get_user(room.deployment.database, one.id) for one in made]
+    assert [one is not None and one.disabled_at is not None for one in now_are].count(True) == 1
