@@ -58,6 +58,11 @@ def own_seconds(process: int | Literal["self"] = "self") -> float:
     return now
 
 
+def own_seconds_since(began: float) -> float:
+    """Never negative: the two parts of the clock are read one after the other, with a possible wait in between."""
+    return max(0.0, own_seconds() - began)
+
+
 def begin_step(path: Path, name: str, *, seconds: float) -> None:
     """In the child: begin a step that may take this long; it ends when the next one begins."""
     unfinished = path.with_suffix(".part")

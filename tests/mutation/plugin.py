@@ -31,7 +31,7 @@ from types import CodeType, FunctionType
 
 import pytest
 
-from tests.mutation.children import BROKE, HUNG, begin_step, in_child, own_seconds, step_name
+from tests.mutation.children import BROKE, HUNG, begin_step, in_child, own_seconds, own_seconds_since, step_name
 from tests.mutation.code_swap import functions_of, swap_functions, swap_values
 from tests.mutation.names import UNNAMED, classes_around, classes_with, dependent_names, is_used_at_import
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
@@ -205,7 +205,7 @@ class MutantTrials:
             measuring.switch_context(item.nodeid)
             self._failed, began = False, own_seconds()
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
-            recorded.seconds[item.nodeid] = -1 if self._failed else round(own_seconds() - began, 3)
+            recorded.seconds[item.nodeid] = -1 if self._failed else round(own_seconds_since(began), 3)
         measuring.stop()
         places = {name: 1 << at for at, name in enumerate(recorded.seconds) if recorded.seconds[name] >= 0}
         with warnings.catch_warnings():

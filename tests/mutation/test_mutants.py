@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from tests.mutation.__main__ import key_of, report
-from tests.mutation.children import HUNG, begin_step, in_child, step_name
+from tests.mutation.children import HUNG, begin_step, in_child, own_seconds, own_seconds_since, step_name
 from tests.mutation.code_swap import functions_of, swap_functions, swap_values
 from tests.mutation.explanations import (
     ANY_NUMBER,
@@ -50,6 +50,11 @@ def test_a_child_ends_when_a_step_takes_longer_than_it_said(
 
     assert in_child(work, seconds=30, step=step) == expected
     assert step_name(step) == ("a" if expected == HUNG else "b")
+
+
+def test_a_quick_test_never_takes_less_than_no_time() -> None:
+    assert own_seconds_since(own_seconds() + 9) == 0
+    assert 8 < own_seconds_since(own_seconds() - 9) < 60
 
 
 def test_a_mutant_that_is_undecided_stands_apart(capsys: pytest.CaptureFixture[str]) -> None:
