@@ -16,6 +16,7 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import field, replace
+from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -30,8 +31,10 @@ from vault.refusals import GrantEnded, ScopeRefused, VaultError
 from vault.storage.database import (
     SWEEP_BATCH,
     Database,
+    Program,
     Reader,
     Row,
+    Statement,
     Transaction,
     Value,
     binary,
@@ -95,7 +98,6 @@ class AcceptedRefresh:
     grant: Grant
     scopes: frozenset[str]
     resource: str
-    facts: LiveGrant
     expires_at: int  # when the refresh token ends, unless it is used
     key_thumbprint: str | None
     repetition: Repetition | None = None  # the newest token again
@@ -103,6 +105,25 @@ class AcceptedRefresh:
     @property
     def is_repeat(self) -> bool:
         return self.repetition is not None
+
+
+@immutable
+class _PresentedToken:
+    """A presented token and its grant, which is live, as one read found them."""
+
+    token: str = field(repr=False)
+    stored: RefreshToken
+    grant: Grant
+    granted: str  # the grant's scopes in their stored form
+
+
+@immutable
+class _TokenRotation:
+    """A decided rotation: the answer, and the statements that store it."""
+
+    answer: AcceptedRefresh
+    spend: Statement  # returns a row only if the token is unused, and its grant is as it was read
+    store: tuple[Statement, ...]
 
 
 class RefreshTokenRefused(GrantEnded):
@@ -157,7 +178,8 @@ async def issue_refresh_token(
         key_thumbprint=key_thumbprint,
         issued_to=network,
     )
-    await _insert(transaction, first)
+    insertion = _insertion(first)
+    await transaction.execute(insertion.sql, insertion.parameters)
     return token
 
 
@@ -173,12 +195,22 @@ async def rotate(
     """Use a refresh token. Takes the database, not a transaction, because reuse must be revoked although it is refused.
     Raises RefreshTokenRefused, TokenReused, ScopeRefused or ResourceRefused, and what `admit` raises, which runs last;
     only TokenReused changes anything.
+
+    The usual case, an unused token, is one read and one write. The write decides between several requests.
     """
-    await _find_known(database, token)  # an invented token writes nothing
+    presented = await _read_presented(database, token, request)  # an invented token writes nothing
+    is_admitted = False
+    if presented.stored.consumed_at is None:
+        rotation = _plan(presented, request, now=now, lifetimes=lifetimes)
+        admit(presented.grant)
+        if await database.perform(_rotation_program(rotation)):
+            return rotation.answer
+        is_admitted = True  # another request was first, or the grant changed: decide anew
     async with database.transaction() as transaction:
         outcome = await _rotate(transaction, token, request=request, now=now, lifetimes=lifetimes)
         if isinstance(outcome, AcceptedRefresh):
-            admit(outcome.grant)
+            if not is_admitted:
+                admit(outcome.grant)
             return outcome
         revoked = await grants.revoke_grant(transaction, outcome.grant.id, reason="refresh_token_reused", now=now)
         if revoked is not None:
@@ -196,13 +228,6 @@ async def find(reader: Reader, token: str) -> RefreshToken | None:
         {"tenant": TENANT, "token_hash": token_hash(token)},
     )
     return None if row is None else _refresh_token(row)
-
-
-async def _find_known(reader: Reader, token: str) -> RefreshToken:
-    stored = await find(reader, token)
-    if stored is None:
-        raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is unknown")
-    return stored
 
 
 async def find_live(reader: Reader, token: str, *, now: int, grace: int = 0) -> tuple[RefreshToken, LiveGrant] | None:
@@ -273,35 +298,72 @@ async def _rotate(
     transaction: Transaction, token: str, *, request: RefreshRequest, now: int, lifetimes: Lifetimes
 ) -> AcceptedRefresh | TokenReused:
     """Load, decide, save. Returns reuse instead of raising it, so that the transaction can commit."""
-    stored = await _find_known(transaction, token)
-    facts = await grants.live_principal_facts(transaction, stored.grant_id)
-    if facts is None:
+    presented = await _read_presented(transaction, token, request)
+    if presented.stored.consumed_at is None:
+        rotation = _plan(presented, request, now=now, lifetimes=lifetimes)
+        if await transaction.perform(_rotation_program(rotation)):
+            return rotation.answer
+        presented = await _read_presented(transaction, token, request)  # another request was first
+    return await _repeat(transaction, presented, request=request, now=now, grace=lifetimes.grace)
+
+
+async def _read_presented(reader: Reader, token: str, request: RefreshRequest) -> _PresentedToken:
+    """The token and its grant. Raises RefreshTokenRefused unless the grant is live and this client may use the token.
+
+    The token may be used or expired.
+    """
+    rows = await reader.look_up(_PRESENTED, {"tenant": TENANT, "token_hash": token_hash(token)})
+    row = next(iter(rows), None)
+    if row is None:
+        raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is unknown")
+    if row["live_user"] is None:
         raise RefreshTokenRefused(_NOT_VALID, detail="the grant, client, or user of the refresh token has ended")
-    _check_holder(stored, request)
-    if stored.consumed_at is None:
-        answer = _answer(stored, facts, request, now=now)
-        stored_successor = await _store_successor(
-            transaction, token, stored, facts=facts, request=request, now=now, lifetimes=lifetimes
-        )
-        if stored_successor is not None:
-            successor, expires_at = stored_successor
-            return replace(answer, refresh_token=successor, expires_at=expires_at)
-        stored = await _find_known(transaction, token)  # another request was first, perhaps of the same client
-    return await _repeat(transaction, token, stored, facts=facts, request=request, now=now, grace=lifetimes.grace)
-
-
-def _check_holder(stored: RefreshToken, request: RefreshRequest) -> None:
+    stored, granted = _refresh_token(row), text(row, "granted")
     if stored.client_id != request.client_id:
         raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token was issued to another client")
     if stored.key_thumbprint is not None and stored.key_thumbprint != request.key_thumbprint:
         raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is bound to another DPoP key")
+    grant = Grant(
+        id=stored.grant_id,
+        user_id=text(row, "live_user"),
+        client_id=text(row, "live_client"),
+        scopes=parse_scope(granted),
+        resource=text(row, "grant_resource"),
+        redirect_uri=text(row, "redirect_uri"),
+        created_at=integer(row, "grant_created_at"),
+    )
+    return _PresentedToken(token, stored, grant, granted)
 
 
-def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, now: int) -> AcceptedRefresh:
+_PRESENTED: Final = """
+    select t.token_hash, t.grant_id, t.client_id, t.family, t.generation, t.scopes, t.resource, t.issued_at,
+        t.expires_at, t.idle_expires_at, t.consumed_at, t.successor_hash, t.successor_sealed, t.key_thumbprint,
+        t.issued_to, t.moved_at, g.scopes as granted, g.resource as grant_resource, g.redirect_uri,
+        g.created_at as grant_created_at, c.id as live_client, u.id as live_user
+    from refresh_tokens t
+    left join grants g on g.tenant = t.tenant and g.id = t.grant_id and g.revoked_at is null
+    left join clients c on c.tenant = g.tenant and c.id = g.client_id and c.removed_at is null
+    left join users u on u.tenant = c.tenant and u.id = g.user_id and u.disabled_at is null and u.stopped_at is null
+    where t.tenant = :tenant and t.token_hash = :token_hash
+"""
+_SPEND: Final = """
+    update refresh_tokens set consumed_at = :now, successor_hash = :successor_hash, successor_sealed = :successor_sealed
+    where tenant = :tenant and token_hash = :token_hash and consumed_at is null and exists (
+        select 1 from grants g
+        join clients c on c.tenant = g.tenant and c.id = g.client_id
+        join users u on u.tenant = g.tenant and u.id = g.user_id
+        where g.tenant = :tenant and g.id = :grant_id and g.scopes = :granted and g.revoked_at is null
+            and c.removed_at is null and u.disabled_at is null and u.stopped_at is null
+    )
+    returning generation
+"""
+
+
+def _answer(stored: RefreshToken, grant: Grant, request: RefreshRequest, *, now: int) -> AcceptedRefresh:
     """What this request may have, without the token yet: never more than the token has."""
     if stored.is_expired(now):
         raise RefreshTokenRefused(_NOT_VALID, detail="expired")
-    held = stored.scopes & facts.grant.scopes
+    held = stored.scopes & grant.scopes
     scopes = held if request.scopes is None else request.scopes
     if not scopes <= held:
         raise ScopeRefused("the refresh token doesn't have these scopes", missing=scopes - held)
@@ -310,27 +372,17 @@ def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, 
         raise ResourceRefused("the refresh token isn't for this resource")
     return AcceptedRefresh(
         refresh_token="",
-        grant=facts.grant,
+        grant=grant,
         scopes=scopes,
         resource=resource,
-        facts=facts,
         expires_at=stored.idle_expires_at,
         key_thumbprint=stored.key_thumbprint,
     )
 
 
-async def _store_successor(
-    transaction: Transaction,
-    token: str,
-    stored: RefreshToken,
-    *,
-    facts: LiveGrant,
-    request: RefreshRequest,
-    now: int,
-    lifetimes: Lifetimes,
-) -> tuple[str, int] | None:
-    """Use up the token and store its successor; returns the successor and its expiry, None when another request was
-    first."""
+def _plan(presented: _PresentedToken, request: RefreshRequest, *, now: int, lifetimes: Lifetimes) -> _TokenRotation:
+    """How to use up an unused token and store its successor. Raises what `rotate` raises for such a token."""
+    stored, answer = presented.stored, _answer(presented.stored, presented.grant, request, now=now)
     token_after = secrets.token_urlsafe(32)
     slides = request.is_authenticated or stored.key_thumbprint is not None  # a thief with only the token cannot use it
     expires_at = max(stored.expires_at, now + lifetimes.absolute) if slides else stored.expires_at
@@ -344,53 +396,66 @@ async def _store_successor(
         issued_to=request.network,
         moved_at=None,
     )
-    won = await transaction.fetch_one(
-        "update refresh_tokens set consumed_at = :now, successor_hash = :successor_hash,"
-        " successor_sealed = :successor_sealed"
-        " where tenant = :tenant and token_hash = :token_hash and consumed_at is null returning generation",
+    sealed = seal(
+        token_after.encode(),
+        key=_predecessor_key(presented.token),
+        key_id=_SEALED_UNDER,
+        context=_context(stored, presented.grant),
+    )
+    spend = Statement(
+        _SPEND,
         {
             "tenant": TENANT,
             "token_hash": stored.token_hash,
             "now": now,
             "successor_hash": successor.token_hash,
-            "successor_sealed": seal(
-                token_after.encode(),
-                key=_predecessor_key(token),
-                key_id=_SEALED_UNDER,
-                context=_context(stored, facts.grant),
-            ),
+            "successor_sealed": sealed,
+            "grant_id": stored.grant_id,
+            "granted": presented.granted,
         },
     )
-    if won is None:
-        return None
-    await _insert(transaction, successor)
     family: dict[str, Value] = {"tenant": TENANT, "grant_id": stored.grant_id, "family": stored.family}
-    await transaction.execute(  # this token arrived and works, so its predecessor can be repeated only within the grace
-        "update refresh_tokens set superseded_at = :now,"
-        " successor_sealed = case when consumed_at <= :before then null else successor_sealed end"
-        " where tenant = :tenant and grant_id = :grant_id and family = :family and generation = :generation",
-        {**family, "generation": stored.generation - 1, "now": now, "before": now - lifetimes.grace},
-    )
-    await transaction.execute(  # an agent that is always on uses one every few minutes, for months
-        "delete from refresh_tokens where tenant = :tenant and grant_id = :grant_id and family = :family"
-        " and generation <= :forgotten",
-        {**family, "forgotten": successor.generation - REMEMBERED},
-    )
-    return token_after, successor.idle_expires_at
+    store = [_insertion(successor)]
+    if stored.generation > 1:  # this token arrived and works: its predecessor can be repeated only within the grace
+        superseded = {"generation": stored.generation - 1, "now": now, "before": now - lifetimes.grace}
+        store.append(Statement(_SUPERSEDE, {**family, **superseded}))
+    if successor.generation > REMEMBERED:  # an agent that is always on uses one every few minutes, for months
+        store.append(Statement(_FORGET, {**family, "forgotten": successor.generation - REMEMBERED}))
+    accepted = replace(answer, refresh_token=token_after, expires_at=successor.idle_expires_at)
+    return _TokenRotation(accepted, spend, tuple(store))
+
+
+_SUPERSEDE: Final = """
+    update refresh_tokens set superseded_at = :now,
+        successor_sealed = case when consumed_at <= :before then null else successor_sealed end
+    where tenant = :tenant and grant_id = :grant_id and family = :family and generation = :generation
+"""
+_FORGET: Final = """
+    delete from refresh_tokens
+    where tenant = :tenant and grant_id = :grant_id and family = :family and generation <= :forgotten
+"""
+
+
+def _rotation_program(rotation: _TokenRotation) -> Program[bool]:
+    """Store the rotation; False, with nothing stored, if the token isn't as it was read."""
+    if not (yield rotation.spend):
+        return False
+    for statement in rotation.store:  # noqa: UP028 -- rows are sent in, which a tuple's iterator can't take
+        yield statement
+    return True
 
 
 async def _repeat(
     transaction: Transaction,
-    token: str,
-    stored: RefreshToken,
+    presented: _PresentedToken,
     *,
-    facts: LiveGrant,
     request: RefreshRequest,
     now: int,
     grace: int,
 ) -> AcceptedRefresh | TokenReused:
     """The newest token of the family in exchange for a used one, unless the two uses contradict each other
     (`token_rules`)."""
+    stored, grant = presented.stored, presented.grant
     family = await _family(transaction, stored)
     verdict = judge_use(
         stored,
@@ -400,13 +465,13 @@ async def _repeat(
         now=now,
         grace=grace,
     )
-    newest = _newest(token, family, stored, facts.grant) if verdict.is_answered else None
+    newest = _newest(presented.token, family, stored, grant) if verdict.is_answered else None
     if newest is None:  # or a release with another rule or a shorter grace erased it
         verdict = RepeatVerdict.LATE if verdict.is_answered else verdict
         detail = f"generation {stored.generation} used again: {verdict.value}"
-        return TokenReused(_NOT_VALID, grant=facts.grant, verdict=verdict, detail=detail)
+        return TokenReused(_NOT_VALID, grant=grant, verdict=verdict, detail=detail)
     successor, current = newest
-    answer = _answer(current, facts, request, now=now)
+    answer = _answer(current, grant, request, now=now)
     if verdict is RepeatVerdict.MOVED:
         await transaction.execute(
             "update refresh_tokens set moved_at = :now where tenant = :tenant and token_hash = :token_hash",
@@ -458,8 +523,8 @@ def _context(stored: RefreshToken, grant: Grant) -> Context:
     )
 
 
-async def _insert(transaction: Transaction, stored: RefreshToken) -> None:
-    await transaction.execute(
+def _insertion(stored: RefreshToken) -> Statement:
+    return Statement(
         "insert into refresh_tokens (tenant, token_hash, grant_id, client_id, family, generation, scopes, resource,"
         " issued_at, expires_at, idle_expires_at, key_thumbprint, issued_to)"
         " values (:tenant, :token_hash, :grant_id, :client_id, :family, :generation, :scopes, :resource,"
