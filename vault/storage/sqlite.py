@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import Context
+from typing import TypeVar
 
 import aiosqlite
 
@@ -31,6 +32,8 @@ from vault.storage.sqlite_events import SqliteProgram, append_program
 from vault.storage.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
 from vault.storage.sqlite_locks import find_lock_holder
 from vault.storage.turns import StatementTurns
+
+Argument = TypeVar("Argument")
 
 BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and another busy process would starve us
 
@@ -121,27 +124,42 @@ def run(connection: sqlite3.Connection, program: SqliteProgram[T]) -> T:
         return end.value
 
 
-def commit(connection: sqlite3.Connection, program: SqliteProgram[T]) -> T:
-    """Run a program as a separate transaction; in the connection's thread."""
+def commit(connection: sqlite3.Connection, programs: Sequence[SqliteProgram[None]]) -> Sequence[Exception | None]:
+    """Run programs with one commit, in the connection's thread; returns the error of each that failed.
+
+    One that fails leaves nothing, and takes no other with it. Raises only what BEGIN raises, before any has begun.
+    """
     connection.execute("begin immediate")
     try:
-        result = run(connection, program)
-        connection.execute("commit")
-    except BaseException:
-        if connection.in_transaction:
+        outcomes = [_attempt(connection, program, is_alone=len(programs) == 1) for program in programs]
+        connection.execute("rollback" if None not in outcomes else "commit")
+    except BaseException as error:
+        with suppress(sqlite3.Error):  # there may be no transaction
             connection.execute("rollback")
-        raise
-    return result
+        if not isinstance(error, sqlite3.Error):
+            raise
+        return [error] * len(programs)
+    return outcomes
+
+
+def _attempt(connection: sqlite3.Connection, program: SqliteProgram[None], *, is_alone: bool) -> Exception | None:
+    if not is_alone:
+        connection.execute("savepoint turn")  # nested: commit releases them all
+    try:
+        run(connection, program)
+    except (*ERRORS, VaultError) as error:
+        if not is_alone:
+            connection.execute("rollback to turn")
+        return error
+    return None
 
 
 async def run_at_once(
-    connection: aiosqlite.Connection,
-    work: Callable[[sqlite3.Connection, SqliteProgram[T]], T],
-    program: SqliteProgram[T],
+    connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection, Argument], T], argument: Argument
 ) -> T:
     """aiosqlite switches to its thread for each statement, which takes 30 us, and has no public way to run several at
     once."""
-    return await connection._execute(work, connection._conn, program)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType] -- see above  # noqa: SLF001
+    return await connection._execute(work, connection._conn, argument)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType] -- see above  # noqa: SLF001
 
 
 LOG = logging.getLogger("token_vault.storage")
@@ -153,16 +171,28 @@ READERS = 2
 class _Turn:
     """One caller's place in the writer's queue."""
 
-    __slots__ = ("begun", "committed", "ended", "owner", "perform")
+    __slots__ = ("begun", "committed", "ended", "owner", "program", "work")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, perform: Callable[[], Awaitable[None]] | None = None) -> None:
-        self.perform = perform  # a separate transaction, which its caller doesn't begin
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        program: SqliteProgram[None] | None = None,
+        work: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.program = program  # instead of statements of the caller
+        self.work = work  # outside of any transaction
         self.begun: asyncio.Future[None] = loop.create_future()  # set by the writer: your savepoint is open
         self.ended: asyncio.Future[bool] = loop.create_future()  # set by the caller: keep it, or roll it back
         self.committed: asyncio.Future[None] = loop.create_future()  # set by the writer: it is durable
         self.owner = asyncio.current_task()
-        if perform is not None:
+        if not self.is_callers:
             self.begun.set_result(None)
+
+    @property
+    def is_callers(self) -> bool:
+        """Whether its caller sends the statements."""
+        return self.program is None and self.work is None
 
     def end(self, *, kept: bool) -> None:
         """The caller is done; a writer that was closed in the meantime no longer waits for it."""
@@ -246,10 +276,12 @@ class _Writer:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run(), name="sqlite-writer", context=Context())
 
-    def _queue_up(self, perform: Callable[[], Awaitable[None]] | None = None) -> _Turn:
+    def _queue_up(
+        self, *, program: SqliteProgram[None] | None = None, work: Callable[[], Awaitable[None]] | None = None
+    ) -> _Turn:
         if self._closing or self._task.done():
             raise StorageUnavailable("the database is closed")
-        turn = _Turn(self._loop, perform)
+        turn = _Turn(self._loop, program=program, work=work)
         self._queue.append(turn)
         self._wake.set()
         return turn
@@ -278,16 +310,14 @@ class _Writer:
         await turn.committed
 
     async def perform(self, program: SqliteProgram[T]) -> T:
-        """Run a program as a separate transaction, in its turn."""
-        result: asyncio.Future[T] = self._loop.create_future()
+        """Run a program in its turn; programs that wait one after another share a commit."""
+        found: list[T] = []
 
-        async def work() -> None:
-            done = await self._patiently(lambda: run_at_once(self._connection, commit, program))
-            if not result.done():
-                result.set_result(done)
+        def keep() -> SqliteProgram[None]:
+            found.append((yield from program))
 
-        await self._queue_up(work).committed
-        return result.result()
+        await self._queue_up(program=keep()).committed
+        return found[0]
 
     async def wipe(self) -> bool:
         """Move the write-ahead logs' content to the files, overwriting deleted bytes, and truncate the logs."""
@@ -298,7 +328,7 @@ class _Writer:
                 found = await self._connection.execute_fetchall(f"pragma {name}.wal_checkpoint(truncate)")
                 were_cut.extend(row[0] == 0 for row in found)
 
-        await self._queue_up(work).committed
+        await self._queue_up(work=work).committed
         return all(were_cut)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -318,17 +348,35 @@ class _Writer:
             return StorageBusy(f"the database is busy: {holder}", detail=refused.detail)
         return refused
 
-    async def _perform(self, turn: _Turn, work: Callable[[], Awaitable[None]]) -> None:
-        error: VaultError | None = StorageUnavailable("the database was closed before the commit")
+    def _as_refusal(self, error: Exception) -> VaultError:
+        return error if isinstance(error, VaultError) else self._refusal(error)
+
+    async def _work(self, turn: _Turn, work: Callable[[], Awaitable[None]]) -> None:
+        error: VaultError | None = StorageUnavailable("the database was closed before the end")
         try:
             await work()
             error = None
         except ERRORS as failure:
             error = self._refusal(failure)
-        except VaultError as failure:
-            error = failure
         finally:
             turn.settle(error)
+
+    async def _perform(self, first: _Turn) -> None:
+        """Run all programs that wait next, up to a batch, with one commit."""
+        turns = [first]
+        while self._queue and self._queue[0].program is not None and len(turns) < BATCH_LIMIT:
+            turns += [] if (turn := self._queue.popleft()).committed.cancelled() else [turn]
+        programs = [turn.program for turn in turns if turn.program is not None]
+        outcomes: Sequence[VaultError | None]
+        outcomes = [StorageUnavailable("the database was closed before the commit")] * len(turns)
+        try:
+            found = await self._patiently(lambda: run_at_once(self._connection, commit, programs))
+            outcomes = [None if error is None else self._as_refusal(error) for error in found]
+        except ERRORS as failure:
+            outcomes = [self._refusal(failure)] * len(turns)
+        finally:
+            for turn, outcome in zip(turns, outcomes, strict=True):
+                turn.settle(outcome)
 
     async def close(self) -> None:
         """Serve waiting callers, then stop. Bounded: gives up a transaction that doesn't end."""
@@ -339,10 +387,10 @@ class _Writer:
         with suppress(asyncio.CancelledError):
             await self._task
 
-    def _next(self, *, programs: bool = True) -> _Turn | None:
+    def _next(self, *, only_callers: bool = False) -> _Turn | None:
         while self._queue:
-            if not programs and self._queue[0].perform is not None:
-                return None  # it commits by itself, after this batch
+            if only_callers and not self._queue[0].is_callers:
+                return None  # after this batch
             turn = self._queue.popleft()
             if not turn.begun.cancelled() and not turn.committed.cancelled():
                 return turn
@@ -352,8 +400,10 @@ class _Writer:
         try:
             while True:
                 turn = self._next()
-                if turn is not None and turn.perform is not None:
-                    await self._perform(turn, turn.perform)
+                if turn is not None and turn.work is not None:
+                    await self._work(turn, turn.work)
+                elif turn is not None and turn.program is not None:
+                    await self._perform(turn)
                 elif turn is not None:
                     await self._batch(turn)
                 elif self._closing:
@@ -381,7 +431,7 @@ class _Writer:
                 if is_kept:
                     kept.append(turn)
                 served += 1
-                turn = self._next(programs=False) if served < BATCH_LIMIT else None
+                turn = self._next(only_callers=True) if served < BATCH_LIMIT else None
                 if is_kept and turn is not None:
                     await self._connection.execute("savepoint turn")  # nested: commit releases them all
             await self._connection.execute("commit" if kept else "rollback")

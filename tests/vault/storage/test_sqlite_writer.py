@@ -12,7 +12,7 @@ import vault.storage.sqlite_files
 from tests.conftest import Store
 from tests.vault.storage.test_database import add, hold_write_lock, names
 from vault.refusals import StorageBusy, StorageUnavailable
-from vault.storage.database import Database, Statement
+from vault.storage.database import Conflict, Database, Program, Statement
 from vault.storage.event_chain import Batch, ChainEntry
 from vault.storage.sqlite import BATCH_LIMIT, BUSY_STEP_MS, SqliteDatabase
 from vault.storage.sqlite_events import SqliteProgram
@@ -162,6 +162,39 @@ async def test_a_program_that_is_refused_leaves_nothing_and_no_open_transaction(
     assert await database.perform(program("seen")) == "seen"
     await keep(database, "a")
     assert [row["purpose"] for row in await database.fetch("select purpose from seen")] == ["seen"]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+async def test_each_second_of_many_programs_fails_and_takes_no_other_with_it(
+    sqlite_store: Store, database: Database, failing: int
+) -> None:
+    """Those that wait share commits, also with events."""
+
+    def program(number: int) -> Program[int]:
+        yield Statement("insert into apis (tenant, resource, name, created_at) values (:t, :r, :r, 1)", row(number))
+        if number % 2 == failing:
+            yield Statement("insert into apis (tenant, resource, name, created_at) values (:t, :r, :r, 1)", row(number))
+        return number
+
+    def row(number: int) -> dict[str, str]:
+        return {"t": "default", "r": f"{number:03}"}
+
+    numbers = range(2 * BATCH_LIMIT + 3)
+    async with hold_write_lock(sqlite_store) as other:
+        performing = [asyncio.ensure_future(database.perform(program(one))) for one in numbers]
+        appending = [asyncio.ensure_future(database.append_events(batch_of(str(one)))) for one in range(3)]
+        await settle()
+        given_up = performing.pop()
+        given_up.cancel()
+        await settle()
+        other.execute("rollback")
+        async with asyncio.timeout(30):
+            outcomes = await asyncio.gather(*performing, return_exceptions=True)
+            await asyncio.gather(*appending)
+    kept = [one for one in numbers if one % 2 != failing and one != numbers[-1]]
+    assert [one for one in outcomes if not isinstance(one, Conflict)] == kept
+    assert await names(database) == [f"{one:03}" for one in kept]
+    assert await kinds(database) == ["0", "1", "2"]
 
 
 async def test_a_vault_that_is_closing_takes_no_new_work_and_finishes_what_it_has(
