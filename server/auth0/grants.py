@@ -132,7 +132,7 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | E
     if not wanted:
         raise OAuthError("invalid_scope", f"the scopes of this API are {format_scope(ME_SCOPES)}")
     if asked.client.is_public:
-        rotated = await token.refresh(deployment, replace(asked, scopes=None))
+        rotated = await token.rotate(deployment, replace(asked, scopes=None))
         known = _IDENTITY if "openid" in rotated.scopes else frozenset[str]()
         return replace(
             rotated, scopes=wanted | (known & (asked.scopes or frozenset())), resource=me_audience(deployment)

@@ -18,7 +18,7 @@ from server.oauth.rules import (
 )
 from vault import apis
 from vault.records import Client, ClientKind
-from vault.storage.database import Transaction
+from vault.storage.database import Reader, Transaction
 
 
 def named_resource(deployment: Deployment, parameters: Parameters, *, client: Client) -> str | None:
@@ -93,14 +93,16 @@ async def api_scopes(deployment: Deployment, resource: str) -> frozenset[str]:
     return frozenset() if registered is None else registered.scopes
 
 
-async def offered_scopes(deployment: Deployment, resource: str, scopes: frozenset[str]) -> frozenset[str]:
+async def offered_scopes(
+    deployment: Deployment, resource: str, scopes: frozenset[str], *, reader: Reader | None = None
+) -> frozenset[str]:
     """Those of a token's scopes that its resource has now, since an operator can take scopes off a registered API.
 
     Raises OAuthError if none of them is left.
     """
     if resource in own_audiences(deployment) or any(one.audience == resource for one in deployment.catalog):
         return scopes
-    registered = await apis.find_api(deployment.database, resource)
+    registered = await apis.find_api(reader or deployment.database, resource)
     left = scopes if registered is None else scopes & (SCOPES | registered.scopes)
     if scopes and not left:
         raise OAuthError("invalid_scope", "the API doesn't have any of these scopes anymore: sign in again")

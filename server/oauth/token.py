@@ -31,7 +31,7 @@ from server.oauth.exchange.recent import RepeatableRequest, RepeatedExchanges, q
 from server.oauth.parameters import Parameters
 from server.oauth.pkce import verifier_matches
 from server.oauth.redirect_uris import without_loopback_port
-from server.oauth.resources import hold_resource
+from server.oauth.resources import hold_resource, offered_scopes, own_audiences
 from server.oauth.rules import (
     CLIENT_CREDENTIALS,
     TOKEN_EXCHANGE,
@@ -212,6 +212,7 @@ async def _redeem(
             scopes = wanted.scopes if asked.scopes is None else wanted.scopes & asked.scopes
             if not scopes:
                 raise OAuthError("invalid_scope", "none of the requested scopes was granted")
+            await offered_scopes(deployment, resource, scopes, reader=redemption.transaction)  # refuses before the use
             grant = await redemption.create_grant(
                 user_id=user.id,
                 client_id=asked.client.id,
@@ -317,6 +318,25 @@ async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> To
 
 
 async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
+    """Rotate the refresh token, unless its API has none of the scopes anymore."""
+    await _check_scopes(deployment, asked)
+    return await rotate(deployment, asked)
+
+
+async def _check_scopes(deployment: Deployment, asked: TokenRequest) -> None:
+    """Check what the answer checks again, because a refused request may not use up the token. Raises OAuthError."""
+    if own_audiences(deployment).issuperset(asked.client.resources):  # it's bound to no API with scopes of its own
+        return
+    presented = asked.form.require("refresh_token")
+    found = await refresh_tokens.find_live(deployment.database, presented, now=asked.now)
+    if found is None or found[0].client_id != asked.client.id:
+        return  # `rotate` refuses it, perhaps as reuse, or repeats its successor, which uses nothing up
+    stored, live = found
+    scopes = stored.scopes & live.grant.scopes if asked.scopes is None else asked.scopes
+    await offered_scopes(deployment, asked.resource or stored.resource, scopes)
+
+
+async def rotate(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     """Rotate the refresh token; `vault.tokens.token_rules` decides about a used token that is presented again."""
     wanted = refresh_tokens.RefreshRequest(
         client_id=asked.client.id,

@@ -155,3 +155,20 @@ async def test_a_scope_that_was_taken_off_an_api_is_in_no_new_token_and_not_told
     assert error_of(await world.refresh(client_id, redeemed["refresh_token"])) == "invalid_scope"
     await _set_scopes(world, "invoices.read", "invoices.write")
     assert (await introspect(redeemed["access_token"]))["scope"] == "invoices.read"
+
+
+async def test_a_request_refused_because_no_scope_is_left_uses_nothing_up(world: World) -> None:
+    client_id = await page(world, "patient-page", API)
+    await _set_scopes(world, "invoices.read", "invoices.write")
+    first = await world.tokens(client_id, resource=API, scope="invoices.read invoices.write")
+    code = await world.code(client_id, resource=API, scope="invoices.read")
+    await _set_scopes(world, "other")
+    assert error_of(await world.refresh(client_id, first["refresh_token"])) == "invalid_scope"
+    assert error_of(await world.token(code.form())) == "invalid_scope"
+    await _set_scopes(world, "invoices.read")
+    assert error_of(await world.refresh(client_id, first["refresh_token"], scope="invoices.write")) == "invalid_scope"
+    with world.clock_ahead(world.vault.deployment.refresh_lifetimes.grace + 1):  # a used token would be reuse
+        again = await world.refresh(client_id, first["refresh_token"])
+        assert (again.status_code, again.json().get("scope")) == (200, "invoices.read")
+    redeemed = await world.token(code.form())
+    assert (redeemed.status_code, redeemed.json().get("scope")) == (200, "invoices.read")
