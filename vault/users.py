@@ -408,6 +408,18 @@ async def link_identity(transaction: Transaction, *, issuer: str, subject: str, 
         raise IdentityTaken("this identity already belongs to another user")
 
 
+async def unlink_identity(transaction: Transaction, *, issuer: str, subject: str, user_id: str) -> bool:
+    """Remove this identity of the user; their sessions stay. False if it isn't theirs."""
+    return (
+        await transaction.execute(
+            "delete from identities"
+            " where tenant = :tenant and issuer = :issuer and subject = :subject and user_id = :user_id",
+            {"tenant": TENANT, "issuer": issuer, "subject": subject, "user_id": user_id},
+        )
+        > 0
+    )
+
+
 _BY_IDENTITY = """
     select u.id, u.name, u.password_hash, u.is_admin, u.role, u.created_at, u.disabled_at, u.stopped_at, u.stopped_by
     from identities i join users u on u.tenant = i.tenant and u.id = i.user_id

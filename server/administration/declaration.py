@@ -42,7 +42,9 @@ class DeclaredPerson(_DeclaredPart):
     admin: bool = False
     role: Role | None = Field(default=None, description="The person's role, instead of `admin`")
     disabled: bool | None = Field(default=None, description="Default: as it is; a new person isn't disabled")
-    identities: list[DeclaredIdentity] = Field(default=[], max_length=20)
+    identities: list[DeclaredIdentity] | None = Field(
+        default=None, max_length=20, description="All of the person's identities. Default: as they are"
+    )
 
     @model_validator(mode="after")
     def _has_one_role(self) -> Self:

@@ -1,4 +1,4 @@
-"""People: add, disable, make or remove admins, restore access, link an identity, and delete.
+"""People: add, disable, make or remove admins, restore access, link or unlink an identity, and delete.
 
 The owner of the data directory can do all of this to anyone. Admins can't end their own account or leave the vault
 without an admin.
@@ -178,6 +178,18 @@ async def link_identity(actor: Actor, person: User, *, issuer: str, subject: str
         await check_may_touch(actor, transaction, person)
         await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=person.id, now=now)
         await audit.append(transaction, actor.event("user.linked", user_id=person.id, issuer=issuer), now=now)
+
+
+async def unlink_identity(actor: Actor, person: User, *, issuer: str, subject: str) -> bool:
+    """Remove an external identity of the person, and sign them out everywhere. False if it wasn't theirs."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        await check_may_touch(actor, transaction, person)
+        if not await users.unlink_identity(transaction, issuer=issuer, subject=subject, user_id=person.id):
+            return False
+        await users.end_user_sessions(transaction, person.id, now=now)
+        await audit.append(transaction, actor.event("user.unlinked", user_id=person.id, issuer=issuer), now=now)
+    return True
 
 
 async def delete(actor: Actor, person: User) -> None:

@@ -27,12 +27,14 @@ from server.administration.declarations import declared_groups
 from server.administration.declarations.planned_changes import PlannedChange, Verb, differences_between
 from server.administration.registrations import RegistrationInput
 from server.oauth.exchange import release
+from server.sign_in.password import OWNER_ISSUER
 from vault import apis, clients, users
 from vault import registrations as stored_registrations
 from vault.mcp.servers import list_accepted
 from vault.records import Client, User
 from vault.refusals import CiphertextRejected
 from vault.registrations import StoredRegistration
+from vault.storage.database import Reader
 from vault.users import LinkedIdentity
 
 SECRET: Final = "(secret)"
@@ -89,14 +91,16 @@ async def _plan_people(
             run = partial(_create_person, actor, name, declared)
             yield PlannedChange("create", "person", name, differences_between({}, after), run)
             continue
-        linked = {name_of(one) for one in await users.list_identities(reader, person.id)}
+        linked, named = await _removable_identities(reader, person), _identities_of(declared)
+        surplus = () if declared.identities is None else tuple(one for one in linked if one not in named)
         before = {
             **({"admin": person.is_admin} if declared.role is None else {"role": person.role.value}),
             **({} if declared.disabled is None else {"disabled": person.disabled_at is not None}),
-            "identities": [one for one in _names_of(declared) if one in linked],
+            "identities": [name_of(one) for one in (*(one for one in named if one in linked), *surplus)],
         }
         if differences := differences_between(before, after):
-            yield PlannedChange("update", "person", name, differences, partial(_update_person, actor, person, declared))
+            run = partial(_update_person, actor, person, declared, surplus)
+            yield PlannedChange("update", "person", name, differences, run)
     if prunes:
         kept = {users.name_key(name) for name in wanted}
         async for page in users.walk_users(reader):
@@ -109,15 +113,17 @@ async def _plan_people(
 def _person_facts(declared: DeclaredPerson) -> dict[str, object]:
     role = {"admin": declared.admin} if declared.role is None else {"role": declared.role.value}
     disabled = {} if declared.disabled is None else {"disabled": declared.disabled}
-    return {**role, **disabled, "identities": _names_of(declared)}
+    linked = {} if declared.identities is None else {"identities": [name_of(one) for one in _identities_of(declared)]}
+    return {**role, **disabled, **linked}
 
 
 def _identities_of(declared: DeclaredPerson) -> tuple[LinkedIdentity, ...]:
-    return tuple(dict.fromkeys(LinkedIdentity(one.issuer, one.subject) for one in declared.identities))
+    return tuple(dict.fromkeys(LinkedIdentity(one.issuer, one.subject) for one in declared.identities or ()))
 
 
-def _names_of(declared: DeclaredPerson) -> list[str]:
-    return [name_of(one) for one in _identities_of(declared)]
+async def _removable_identities(reader: Reader, person: User) -> tuple[LinkedIdentity, ...]:
+    """The person's identities at identity providers, without the mark of the owner of the data directory."""
+    return tuple(one for one in await users.list_identities(reader, person.id) if one.issuer != OWNER_ISSUER)
 
 
 def _identity_taken(name: str, identity: LinkedIdentity) -> ChangeRefused:
@@ -132,11 +138,14 @@ def name_of(identity: LinkedIdentity) -> str:
 
 async def _create_person(actor: Actor, name: str, declared: DeclaredPerson) -> str | None:
     added = await people.add_person(actor, name, is_admin=declared.admin, role=declared.role)
-    await _update_person(actor, added.user, declared)
+    await _update_person(actor, added.user, declared, ())
     return added.link
 
 
-async def _update_person(actor: Actor, person: User, declared: DeclaredPerson) -> None:
+async def _update_person(
+    actor: Actor, person: User, declared: DeclaredPerson, surplus: Sequence[LinkedIdentity]
+) -> None:
+    """`surplus`: the identities that the plan removes."""
     if declared.role is None:
         await people.set_admin(actor, person, is_admin=declared.admin)
     else:
@@ -148,6 +157,8 @@ async def _update_person(actor: Actor, person: User, declared: DeclaredPerson) -
     for one in _identities_of(declared):
         if one not in known:
             await people.link_identity(actor, person, issuer=one.issuer, subject=one.subject)
+    for one in surplus:
+        await people.unlink_identity(actor, person, issuer=one.issuer, subject=one.subject)
 
 
 # Agents

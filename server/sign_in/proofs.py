@@ -36,7 +36,7 @@ def passkey(used: Passkey) -> Proof:
 
 
 def identity(issuer: str, subject: str) -> Proof:
-    """An identity at a sign-in provider, unless it belongs to someone else now."""
+    """An identity at a sign-in provider, unless it was unlinked, or belongs to someone else now."""
 
     async def is_linked(transaction: Transaction, now_is: User) -> bool:
         found = await users.find_by_identity(transaction, issuer=issuer, subject=subject)

@@ -13,6 +13,8 @@ from server.administration.actor import Actor, ChangeRefused
 from server.administration.agents import BackchannelSpec, RegisteredAgent, asking_of
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from server.oauth.exchange import release
+from server.sign_in.password import OWNER_ISSUER
+from tests.support.inspection import read_events
 from tests.support.rooms.admin_room import REDIRECT, AdminRoom, problem, running_admin_room
 from vault import apis, groups, users
 from vault.approvals.access_requests import MEMBERSHIP
@@ -193,10 +195,59 @@ async def test_an_identity_of_someone_else_is_refused_before_anything_is_done(ro
         assert refused.value.reason == "person_refused"
     assert await users.find_user(room.deployment.database, "heidi") is None
     assert len(await reconciliation.plan(room.operator, declare(heidi="43", ivan="44"))) == 2
-    await reconciliation.apply(await reconciliation.plan(room.operator, declare(grace="45"), prunes=True))
-    grace = await room.person("grace")
-    kept = await users.list_identities(room.deployment.database, grace.id)
-    assert {one.subject for one in kept} == {"42", "45"}, "identities stay, as the documentation says"
+
+
+async def test_an_identity_that_the_file_no_longer_names_is_removed_and_what_it_opened_ends(room: AdminRoom) -> None:
+    def declare(*subjects: str, **more: object) -> Declaration:
+        linked = [{"issuer": "https://id.example", "subject": one} for one in subjects]
+        return parse_declaration({"people": {"grace": {"identities": linked, **more}}})
+
+    async def apply(declared: Declaration) -> list[tuple[object, object]]:
+        pending = await reconciliation.plan(room.operator, declared)
+        await reconciliation.apply(pending)
+        assert await reconciliation.plan(room.operator, declared) == ()
+        assert {one.name for change in pending for one in change.differences} <= {"identities"}
+        return [(one.before, one.after) for change in pending for one in change.differences]
+
+    async def subjects() -> set[str]:
+        return {one.subject for one in await users.list_identities(room.deployment.database, grace.id)}
+
+    grace = await room.room.vault.add_user("grace")
+    await apply(declare("41", "42"))
+    browser = await room.room.signed_in("grace")
+    assert await apply(parse_declaration({"people": {"grace": {}}})) == [], "a list that is missing isn't managed"
+    assert (await browser.open("/account")).status_code == 200
+    assert await subjects() == {"41", "42"}
+    ((before, after),) = await apply(declare("43", "42"))
+    assert before == ["42 at https://id.example", "41 at https://id.example"]
+    assert after == ["43 at https://id.example", "42 at https://id.example"]
+    assert await subjects() == {"42", "43"}
+    assert (await browser.http.get("/account")).status_code == 303, "signed out"
+    events = [one for one in await read_events(room.deployment, user_id=grace.id) if one.kind == "user.unlinked"]
+    assert [one.details["issuer"] for one in events] == ["https://id.example"]
+    pending = await reconciliation.plan(room.operator, declare())
+    async with room.deployment.transaction() as transaction:  # a sign-in links another one, which nobody saw in a plan
+        which = {"issuer": "https://id.example", "subject": "44", "user_id": grace.id}
+        await users.link_identity(transaction, **which, now=room.deployment.now())
+        which = {"issuer": OWNER_ISSUER, "subject": "owner", "user_id": grace.id}
+        await users.link_identity(transaction, **which, now=room.deployment.now())
+    await reconciliation.apply(pending)
+    assert await subjects() == {"44", "owner"}
+    assert await apply(declare()) == [(["44 at https://id.example"], [])]
+    assert await subjects() == {"owner"}, "the mark of the owner of the data directory isn't an identity to declare"
+
+
+async def test_an_identity_that_is_gone_already_is_not_removed_again(room: AdminRoom) -> None:
+    grace = await room.room.vault.add_user("grace")
+    which = {"issuer": "https://id.example", "subject": "42"}
+    assert not await people.unlink_identity(room.operator, grace, **which)
+    await people.link_identity(room.operator, grace, **which)
+    assert not await people.unlink_identity(room.operator, await room.person("alice"), **which), "another person's"
+    browser = await room.room.signed_in("grace")
+    assert await people.unlink_identity(room.operator, grace, **which)
+    assert not await people.unlink_identity(room.operator, grace, **which)
+    assert (await browser.http.get("/account")).status_code == 303
+    assert [one.kind for one in await read_events(room.deployment, user_id=grace.id)].count("user.unlinked") == 1
 
 
 async def test_what_cannot_be_is_refused_before_anything_is_done(room: AdminRoom) -> None:

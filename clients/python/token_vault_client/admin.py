@@ -442,7 +442,7 @@ class DeclaredPerson(TypedDict):
     admin: NotRequired[bool]
     role: NotRequired[Role | None]
     disabled: NotRequired[bool | None]
-    identities: NotRequired[list[DeclaredIdentity]]
+    identities: NotRequired[list[DeclaredIdentity] | None]
 
 
 class DeclaredProvider(TypedDict):

@@ -392,7 +392,7 @@ export interface DeclaredPerson {
   admin?: boolean;
   role?: Role | null;
   disabled?: boolean | null;
-  identities?: Array<DeclaredIdentity>;
+  identities?: Array<DeclaredIdentity> | null;
 }
 
 /** Our registration at a provider, by its name. */
