@@ -107,6 +107,32 @@ async def test_a_rare_agent_is_looked_for_among_a_bounded_number_of_entries(
     assert (len(everything.events), everything.before) == (21, None)
 
 
+@pytest.mark.parametrize(
+    ("user_id", "wanted", "read"),
+    [
+        (USER, EventFilter(client_id="rare"), "entries"),
+        (USER, EventFilter(connection_id="rare"), "entries"),
+        (USER, EventFilter(tool="rare"), "events"),
+        (USER, EventFilter(outcome="failed"), "events"),
+        (USER, EventFilter(account="rare"), "events"),
+        (USER, EventFilter(client_id="rare", outcome="failed"), "events"),
+        (None, EventFilter(client_id="rare"), "events"),
+        (None, EventFilter(connection_id="rare"), "events"),
+        (None, EventFilter(), "everything"),
+    ],
+)
+async def test_a_search_reads_more_only_where_the_index_has_what_it_looks_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch, user_id: str | None, wanted: EventFilter, read: str
+) -> None:
+    monkeypatch.setattr(search, "EXAMINED", 10)
+    monkeypatch.setattr(search, "ENTRIES", 30)
+    details = {"tool": "rare", "account": "rare"}
+    rare = Event("tool.called", "failed", USER, "rare", "rare", details)
+    await record(database, rare, *(call() for _ in range(40)), at=START)
+    found = await search.search(database, user_id, wanted, limit=50)
+    assert found.before == {"events": 41 - 10 + 1, "entries": 41 - 30 + 1, "everything": None}[read]
+
+
 @pytest.mark.parametrize("patience", [0.0, 60.0])
 async def test_a_search_that_takes_long_reads_no_further_slice(
     database: Database, monkeypatch: pytest.MonkeyPatch, patience: float
