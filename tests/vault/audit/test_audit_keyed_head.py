@@ -168,12 +168,15 @@ async def test_an_event_appended_by_the_rules_but_without_the_key_is_named(
 async def test_neighbors_without_the_key_are_named_as_one_span(database: Database, key_ring: KeyRing) -> None:
     await fill(database)
     key = database.event_key
-    for has_key in (False, False, True, False):
+    for has_key in (False, False, True, False, False):
         database.event_key = key if has_key else None
         await add(database, Event("grant.created", user_id="mallory"))
     database.event_key = key
     report = await prove(database)
-    assert (report.unkeyed, report.unkeyed_count) == (((6, 7), (9, 9)), 3)
+    assert (report.unkeyed, report.unkeyed_count) == (((6, 7), (9, 10)), 4)
+    with pytest.raises(ChainBroken) as broken:
+        await verify(database)
+    assert broken.value.sequence == 6
 
 
 async def test_20_spans_without_the_key_are_named_and_all_are_counted(database: Database, key_ring: KeyRing) -> None:

@@ -34,6 +34,14 @@ async def test_a_thousand_repeats_are_two_events(database: Database, activity: A
     assert await verify(database) == 2
 
 
+async def test_refusals_that_no_one_waits_for_are_counted_too(database: Database, activity: Activity) -> None:
+    for _ in range(3):
+        activity.note_refusal(REFUSED)
+    note_repeats(activity)
+    await activity.settle()
+    assert [event.details.get("repeats") for event in await list_events(database)] == [None, 2]
+
+
 async def test_repeats_are_written_by_themselves_while_they_go_on(
     database: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
