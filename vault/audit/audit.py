@@ -322,7 +322,7 @@ class Activity:
                 failure = await self._write(taken) if taken else None  # spurious: the chain takes no empty batch
                 if failure is not None:
                     self._refuse_waiting(failure)  # all waited equally long; separate commits would only add waiting
-                self._company = max(1, min(served + self._waiting, BATCH_LIMIT))
+                self._company = min(served + self._waiting, BATCH_LIMIT)
                 if len(taken) == BATCH_LIMIT or self._closing:
                     self._wake.set()
                 if not self._pending:

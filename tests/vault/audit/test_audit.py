@@ -10,6 +10,7 @@ from enum import StrEnum
 import pytest
 from pydantic import SecretStr
 
+import vault.audit.audit
 from tests.conftest import Store
 from vault.audit.audit import (
     Activity,
@@ -212,6 +213,11 @@ TAMPERINGS = {
     "a batch removed": ("delete from event_batches where height = 3 and tenant <> :new", 3),
     "the last batch removed": ("delete from event_batches where height = 5 and tenant <> :new", 5),
     "the time of a batch": ("update event_batches set at = 0 where height = 3 and tenant <> :new", 3),
+    "the number of a batch": ("update event_batches set height = 6 where height = 5 and tenant <> :new", 5),
+    "the start of a batch": ("update event_batches set first_sequence = 4 where height = 3 and tenant <> :new", 3),
+    "the end of a batch": ("update event_batches set last_sequence = 6 where height = 5 and tenant <> :new", 5),
+    "the previous hash": ("update event_batches set previous_hash = hash where height = 3 and tenant <> :new", 3),
+    "the hash of a batch": ("update event_batches set hash = previous_hash where height = 3 and tenant <> :new", 3),
     "the head": ("update event_heads set height = 4, sequence = 4 where tenant <> :new", 5),
     "all heads removed": ("delete from event_heads where tenant <> :new", 1),
 }
@@ -327,6 +333,23 @@ def test_a_list_is_shortened_only_if_the_details_are_too_long_and_to_exactly_its
     assert uris_of(*[300] * 26, rest + 1)[10:] == ["… 17 more"]
     assert uris_of(*[300] * 30)[10:] == ["… 20 more"]
     assert uris_of(*[300] * 9, 301, *[300] * 20)[9:] == ["… 21 more"]
+
+
+async def test_a_single_event_waits_for_no_others_and_as_many_as_before_share_a_commit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.audit.audit, "COMPANY_WAIT", 3600.0)
+    activity = Activity(database)
+    async with asyncio.timeout(60):
+        for count in (1, 1, 5):
+            await asyncio.gather(*(activity.record(Event("grant.created")) for _ in range(count)))
+        waiting: list[asyncio.Task[None]] = []
+        for _ in range(5):
+            waiting.append(asyncio.create_task(activity.record(Event("grant.created"))))
+            await asyncio.sleep(0.01)  # they arrive one by one
+        await asyncio.gather(*waiting)
+    assert ((await head(database)).height, (await head(database)).sequence) == (4, 12)
+    await activity.close()
 
 
 async def test_a_noted_event_is_durable_once_the_activity_has_settled(database: Database, activity: Activity) -> None:

@@ -190,8 +190,9 @@ async def test_20_spans_without_the_key_are_named_and_all_are_counted(database: 
 
 
 @pytest.mark.requirement("V-09")
-async def test_a_batch_that_claims_to_begin_pages_later_is_named(database: Database) -> None:
-    await fill(database)
+@pytest.mark.parametrize("count", [1, 5])
+async def test_a_batch_that_claims_to_begin_pages_later_is_named(database: Database, count: int) -> None:
+    await fill(database, count)
     await change(database, "update event_batches set first_sequence = :first where height = 1", first=2 + EVENT_PAGE)
     with pytest.raises(ChainBroken) as broken:
         await verify(database)

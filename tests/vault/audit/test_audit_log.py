@@ -370,6 +370,53 @@ async def test_a_log_that_begins_late_leaves_out_what_was_pruned(
     await verify_chain(database, log)
 
 
+async def test_a_log_that_begins_late_names_events_by_their_own_numbers(
+    database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT", 3)
+    await fill(database, 7)
+    await seal(database, now=database.now())
+    await prune(database, retention_days=1, now=database.now() + 3 * DAY)
+    monkeypatch.setattr("vault.audit.proof.BATCH_PAGE", 2)
+    log = await start_log(database)
+    (head,) = await database.fetch("select height, sequence, hash, keyed from event_heads")
+    assert (log.base, head["sequence"]) == (6, 9)
+    await many(database, 4)
+    signed = await issue(database, log, now=database.now())
+    assert signed is not None
+    hashes = await load_leaves(database, 0, 7)
+    await change(database, "update event_tiles set hashes = :hashes", hashes=hashes[:128] + bytes(32) + hashes[160:])
+    with pytest.raises(ChainBroken) as broken:
+        await verify_chain(database, log)
+    assert broken.value.sequence == 11
+    await change(database, "update event_tiles set hashes = :hashes", hashes=hashes)
+    await change(database, "update events set outcome = kind where sequence = 12")
+    with pytest.raises(ChainBroken) as broken:
+        await verify_chain(database, log)
+    assert (await narrow(database, database.event_key or b"", broken.value, base=6)).sequence == 12
+    for tree, root, why, first in (
+        (Tree(database, 6, 3), signed.head.root, "vouches for events up to 13", 10),
+        (Tree(database, 6, 7), bytes(32), "events up to 13 differ", 7),
+    ):
+        with pytest.raises(ChainBroken, match=why) as broken:
+            await check_consistent(tree, replace(signed.head, root=root))
+        assert broken.value.sequence == first
+    await change(database, "delete from events where sequence > 9")
+    await change(database, "delete from event_batches where last_sequence > 9")
+    await change(
+        database,
+        "update event_heads set height = :height, sequence = :sequence, hash = :hash, keyed = :keyed",
+        **{name: head[name] for name in ("height", "sequence", "hash", "keyed")},  # pyright: ignore[reportArgumentType]
+    )
+    with pytest.raises(ChainBroken, match="hashes of events up to 13") as broken:
+        await extend(database, log)
+    assert broken.value.sequence == 10
+    await change(database, "update event_notes set note = :note", note="changed")
+    with pytest.raises(ChainBroken, match="a checkpoint of the vault was changed") as broken:
+        await issue(database, log, now=database.now())
+    assert broken.value.sequence == 13
+
+
 @pytest.mark.parametrize("is_hashed", [False, True])
 async def test_a_log_begins_after_what_a_release_without_a_tree_pruned(
     database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch, *, is_hashed: bool
@@ -434,6 +481,7 @@ async def test_a_restored_vault_begins_another_log(database: Database, key_ring:
     assert await start_log(database) == log
     async with database.transaction() as transaction:
         await append(transaction, Event("vault.restored"), now=database.now())
+    assert await logs.restarted_after(database, log) == 2
     other = await start_log(database)
     assert other.origin != log.origin
     assert await start_log(database) == other
