@@ -16,7 +16,7 @@ from vault.audit.audit import ChainBroken, append, list_events, verify
 from vault.audit.deliveries import end_turn, take_turn
 from vault.audit.log import Log, begin_log, check_consistent, check_note, extend, issue, load_logs, rotate_log_key
 from vault.audit.merkle import leaf_hash, root_of_inclusion
-from vault.audit.notes import Note, NoteRefused, TreeHead, Verifier
+from vault.audit.notes import Note, NoteRefused, TreeHead
 from vault.audit.proof import prove
 from vault.audit.segments import prune, seal
 from vault.audit.tree import LeafRun, Tree, count_leaves, leaf_data, load_leaves, narrow
@@ -580,28 +580,3 @@ async def test_processes_that_issue_at_once_sign_the_same_tree(store: Store) -> 
     finally:
         for one in databases:
             await one.close()
-
-
-def test_verifier_keys_are_read_as_they_are_written() -> None:
-    verifier = Verifier("log.example/one", bytes(range(32)))
-    assert Verifier.parse(str(verifier)) == verifier
-    for wrong in ("", "log.example/one", str(verifier).replace("one", "two"), f"{verifier}AAAA"):
-        with pytest.raises(NoteRefused):
-            Verifier.parse(wrong)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "",
-        "text\n",
-        "text\n\n— name AAAA\n",
-        "text\n\n- name AAAAAAAA\n",
-        "t\x07\n\n— name AAAAAAAA\n",
-        "t\n\n— n AAAAAAAA",
-    ],
-)
-def test_what_isnt_a_signed_note_is_refused(wrong: str) -> None:
-    with pytest.raises(NoteRefused):
-        Note.parse(wrong)
-    assert Note.parse("text\n\n— name AAAAAAAA\n").text == "text\n"

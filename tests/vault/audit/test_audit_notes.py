@@ -122,3 +122,28 @@ def test_a_proof_holds_the_leaf_its_path_and_the_checkpoint() -> None:
     note = Note.parse(TEXT + END)
     proof = write_proof(index=3, path=[b"one", b"two"], note=note, extra=b"leaf")
     assert proof == f"c2sp.org/tlog-proof@v1\nextra bGVhZg==\nindex 3\nb25l\ndHdv\n\n{TEXT}{END}"
+
+
+def test_verifier_keys_are_read_as_they_are_written() -> None:
+    verifier = Verifier("log.example/one", bytes(range(32)))
+    assert Verifier.parse(str(verifier)) == verifier
+    for wrong in ("", "log.example/one", str(verifier).replace("one", "two"), f"{verifier}AAAA"):
+        with pytest.raises(NoteRefused):
+            Verifier.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "text\n",
+        "text\n\n— name AAAA\n",
+        "text\n\n- name AAAAAAAA\n",
+        "t\x07\n\n— name AAAAAAAA\n",
+        "t\n\n— n AAAAAAAA",
+    ],
+)
+def test_what_isnt_a_signed_note_is_refused(wrong: str) -> None:
+    with pytest.raises(NoteRefused):
+        Note.parse(wrong)
+    assert Note.parse("text\n\n— name AAAAAAAA\n").text == "text\n"
