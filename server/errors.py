@@ -23,8 +23,10 @@ from vault.tokens import tokens
 class PersonRefused(VaultError):
     """Base class of refusals to a person on a page or in a terminal; never raised itself.
 
-    `kind` is one of `KINDS`.
+    `kind` is one of `KINDS`. `retry_after`: seconds after which it should work; None if retrying doesn't help.
     """
+
+    retry_after: int | None = None
 
     def __init__(self, description: str, *, kind: str = "invalid_request", detail: str = "") -> None:
         super().__init__(description, detail=detail)
@@ -254,9 +256,9 @@ def wording_of(refusal: VaultError) -> Wording:
 
 
 def retry_after(refusal: VaultError) -> int | None:
-    """Seconds for the `Retry-After` (RFC 9110 §10.2.3) of a 503; None if retrying doesn't help."""
+    """Seconds for `Retry-After` (RFC 9110 §10.2.3); None if retrying doesn't help."""
     match refusal:
-        case refusals.TemporarilyUnavailable():
+        case refusals.TemporarilyUnavailable() | PersonRefused():
             return refusal.retry_after
         case refusals.ValueUnstorable():
             return None

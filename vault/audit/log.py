@@ -108,9 +108,18 @@ async def load_logs(reader: Reader, key: bytes) -> tuple[Log, ...]:
     return tuple(logs.values())
 
 
+async def find_log(database: Database) -> Log | None:
+    """The current log, without beginning one: None before the first, and after a restore until the next one begins.
+
+    Raises ChainBroken when a key was changed.
+    """
+    logs = await load_logs(database, event_key(database))
+    return logs[-1] if logs and await restarted_after(database, logs[-1]) is None else None
+
+
 async def begin_log(database: Database, *, place: str, now: int) -> Log:
     """The current log; creates the first one, and another one after a restore. Its name begins with `place`."""
-    key = _event_key(database)
+    key = event_key(database)
     logs = await load_logs(database, key)
     if logs and await restarted_after(database, logs[-1]) is None:
         return await _begin_after_pruned(database, key, logs[-1])
@@ -156,7 +165,7 @@ async def _begin_after_pruned(database: Database, key: bytes, log: Log) -> Log:
 
 async def rotate_log_key(database: Database, log: Log, *, now: int) -> Verifier:
     """Sign with a new key from now on; the previous key also signs for `OVERLAP`, so that readers can follow."""
-    key = _event_key(database)
+    key = event_key(database)
     async with database.transaction() as transaction:
         for one in log.keys:
             await transaction.execute(
@@ -185,7 +194,7 @@ async def extend(database: Database, log: Log, *, limit: int = EXTEND_LIMIT) -> 
 
 async def _extend_once(database: Database, log: Log, *, limit: int) -> tuple[Tree, bool]:
     """Up to the head or, if that is far away, up to a sealed checkpoint before it."""
-    key, stored = _event_key(database), await count_leaves(database)
+    key, stored = event_key(database), await count_leaves(database)
     reached = log.base + stored
     end, start = await load_end(database), await load_start(database)
     last = await last_checkpoint(database, key, up_to=reached)
@@ -424,7 +433,8 @@ def _context(identity: str) -> Context:
     return Context(purpose="activity_log_key", tenant=TENANT, record_id=identity)
 
 
-def _event_key(database: Database) -> bytes:
+def event_key(database: Database) -> bytes:
+    """The vault's key for the activity. Raises ChainBroken while it isn't open."""
     key = database.event_key
     if key is None:
         raise ChainBroken(1, "the vault's key isn't open")

@@ -59,22 +59,19 @@ def list_keys(setup: Setup) -> None:
     """List the log's verifier keys, for witnesses and anyone who checks proofs."""
 
     async def read() -> list[dict[str, object]]:
+        from server.checkpoints import event_proofs
         from server.checkpoints.publication import current_log
-        from vault.audit.log import load_logs
 
         async with setup.open() as deployment:
             await current_log(deployment)
-            logs = await load_logs(deployment.database, deployment.database.event_key or b"")
-            now = deployment.now()
             return [
                 {
-                    "key": str(one.verifier),
-                    "signs": log == logs[-1] and one.signs(now),
-                    "active_at": when(one.active_at),
-                    "retired_at": when(one.retired_at),
+                    "key": str(one.key.verifier),
+                    "signs": one.signs,
+                    "active_at": when(one.key.active_at),
+                    "retired_at": when(one.key.retired_at),
                 }
-                for log in logs
-                for one in log.keys
+                for one in await event_proofs.list_keys(deployment)
             ]
 
     setup.show(setup.run(read()), columns=("signs", "active_at", "retired_at", "key"), empty="No keys.")
