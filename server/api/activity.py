@@ -1,4 +1,4 @@
-"""Everyone's activity in the Admin API: filtered, in pages or as a file.
+"""Everyone's activity in the Admin API: filtered, in pages or as a file, and with proofs of its events.
 
 Agents, accounts, kinds, and outcomes are searched for in a limited number of events at a time; the cursor marks where
 to continue.
@@ -9,15 +9,26 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Final
 
+from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from server.api.models import EventRecord, EventsFilter, EventsPage, EventsQuery, ExportQuery
-from server.api.operations import AdminCall, instant_of, operation, read_cursor, write_cursor
+from server.api.operations import (
+    AdminCall,
+    ApiOutput,
+    Instant,
+    instant,
+    instant_of,
+    operation,
+    read_cursor,
+    write_cursor,
+)
 from server.api.problems import ApiRefused, FieldProblem
 from server.deployment import Deployment
-from server.http.answers import SECRET
+from server.http.answers import SECRET, TEXT, WholeAnswer
 from server.http.csv_files import csv_lines
 from vault.audit import audit
 from vault.records import Event
@@ -66,6 +77,77 @@ async def export_events(call: AdminCall, query: ExportQuery) -> Response:
     headers["content-disposition"] = f'attachment; filename="activity-{day}.{query.format}"'
     lines = _write(call.deployment, wanted, is_csv=query.format == "csv")
     return StreamingResponse(lines, media_type=media_type, headers=headers)
+
+
+class LogKeyRecord(ApiOutput):
+    """A public key of the log over the activity."""
+
+    key: str = Field(description="Verifier key (C2SP signed-note): NAME+ID+KEY")
+    origin: str = Field(description="The log's name, the first line of its checkpoints")
+    signs: bool = Field(description="Whether it signs now")
+    active_at: Instant
+    retired_at: Instant | None
+
+
+class LogKeys(ApiOutput):
+    """The public keys of the log over the activity."""
+
+    items: list[LogKeyRecord]
+
+
+@operation(
+    "GET",
+    "/activity/{sequence}/proof",
+    scope="admin:read",
+    refusals=["conflict", "gone"],
+    media_types=["text/plain"],
+)
+async def get_event_proof(call: AdminCall) -> Response:
+    """Get the proof (C2SP tlog-proof) that an event is in the signed activity.
+
+    Anyone can check it with a key of the log from another source. It is in the newest signed checkpoint; this request
+    signs none, so a new event must wait for the next checkpoint (409 with Retry-After).
+    """
+    from server.checkpoints.event_proofs import prove_event  # imported here: few need it
+
+    proof = await prove_event(call.deployment, int(call.param("sequence")))
+    name = f'attachment; filename="{proof.sequence}.tlog-proof"'.encode()
+    return WholeAnswer(HTTPStatus.OK, [TEXT, *SECRET, (b"content-disposition", name)], proof.text.encode())
+
+
+@operation("GET", "/activity/checkpoint", scope="admin:read", refusals=["not_found"], media_types=["text/plain"])
+async def get_checkpoint(call: AdminCall) -> Response:
+    """Get the newest signed checkpoint of the activity (C2SP tlog-checkpoint).
+
+    Keep it elsewhere: `token-vault activity verify --checkpoint` then finds events that were changed or removed.
+    """
+    from server.checkpoints.event_proofs import newest_checkpoint  # imported here: few need it
+
+    issued = await newest_checkpoint(call.deployment)
+    return WholeAnswer(HTTPStatus.OK, [TEXT, *SECRET], str(issued.note).encode())
+
+
+@operation("GET", "/activity/keys", scope="admin:read")
+async def list_activity_keys(call: AdminCall) -> LogKeys:
+    """List the public keys of the log over the activity.
+
+    Whoever checks proofs must get a key from someone they trust, beforehand: a vault that forges its activity also
+    forges this list.
+    """
+    from server.checkpoints.event_proofs import list_keys  # imported here: few need it
+
+    return LogKeys(
+        items=[
+            LogKeyRecord(
+                key=str(one.key.verifier),
+                origin=one.origin,
+                signs=one.signs,
+                active_at=instant_of(one.key.active_at),
+                retired_at=instant(one.key.retired_at),
+            )
+            for one in await list_keys(call.deployment)
+        ]
+    )
 
 
 def event_record(event: Event) -> EventRecord:
@@ -142,4 +224,4 @@ def _cells(event: Event) -> list[str]:
     return [*cells, audit.format_details(event.details)]
 
 
-OPERATIONS = (list_events, export_events)
+OPERATIONS = (list_events, export_events, get_event_proof, get_checkpoint, list_activity_keys)

@@ -141,15 +141,7 @@ def _operation(one: AdminOperation, group: str) -> dict[str, object]:
 
 
 def _path_parameters(one: AdminOperation) -> list[dict[str, object]]:
-    return [
-        {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "schema": {"type": "string", "pattern": one.pattern_of(name)},
-        }
-        for name in one.parameters
-    ]
+    return [{"name": name, "in": "path", "required": True, "schema": one.schema_of(name)} for name in one.parameters]
 
 
 def _query_parameters(one: AdminOperation) -> list[dict[str, object]]:

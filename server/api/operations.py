@@ -28,6 +28,7 @@ Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CLIENT_ID: Final = re.compile(r"[!-~]{1,2048}")
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")
 _CONVERTER: Final = re.compile(r"\{(\w+)(:path)?\}")
 MOST: Final = 200  # items of a page
 BODY_LIMIT: Final = 256 * 1024  # bytes
@@ -87,8 +88,7 @@ class AdminCall:
     def param(self, name: str) -> str:
         """A part of the path. Raises ApiRefused if it can't be an ID."""
         value = self.parameters[name]
-        pattern = _ID if name in _PLAIN else _CLIENT_ID
-        if pattern.fullmatch(value) is None:
+        if _pattern(name).fullmatch(value) is None:
             raise ApiRefused("not_found", "Nothing has this ID.")
         return value
 
@@ -96,6 +96,10 @@ class AdminCall:
 _PLAIN: Final = frozenset(
     {"person_id", "group_id", "connection_id", "standing_id", "provider", "webhook_id", "request_id"}
 )
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return _NUMBER if name == "sequence" else _ID if name in _PLAIN else _CLIENT_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +139,11 @@ class AdminOperation:
         return [found[1] for found in _CONVERTER.finditer(self.path)]
 
     @staticmethod
-    def pattern_of(name: str) -> str:
-        """The pattern for a part of the path."""
-        return f"^{(_ID if name in _PLAIN else _CLIENT_ID).pattern}$"
+    def schema_of(name: str) -> dict[str, object]:
+        """The schema of a part of the path."""
+        if name == "sequence":
+            return {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}
+        return {"type": "string", "pattern": f"^{_pattern(name).pattern}$"}
 
 
 def operation(

@@ -15,7 +15,9 @@ ELSEWHERE: Final = (
     "it changes another system's streams, with a token from the host's settings, and leaves no event here"
 )
 PERSON: Final = "only the person decides"
-OUTSIDE: Final = "a proof or verification that the vault gives over its own API convinces nobody"
+OUTSIDE: Final = "whoever verifies the vault's records must not take the vault's own answer"
+SENDS: Final = "it sends something at once to places outside the vault, where nobody can delete it"
+PUBLIC: Final = "anyone can read the keys at /.well-known/receipt-keys.json"
 NOT_IN_THE_API: Final = {
     **dict.fromkeys(
         (
@@ -34,13 +36,9 @@ NOT_IN_THE_API: Final = {
         (f"signals streams {one}" for one in ("list", "create", "update", "status", "verify", "remove")), ELSEWHERE
     ),
     **dict.fromkeys(("connections connect", "approvals approve", "approvals refuse"), PERSON),
-    **dict.fromkeys(
-        (
-            *(f"activity {one}" for one in ("verify", "prove", "checkpoint", "keys")),
-            *("receipts verify", "receipts keys"),  # the keys are at /.well-known/receipt-keys.json
-        ),
-        OUTSIDE,
-    ),
+    **dict.fromkeys(("activity verify", "receipts verify"), OUTSIDE),
+    "activity checkpoint": SENDS,
+    "receipts keys": PUBLIC,
 }
 BY_COMMAND: Final[dict[str, tuple[str, ...]]] = {
     "doctor": ("get_health",),
@@ -50,6 +48,8 @@ BY_COMMAND: Final[dict[str, tuple[str, ...]]] = {
     "panic": ("show_panic", "end_all_access"),
     "activity": ("list_events",),
     "activity export": ("export_events",),
+    "activity prove": ("get_event_proof", "get_checkpoint"),
+    "activity keys": ("list_activity_keys",),
     "users add": ("add_person",),
     "users list": ("list_people", "get_person"),
     "users role": ("change_person",),

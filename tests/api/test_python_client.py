@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from server.api.document import openapi_document
+from server.checkpoints.publication import publish
 from tests.conftest import unavailable
 from tests.generating import admin_clients
 from tests.support.rooms.admin_room import running_admin_room
@@ -140,5 +141,8 @@ async def test_the_admin_client_speaks_for_a_service_account(tmp_path: Path) -> 
                 )
                 assert admin.get_agent(first["agent"]["id"])["name"] == "A"
                 assert admin.export_events(kind="user.created").count("\n") >= 3
+                assert admin.get_event_proof(1).endswith(f"\n\n{admin.get_checkpoint()}")
+                assert admin.list_activity_keys()["items"][-1]["origin"] == admin.get_checkpoint().split("\n")[0]
 
+        await publish(opened.deployment, at_once=True)
         await asyncio.to_thread(administer)

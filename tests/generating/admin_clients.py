@@ -94,7 +94,7 @@ def python_client(document: dict[str, Any]) -> str:
 
 def _python_method(path: str, method: str, one: dict[str, Any]) -> list[str]:
     query, headers, body = _parts(one, "query"), _parts(one, "header"), _body(one)
-    taken = ["self", *(f"{part['name']}: str" for part in _parts(one, "path"))]
+    taken = ["self", *(f"{part['name']}: {_type(part['schema'], python=True)}" for part in _parts(one, "path"))]
     taken += [f"body: {body}"] if body else []
     named = [_python_keyword(part["name"], _type(part["schema"], python=True), part) for part in query]
     named += [_python_keyword(part["name"].lower().replace("-", "_"), "str", part) for part in headers]
@@ -150,7 +150,7 @@ def typescript_client(document: dict[str, Any]) -> str:
     lines += ["/** Every operation of the Admin API. */", "export class AdminClient extends AdminBase {"]
     for path, method, one in _operations(document):
         query, headers, body = _parts(one, "query"), _parts(one, "header"), _body(one)
-        taken = [f"{_camel(part['name'])}: string" for part in _parts(one, "path")]
+        taken = [f"{_camel(part['name'])}: {_type(part['schema'], python=False)}" for part in _parts(one, "path")]
         taken += [f"body: {body}"] if body else []
         members = {part["name"]: _type(part["schema"], python=False) for part in query}
         taken += _typescript_options("query", members, query)

@@ -760,6 +760,22 @@ class KeysRecord(TypedDict):
     signing: list[SigningKeyRecord]
 
 
+class LogKeyRecord(TypedDict):
+    """A public key of the log over the activity."""
+
+    key: str
+    origin: str
+    signs: bool
+    active_at: str
+    retired_at: str | None
+
+
+class LogKeys(TypedDict):
+    """The public keys of the log over the activity."""
+
+    items: list[LogKeyRecord]
+
+
 class MadeDirectoryToken(TypedDict):
     """A new token."""
 
@@ -1834,6 +1850,18 @@ class AdminClient(AdminBase):
                 "format": format,
             },
         )
+
+    def get_event_proof(self, sequence: int) -> str:
+        """Get the proof (C2SP tlog-proof) that an event is in the signed activity."""
+        return self._call("GET", f"/admin/v1/activity/{path_part(sequence)}/proof")
+
+    def get_checkpoint(self) -> str:
+        """Get the newest signed checkpoint of the activity (C2SP tlog-checkpoint)."""
+        return self._call("GET", "/admin/v1/activity/checkpoint")
+
+    def list_activity_keys(self) -> LogKeys:
+        """List the public keys of the log over the activity."""
+        return self._call("GET", "/admin/v1/activity/keys")
 
     def list_webhooks(self) -> WebhookList:
         """List the endpoints that get events about accounts."""

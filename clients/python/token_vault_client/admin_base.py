@@ -89,11 +89,11 @@ class AdminBase:
         self.close()
 
 
-def path_part(value: str) -> str:
+def path_part(value: str | int) -> str:
     """The ID as one part of a path. Raises ValueError for an ID that would make it the path of something else."""
     if value in {"", ".", ".."}:
         raise ValueError(f"{value!r} isn't an ID")
-    return quote(value, safe="")
+    return quote(str(value), safe="")
 
 
 def _written(value: object) -> str:

@@ -60,7 +60,7 @@ export class AdminBase {
 }
 
 /** The ID as one part of a path. Throws for an ID that would make it the path of something else. */
-export function pathPart(value: string): string {
+export function pathPart(value: string | number): string {
   if (value === "" || value === "." || value === "..") throw new Error(`${JSON.stringify(value)} isn't an ID`);
   return encodeURIComponent(value);
 }

@@ -674,6 +674,20 @@ export interface KeysRecord {
   signing: Array<SigningKeyRecord>;
 }
 
+/** A public key of the log over the activity. */
+export interface LogKeyRecord {
+  key: string;
+  origin: string;
+  signs: boolean;
+  active_at: string;
+  retired_at: string | null;
+}
+
+/** The public keys of the log over the activity. */
+export interface LogKeys {
+  items: Array<LogKeyRecord>;
+}
+
 /** A new token. */
 export interface MadeDirectoryToken {
   url: string;
@@ -1655,6 +1669,21 @@ export class AdminClient extends AdminBase {
   /** Export the activity as JSON lines or CSV, newest first. It is streamed. */
   async exportEvents(query: { person?: string; agent?: string; connection?: string; kind?: string; outcome?: "" | "ok" | "refused" | "failed"; since?: string; until?: string; format?: "jsonl" | "csv" } = {}): Promise<string> {
     return this.call("GET", `/admin/v1/activity/export`, { query }) as Promise<string>;
+  }
+
+  /** Get the proof (C2SP tlog-proof) that an event is in the signed activity. */
+  async getEventProof(sequence: number): Promise<string> {
+    return this.call("GET", `/admin/v1/activity/${pathPart(sequence)}/proof`) as Promise<string>;
+  }
+
+  /** Get the newest signed checkpoint of the activity (C2SP tlog-checkpoint). */
+  async getCheckpoint(): Promise<string> {
+    return this.call("GET", `/admin/v1/activity/checkpoint`) as Promise<string>;
+  }
+
+  /** List the public keys of the log over the activity. */
+  async listActivityKeys(): Promise<LogKeys> {
+    return this.call("GET", `/admin/v1/activity/keys`) as Promise<LogKeys>;
   }
 
   /** List the endpoints that get events about accounts. */

@@ -109,9 +109,15 @@ ADMIN: Final[dict[str, str]] = {
     "forbidden, not_admin, owner_only, not_yourself": "Ask someone with the role that the text names to do it.",
     "too_many_requests": "Wait for `Retry-After`.",
     (
-        "not_found, no_api, no_client, no_company_permission, no_connection, no_endpoint, no_group, no_import, "
-        "no_permission, no_person, no_provider, no_receipt, no_request, no_server, no_standing, no_such_access"
+        "not_found, no_api, no_client, no_company_permission, no_connection, no_endpoint, no_event, no_group, "
+        "no_import, no_permission, no_person, no_provider, no_receipt, no_request, no_server, no_standing, "
+        "no_such_access"
     ): "Nothing has this ID or name, or it was removed. List what there is.",
+    "event_unsigned, no_checkpoint": (
+        "It isn't signed yet. Wait for `Retry-After`, or run `token-vault activity checkpoint` on the host."
+    ),
+    "event_before_tree, event_pruned": "This event can't be proved: it is older than the tree, or was pruned.",
+    "chain_broken": "The activity was changed in the database. Run `token-vault activity verify` on the host.",
     "conflict": "This `Idempotency-Key` belongs to another registration. Use a new one.",
     "changed, changed_meanwhile, import_changed, registration_changed, person_changed": (
         "It has changed since you read it. Read it again, then decide."

@@ -44,7 +44,7 @@ async def change(deployment: Deployment, sql: str, **values: Value) -> None:
         await transaction.execute(sql, values)
 
 
-async def written(deployment: Deployment) -> tuple[int, ...]:
+async def count_rows(deployment: Deployment) -> tuple[int, ...]:
     """How many rows everything has that a proof could write."""
     tables = ("events", "event_notes", "event_tiles", "keys.ring")
     rows = [await deployment.database.fetch_one(f"select count(*) as n from {one}") for one in tables]
@@ -59,7 +59,7 @@ async def refusal(deployment: Deployment, sequence: int) -> ProofRefused:
 
 async def test_reading_writes_nothing_at_any_stage(deployment: Deployment) -> None:
     """Before the first log, before the first checkpoint, with one, and after a restore ended the log."""
-    last, before = await happen(deployment, 2), await written(deployment)
+    last, before = await happen(deployment, 2), await count_rows(deployment)
     with pytest.raises(ProofRefused) as refused:
         await event_proofs.newest_checkpoint(deployment)
     assert (refused.value.code, refused.value.kind, refused.value.retry_after) == ("no_checkpoint", "not_found", 60)
@@ -67,13 +67,13 @@ async def test_reading_writes_nothing_at_any_stage(deployment: Deployment) -> No
     assert (early.code, early.kind, early.retry_after) == ("event_unsigned", "conflict", 60)
     assert (await refusal(deployment, last + 1)).code == "no_event"
     assert await event_proofs.list_keys(deployment) == []
-    assert await written(deployment) == before
+    assert await count_rows(deployment) == before
 
     log = await current_log(deployment)
-    before = await written(deployment)
+    before = await count_rows(deployment)
     assert (await refusal(deployment, last)).code == "event_unsigned"
     assert [one.signs for one in await event_proofs.list_keys(deployment)] == [True]
-    assert await written(deployment) == before
+    assert await count_rows(deployment) == before
     await publish(deployment)
     proof = await event_proofs.prove_event(deployment, last)
     assert (proof.sequence, proof.index, proof.events, proof.origin) == (last, last - 1, last, log.origin)
@@ -81,10 +81,10 @@ async def test_reading_writes_nothing_at_any_stage(deployment: Deployment) -> No
 
     async with deployment.transaction() as transaction:
         await append(transaction, Event("vault.restored", details={"known": last}), now=deployment.now())
-    before = await written(deployment)
+    before = await count_rows(deployment)
     assert (await refusal(deployment, last)).code == "event_unsigned"
     assert [one.signs for one in await event_proofs.list_keys(deployment)] == [False]
-    assert await written(deployment) == before
+    assert await count_rows(deployment) == before
     await publish(deployment)
     again = await event_proofs.prove_event(deployment, last)
     assert again.origin != log.origin
