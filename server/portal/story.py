@@ -59,6 +59,7 @@ class StoryRow:
     person: tuple[str, str] | None = None  # whose it is, and their page: for administrators
     by: str = ""  # the administrator who did it, likewise
     is_named: bool = False  # the sentence names the person
+    proof: str = ""  # where an administrator or auditor gets a proof of the event
 
     def is_like(self, other: StoryRow) -> bool:
         """Whether both read the same."""
@@ -122,6 +123,7 @@ class Storyteller:
             person=(self._people or {}).get(event.user_id or "", (event.user_id or "", "")) if is_told else None,
             by=str(event.details.get("by", "")) if is_told else "",
             is_named="_of." in self._sentence_name(event),
+            proof=f"/administration/activity/{event.sequence}/proof" if is_told else "",
         )
 
     def agent(self, event: Event) -> str:

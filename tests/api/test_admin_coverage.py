@@ -199,6 +199,7 @@ BY_PAGE: Final[dict[str, tuple[str, ...]]] = {
     "/activity": ("list_events",),
     "/activity/new": ("list_events",),
     "/activity/export": ("export_events",),
+    "/activity/{sequence}/proof": ("get_event_proof",),
 }
 
 

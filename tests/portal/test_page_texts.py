@@ -76,6 +76,7 @@ _CHOSEN = (
     "policy_about",
     "receipt_reason",
     "receipt_result",
+    "no_proof",
     "server_sign_in",
     "tool_state",
     "tool_part",

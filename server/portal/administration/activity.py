@@ -1,4 +1,7 @@
-"""Everyone's activity, for administrators, with the filters, files, and live rows of people's own activity pages."""
+"""Everyone's activity, for administrators, with the filters, files, and live rows of people's own activity pages.
+
+Also a proof of each event.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from typing import Final
 
 from starlette.responses import Response
 
+from server.http import pages
 from server.http.page_texts import text
 from server.portal.activity import PAGE_SIZE, ActivityFilters, Feed, export_of, news, place_in, read_filters
 from server.portal.administration.room import ROOT, AdminVisit
+from server.portal.forms import PageRefused
 from vault import clients, users
 from vault.records import Client, User
 
@@ -91,3 +96,20 @@ async def export(visit: AdminVisit) -> Response:
     """All events that match the filters, with people's names, as CSV or JSON lines."""
     asked = await _read(visit)
     return export_of(asked.feed, asked.filters, kind=visit.query("format"))
+
+
+async def download_proof(visit: AdminVisit) -> Response:
+    """The proof of an event, in the form that `activity prove` writes. No checkpoint is signed for it."""
+    from server.checkpoints.event_proofs import ProofRefused, prove_event  # imported here: few need it
+
+    sequence = place_in(visit.param("sequence"))
+    if not sequence:
+        raise PageRefused("no_proof", text("no_proof.no_event"), kind="not_found")
+    try:
+        proof = await prove_event(visit.deployment, sequence)
+    except ProofRefused as refused:
+        raise PageRefused(
+            "no_proof", text(f"no_proof.{refused.code}", **refused.values), kind=refused.kind
+        ) from refused
+    headers = {"Content-Disposition": f'attachment; filename="{sequence}.tlog-proof"'}
+    return pages.secure(Response(proof.text, media_type="text/plain", headers=headers))

@@ -99,4 +99,5 @@ def admin_routes(deployment: Deployment) -> list[Route]:
         admin_route(deployment, "/activity", get=activity.show),
         admin_route(deployment, "/activity/new", get=activity.show_new, is_presence=False),
         admin_route(deployment, "/activity/export", get=activity.export),
+        admin_route(deployment, "/activity/{sequence}/proof", get=activity.download_proof),
     ]

@@ -112,6 +112,7 @@ WITHOUT: Final[Mapping[str, str]] = {  # route -> why it has no picture
     "/activity/export": "a file",
     f"{_ADMIN}/activity/new": "rows for the page of activity",
     f"{_ADMIN}/activity/export": "a file",
+    f"{_ADMIN}/activity/{{sequence}}/proof": "a file",
     f"{_ADMIN}/revocations/{{id}}/receipt": "a file",
     f"{_ADMIN}/revocations/agents/{{id}}/receipt": "a file",
 }

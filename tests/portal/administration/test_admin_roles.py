@@ -62,6 +62,7 @@ def address_of(route: Route, user: User) -> str:
         "server": "none",
         "api": "none",
         "id": "none",
+        "sequence": "1",
     }
     return re.sub(r"\{(\w+)(?::path)?\}", lambda found: given[found[1]], route.path)
 
