@@ -36,19 +36,20 @@ MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [((0.2, 9), HUNG), ((9, 9), "done")])
+@pytest.mark.parametrize(("limit", "nap", "expected"), [(0.2, 30, HUNG), (60, 0.4, "done")])
 def test_a_child_ends_when_a_step_takes_longer_than_it_said(
-    seconds: tuple[float, float], expected: str, tmp_path: Path
+    limit: float, nap: float, expected: str, tmp_path: Path
 ) -> None:
+    """A busy machine may let this process look only seconds after the limit, so the step takes far longer."""
     step = tmp_path / "step"
 
     def work() -> str:
-        for name, limit in zip("ab", seconds, strict=True):
-            begin_step(step, name, seconds=limit)
-            time.sleep(0.4)
+        for name in "ab":
+            begin_step(step, name, seconds=limit if name == "a" else 60)
+            time.sleep(nap if name == "a" else 0.4)
         return "done"
 
-    assert in_child(work, seconds=30, step=step) == expected
+    assert in_child(work, seconds=300, step=step) == expected
     assert step_name(step) == ("a" if expected == HUNG else "b")
 
 
