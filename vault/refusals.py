@@ -238,3 +238,7 @@ class TransitionRefused(VaultError):
     """A record isn't in a state that allows the step: a used code, an expired ticket, a revoked grant."""
 
     code = "transition_refused"
+
+
+class PersonEnded(TransitionRefused):
+    """The person was disabled or deleted in the meantime."""

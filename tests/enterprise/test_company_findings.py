@@ -95,13 +95,32 @@ async def test_only_a_live_sign_in_at_the_identity_provider_connects_anything(co
     assert (await companies.connect(company.vault, user.id, "linear", is_asked=True)).connection is not None
 
 
+async def test_a_disabled_person_is_told_so_and_connected_once_enabled(company: CompanyRoom) -> None:
+    company.deny("linear", "bob")
+    user, _ = await company.sign_in("bob")
+    company.allow("linear")
+    company.pass_time(2 * 86400)  # the earlier refusal doesn't count anymore
+    missing = ConnectionRequired("Connect it.", provider="linear", reason="missing", scopes=LINEAR)
+    async with company.room.deployment.transaction() as transaction:
+        await users.disable_user(transaction, user.id, now=company.vault.database.now())
+    with pytest.raises(ConnectionRequired) as refused:
+        await companies.heal(company.vault, user.id, missing)
+    assert refused.value.description == "This user is disabled, so nothing was connected.", "no page to connect it on"
+    events = await company.room.events(user)
+    assert "account_unknown" not in [one.details.get("reason") for one in events], "the company didn't refuse"
+    async with company.room.deployment.transaction() as transaction:
+        await users.enable_user(transaction, user.id, now=company.vault.database.now())
+    assert await companies.heal(company.vault, user.id, missing)
+    assert "linear" in await company.accounts(user)
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
         ("", ""),
         ("the sign-in ended", "after they sign in to the vault again"),
         ("the key was destroyed", "after they sign in to the vault again"),
-        ("the person is disabled", "(account_unknown)"),
+        ("the person is disabled", "This user is disabled, so nothing was connected."),
         ("nobody answers", "didn't answer"),
     ],
 )

@@ -18,7 +18,13 @@ from vault.records import TENANT, Connection, ConnectionState, Event
 from vault.refresh import assertions, consents, leases, rotation
 from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.consents import Consent
-from vault.refusals import CiphertextRejected, ConnectionRequired, TemporarilyUnavailable, TransitionRefused
+from vault.refusals import (
+    CiphertextRejected,
+    ConnectionRequired,
+    PersonEnded,
+    TemporarilyUnavailable,
+    TransitionRefused,
+)
 from vault.storage.database import Reader
 from vault.upstream import IdentityAssertions, UpstreamError
 
@@ -33,10 +39,14 @@ _UNREACHED: Final = "temporarily_unavailable"
 
 @immutable
 class CompanyAnswer:
-    """The connection; or a sentence that says why there is none, empty if no one vouches for this person there."""
+    """The connection; or a sentence that says why there is none, empty if no one vouches for this person there.
+
+    `is_final`: the person can't connect an account themselves, either.
+    """
 
     connection: Connection | None
     refusal: str = ""
+    is_final: bool = False
 
 
 async def connect(vault: Vault, user_id: str, provider: str, *, is_asked: bool = False) -> CompanyAnswer:
@@ -72,6 +82,8 @@ async def heal(vault: Vault, user_id: str, refusal: ConnectionRequired) -> bool:
     if refusal.reason not in {"missing", "needs_reauth"}:
         return False
     answer = await connect(vault, user_id, refusal.provider)
+    if answer.is_final:
+        raise refusal.with_description(answer.refusal) from refusal
     if answer.refusal:
         way = "Connect an account yourself" if refusal.reason == "missing" else "Reconnect this account"
         told = " ".join((answer.refusal, f"{way}, then try again."))
@@ -130,6 +142,8 @@ async def _connect(
     for identity in identities:
         try:
             connection = await _open(vault, found, identity, provider=provider)
+        except PersonEnded as error:  # no event and no pause: the company didn't refuse
+            return CompanyAnswer(None, error.description, is_final=True)
         except UpstreamError as error:
             refusal = await _refuse(vault, identity, provider=provider, request=request, error=error)
         else:
@@ -156,7 +170,10 @@ async def _was_disconnected(reader: Reader, user_id: str, *, provider: str) -> b
 
 
 async def _open(vault: Vault, found: IdentityAssertions, identity: Connection, *, provider: str) -> Connection | None:
-    """Get an ID token, exchange it for an assertion and that for access, and store the access. Raises UpstreamError."""
+    """Get an ID token, exchange it for an assertion and that for access, and store the access.
+
+    Raises UpstreamError and PersonEnded.
+    """
     facts = await leases.read(vault.database, identity.id)
     access = found.access(provider, identity=identity.provider, subject=identity.account)
     if facts is None or access is None:
@@ -169,6 +186,8 @@ async def _open(vault: Vault, found: IdentityAssertions, identity: Connection, *
         stored = await consents.store(vault, consent, answer, at_ms=at_ms)
     except (ConnectionRequired, CiphertextRejected) as error:
         raise UpstreamError("identity_sign_in", "the sign-in there has ended") from error
+    except PersonEnded:
+        raise
     except TransitionRefused as error:
         raise UpstreamError("account_unknown", error.description) from error
     except TemporarilyUnavailable as error:

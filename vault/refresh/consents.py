@@ -28,6 +28,7 @@ from vault.refresh.journal import JournalEntry
 from vault.refusals import (
     CiphertextRejected,
     ConnectionRequired,
+    PersonEnded,
     StorageUnavailable,
     TemporarilyUnavailable,
     TransitionRefused,
@@ -239,9 +240,9 @@ async def _store(
         "select disabled_at from users where tenant = :tenant and id = :id", {"tenant": TENANT, "id": consent.user_id}
     )
     if person is None:
-        raise TransitionRefused("This user was deleted, so nothing was connected.")
+        raise PersonEnded("This user was deleted, so nothing was connected.")
     if person["disabled_at"] is not None:
-        raise TransitionRefused("This user is disabled, so nothing was connected.")
+        raise PersonEnded("This user is disabled, so nothing was connected.")
     if consent.renewed_by is not None and not await _vouches(transaction, consent):
         raise ConnectionRequired(
             "The sign-in at the identity provider has ended, so nothing was connected.",
