@@ -181,3 +181,14 @@ def integer_claim(claims: Mapping[str, object], name: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < 2**53 else None
+
+
+def starts_at(claims: Mapping[str, object], earliest: int) -> int | None:
+    """The latest of `earliest`, `iat`, and `nbf`, either of which may be absent; None if one isn't a sane number."""
+    for name in ("iat", "nbf"):
+        if name in claims:
+            named = integer_claim(claims, name)
+            if named is None:
+                return None
+            earliest = max(earliest, named)
+    return earliest

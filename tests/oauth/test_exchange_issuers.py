@@ -122,6 +122,8 @@ async def test_the_linked_user_is_who_the_token_is_about(company: Company) -> No
         {"iat": 31},
         {"exp": 86_401},
         {"nbf": 31},
+        {"nbf": "tomorrow"},
+        {"nbf": 2**53},
         {"may_act": {"sub": "somebody-else"}},
         {"may_act": "x"},
     ],

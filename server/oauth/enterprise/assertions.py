@@ -159,8 +159,8 @@ def _check_lifetime(presented: _PresentedAssertion) -> None:
         raise AssertionRefused("lifetime")
     if expires_at <= now:
         raise AssertionRefused("expired")
-    not_before = 0 if "nbf" not in claims else jose.integer_claim(claims, "nbf")
-    if not_before is None or max(issued_at, not_before) > now + jose.CLOCK_SKEW:
+    starts_at = jose.starts_at(claims, issued_at)
+    if starts_at is None or starts_at > now + jose.CLOCK_SKEW:
         raise AssertionRefused("future")
 
 

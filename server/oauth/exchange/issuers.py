@@ -39,11 +39,11 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unv
     found = await read(deployment, asked.client, token, unverified_issuer=unverified_issuer, now=asked.now)
     claims = found.claims
     expires_at, issued_at = jose.integer_claim(claims, "exp"), jose.integer_claim(claims, "iat")
-    not_before = jose.integer_claim(claims, "nbf") or 0
     if expires_at is None or issued_at is None or not asked.now < expires_at <= issued_at + MAX_LIFETIME:
         raise refusal("exp or iat is missing, exp is past, or they are too far apart")
-    if max(issued_at, not_before) > asked.now + jose.CLOCK_SKEW:
-        raise refusal("iat or nbf is in the future")
+    starts_at = jose.starts_at(claims, issued_at)
+    if starts_at is None or starts_at > asked.now + jose.CLOCK_SKEW:
+        raise refusal("iat or nbf is in the future, or nbf isn't a number")
     _check_may_act(claims, asked)
     user = await linked_person(deployment, found)
     if user is None or not user.has_agents:
