@@ -148,12 +148,12 @@ async def consume(transaction: Transaction, approval: Approval, *, now: int) -> 
     return await transaction.execute(_CONSUME, {**_STATES, **which}) == 1
 
 
-async def close(transaction: Transaction, approval: Approval, *, now: int) -> bool:
-    """End a question that no one answered in time, for good; False if it was answered first.
+async def close(transaction: Transaction, approval_id: str, *, now: int) -> None:
+    """End a question that no one answered in time, for good.
 
     An approval counts from the time at which the person gave it, although it is stored a moment later.
     """
-    return await transaction.execute(_CLOSE, {**_STATES, "tenant": TENANT, "id": approval.id, "now": now}) == 1
+    await transaction.execute(_CLOSE, {**_STATES, "tenant": TENANT, "id": approval_id, "now": now})
 
 
 async def void(transaction: Transaction, *, user_id: str, client_id: str | None, now: int) -> None:

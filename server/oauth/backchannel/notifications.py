@@ -77,14 +77,17 @@ def _tell_some(deployment: Deployment, due: Sequence[DueNotice]) -> Iterator[Awa
 
 
 async def _tell(deployment: Deployment, due: DueNotice) -> bool:
-    approval = await approvals.get(deployment.database, deployment.keys, due.approval_id)
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        await requests.close(transaction, due.approval_id, now=now)  # before the client is told that no one answered
+        approval = await approvals.get(transaction, deployment.keys, due.approval_id)
     client = None if approval is None else await clients.get_client(deployment.database, approval.client_id)
     sent, issued = _NOTHING_TO_SEND, client_notices.issued_before(due, deployment.keys)
     if approval is not None and client is not None and approval.ping is not None and is_told(client):
         body: Mapping[str, object] | None = {}
         if is_pushed_to(client):
-            body, issued = await _answer(deployment, approval, client, issued=issued)
-        elif approval.status(deployment.now()) not in _ANSWERED:
+            body, issued = await _answer(deployment, approval, client, issued=issued, now=now)
+        elif approval.status(now) not in _ANSWERED:
             body = None  # the client already polled, or the request has ended
         if body is not None:
             sent = await _send(deployment, client, approval.ping, body)
@@ -111,41 +114,27 @@ async def _settle(deployment: Deployment, due: DueNotice, sent: _SendResult, *, 
 
 
 async def _answer(
-    deployment: Deployment, approval: Approval, client: Client, *, issued: IssuedTokens | None
+    deployment: Deployment, approval: Approval, client: Client, *, issued: IssuedTokens | None, now: int
 ) -> tuple[Mapping[str, object] | None, IssuedTokens | None]:
     """The content to push (None for nothing), and the tokens that it contains."""
     if issued is not None:
-        if not issued.may_be_there:
-            async with deployment.transaction() as transaction:
-                await _keep_as_sent(transaction, deployment, approval, issued)
+        async with deployment.transaction() as transaction:
+            await _keep_as_sent(transaction, deployment, approval, issued)
         return await _answer_again(deployment, approval, issued), issued
-    approval = await _close_if_over(deployment, approval)
-    match approval.status(deployment.now()):
+    match approval.status(now):
         case ApprovalState.REFUSED.value:
             return _REFUSED, None
         case ApprovalState.APPROVED.value:
-            return await _first_answer(deployment, approval, client)
+            return await _first_answer(deployment, approval, client, now=now)
         case ApprovalState.PENDING.value | ApprovalState.CONSUMED.value:  # it polled before its registration changed
             return None, None
         case _:
             return _EXPIRED, None
 
 
-async def _close_if_over(deployment: Deployment, approval: Approval) -> Approval:
-    """The approval; one that is over can no longer be answered."""
-    now = deployment.now()
-    if approval.state is not ApprovalState.PENDING or now < approval.expires_at:
-        return approval
-    async with deployment.transaction() as transaction:
-        if await requests.close(transaction, approval, now=now):
-            return approval
-    return await approvals.get(deployment.database, deployment.keys, approval.id) or approval
-
-
 async def _first_answer(
-    deployment: Deployment, approval: Approval, client: Client
+    deployment: Deployment, approval: Approval, client: Client, *, now: int
 ) -> tuple[Mapping[str, object] | None, IssuedTokens | None]:
-    now = deployment.now()
     try:
         await ciba_grant.check_may_issue(deployment, approval, client)
     except OAuthError as refusal:

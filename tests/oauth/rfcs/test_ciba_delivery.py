@@ -257,6 +257,18 @@ async def test_tokens_that_an_earlier_attempt_may_have_brought_stay(
     assert await asker.world.probe(token) == (401 if first in {503, 499} else 200)
 
 
+async def test_tokens_that_a_second_attempt_may_have_brought_stay(asker: Asker, receiver: Receiver) -> None:
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t")
+    await told.answer()
+    for seconds, status in ((0, 503), (61, 500), (200, 409)):
+        receiver.status = status
+        with asker.world.clock_ahead(seconds):
+            assert await tell_clients(deployment) == 0
+    assert len(receiver.posted) == 3
+    assert await asker.world.probe(json.loads(receiver.posted[0][1])["access_token"]) == 200
+
+
 @pytest.mark.parametrize("first", ["lost", 500, 503])
 async def test_an_answer_that_may_not_have_arrived_is_sent_again(
     asker: Asker, receiver: Receiver, first: str | int
@@ -315,6 +327,22 @@ async def test_access_that_ended_meanwhile_is_not_pushed(asker: Asker, receiver:
         assert await tell_clients(deployment) == 1
     assert last(receiver)["error"] == "transaction_failed"
     assert "access_token" not in last(receiver)
+
+
+@pytest.mark.parametrize("is_disabled", [True, False])
+async def test_nothing_is_issued_for_a_person_who_was_disabled_after_the_yes(
+    asker: Asker, receiver: Receiver, *, is_disabled: bool
+) -> None:
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t")
+    await told.answer()
+    async with deployment.transaction() as transaction:
+        at = "update users set disabled_at = :at where id = :id"
+        await transaction.execute(at, {"at": 1 if is_disabled else None, "id": asker.person.id})
+    assert await tell_clients(deployment) == 1
+    assert last(receiver).get("error") == ("transaction_failed" if is_disabled else None)
+    assert ("access_token" in last(receiver)) is not is_disabled
+    assert len(await told.events("grant.created")) == (not is_disabled)
 
 
 @pytest.mark.parametrize("first", [True, False])
