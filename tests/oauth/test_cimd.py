@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx2
@@ -17,10 +17,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from server.oauth.clients.keys import keys_of
 from server.oauth.clients.metadata_documents import freshness, is_document_url
+from server.settings import Settings
 from tests.support.doubles.canary import running_canary
 from tests.support.harness import PASSWORD, serve_app
 from tests.support.rooms.oauth_world import GENEROUS, REDIRECT, World, error_of, listening_socket, sign_jwt, vault_with
+from vault.records import Client, ClientKind
 
 SANDBOX = {"loopback_client_metadata": True}
 
@@ -443,3 +446,20 @@ async def test_fetching_is_throttled_per_address(tmp_path: Path, site: Site) -> 
 )
 def test_the_form_of_a_document_address(url: str, counts: bool) -> None:
     assert is_document_url(url, allow_loopback=False) == counts
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "counts"),
+    [(ClientKind.DYNAMIC, "closed", False), (ClientKind.DYNAMIC, "open", True), (ClientKind.MANUAL, "closed", True)],
+)
+async def test_a_strangers_key_address_counts_only_while_the_settings_allow_it(
+    room: World, site: Site, kind: ClientKind, mode: str, *, counts: bool
+) -> None:
+    name = f"{secrets.token_hex(4)}.json"
+    address, key = site.address(name), RSAKey.generate_key(2048)
+    site.documents[name] = JSONResponse({"keys": [key.as_dict(private=False)]})
+    client = Client("c", kind, "C", "private_key_jwt", (REDIRECT,), 0, metadata={"jwks_uri": address})
+    settings = Settings.model_validate({"registration": {"mode": mode}, "sandbox": SANDBOX})
+    deployment = replace(room.vault.deployment, settings=settings)
+    found = await keys_of(deployment, client, kid=None, address="192.0.2.1", now=room.now())
+    assert (bool(found), site.count(address)) == (counts, counts)

@@ -12,6 +12,7 @@ import pytest
 
 from server.lifecycle.periodic_steps import sweep
 from server.oauth.backchannel import ciba_grant
+from server.oauth.backchannel.clients import DETAILS_TYPES
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from server.oauth.rules import admin_resource
 from tests.oauth.rfcs.test_rfc9449 import proof
@@ -236,6 +237,15 @@ async def test_each_fault_is_refused_and_the_same_request_without_it_is_not(aske
         for details in ([PAYMENT] * 10, [PAYMENT]):
             assert (await asker.post({"authorization_details": json.dumps(details).ljust(8192)})).status_code == 200
     assert (await asker.world.alice.open("/approvals")).status_code == 200
+
+
+@pytest.mark.parametrize(("metadata", "types"), [({}, "none"), ({DETAILS_TYPES: ["payment", "sale"]}, "payment, sale")])
+async def test_a_wrong_type_of_details_is_answered_with_those_that_the_client_may_use(
+    asker: Asker, metadata: dict[str, object], types: str
+) -> None:
+    other = await asker.other(metadata=metadata)
+    refused = await other.post({"authorization_details": '[{"type": "other"}]'})
+    assert refused.json()["error_description"] == f"each needs a type that this client may use: {types}"
 
 
 async def test_the_admin_api_can_not_be_asked_for(asker: Asker) -> None:
