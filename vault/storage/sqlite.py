@@ -148,6 +148,8 @@ def _attempt(connection: sqlite3.Connection, program: SqliteProgram[None], *, is
     try:
         run(connection, program)
     except (*ERRORS, VaultError) as error:
+        if not connection.in_transaction:  # SQLite itself rolled it back, with what other programs did: a full disk
+            raise
         if not is_alone:
             connection.execute("rollback to turn")
         return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
@@ -195,6 +195,36 @@ async def test_each_second_of_many_programs_fails_and_takes_no_other_with_it(
     assert [one for one in outcomes if not isinstance(one, Conflict)] == kept
     assert await names(database) == [f"{one:03}" for one in kept]
     assert await kinds(database) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("others", [(), ("small",)])
+async def test_programs_that_the_full_disk_ends_say_that_it_is_full(sqlite_store: Store, others: Sequence[str]) -> None:
+    """SQLite rolls back by itself, also the programs that share the commit."""
+    database = await sqlite_store.open()
+    assert isinstance(database, SqliteDatabase)
+
+    def program(resource: str) -> Program[None]:
+        yield Statement(
+            "insert into apis (tenant, resource, name, created_at) values (:t, :r, :r, 1)",
+            {"t": "default", "r": resource},
+        )
+
+    try:
+        limited = await database._writing.execute_fetchall("pragma vault.page_count")
+        await database._writing.execute(f"pragma vault.max_page_count = {next(iter(limited))[0] + 2}")
+        async with hold_write_lock(sqlite_store) as other:
+            waiting = [asyncio.ensure_future(database.perform(program(one))) for one in (*others, "x" * 100_000)]
+            await settle()
+            other.execute("rollback")
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        for one in outcomes:
+            assert isinstance(one, StorageUnavailable)
+            assert "disk is full" in str(one.detail)
+        await database._writing.execute("pragma vault.max_page_count = 100000")
+        await database.perform(program("b"))
+        assert await names(database) == ["b"]
+    finally:
+        await database.close()
 
 
 async def test_a_vault_that_is_closing_takes_no_new_work_and_finishes_what_it_has(
