@@ -17,8 +17,21 @@ from tests.attacks.target import Target
 from tests.support.person import Person, session_cookie
 
 OWN = ("/account/data", "/activity/export?format=csv", "/activity/export?format=jsonl")
-ADMINS = ("/administration/activity/export?format=csv", "/administration/activity/export?format=jsonl")
-API = ("/admin/v1/activity/export?format=csv", "/admin/v1/activity/export?format=jsonl")
+ADMINS = (
+    *("/administration/activity/export?format=csv", "/administration/activity/export?format=jsonl"),
+    "/administration/activity/1/proof",
+)
+API = (
+    *("/admin/v1/activity/export?format=csv", "/admin/v1/activity/export?format=jsonl"),
+    *("/admin/v1/activity/1/proof", "/admin/v1/activity/checkpoint", "/admin/v1/activity/keys"),
+)
+
+
+@pytest.fixture(autouse=True)
+async def sign_checkpoint(target: Target) -> None:
+    """Sign a checkpoint once, so that there are proofs."""
+    if "signed" not in target.kept:
+        target.kept["signed"] = await target.command("activity", "checkpoint")
 
 
 @pytest.mark.parametrize("path", [*OWN, *ADMINS])
@@ -104,6 +117,43 @@ async def test_a_kind_of_file_that_is_none_is_refused(target: Target, kind: str)
         assert answer.status_code == 400, answer.text[:200]
         assert "set-cookie" not in answer.headers
         assert "content-disposition" not in answer.headers
+
+
+NO_NUMBERS = (
+    *("0", "-1", "+1", "1.0", "1e3", "0x1", "\u0661", "\uff11", "1%00", "1%0d%0aset-cookie:%20a=b", "1%2f..%2f2"),
+    *("9" * 15, "9" * 18, "9" * 19, "9" * 5000, "..", "1;x", "1%22;filename=x.html", "%27%20or%201=1--"),
+)
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=lambda number: number[:20])
+async def test_an_event_that_is_none_has_no_proof(target: Target, number: str) -> None:
+    headers = {"authorization": f"Bearer {await admin_token(target, 'read')}"}
+    for answer in (
+        await target.alice.http.get(f"/administration/activity/{number}/proof"),
+        await target.http.get(f"/admin/v1/activity/{number}/proof", headers=headers),
+    ):
+        assert answer.status_code in {400, 404}, answer.text[:200]
+        assert "set-cookie" not in answer.headers
+        assert "content-disposition" not in answer.headers
+
+
+async def test_who_asks_for_proofs_again_and_again_makes_the_vault_sign_nothing(target: Target) -> None:
+    """A checkpoint for each would reach witnesses, authorities, and buckets, where nothing can be deleted."""
+    headers = {"authorization": f"Bearer {await admin_token(target, 'read')}"}
+    before = await target.http.get("/admin/v1/activity/checkpoint", headers=headers)
+    for _ in range(8):
+        await target.alice.http.get("/administration/activity/export?format=csv")
+        _, person = await someone(target)  # some events
+        assert (await person.http.get("/activity")).status_code == 200
+        listed = await target.http.get("/admin/v1/activity?limit=1", headers=headers)
+        newest = listed.json()["items"][0]["sequence"]
+        answers = await asyncio.gather(
+            *(target.http.get(f"/admin/v1/activity/{newest}/proof", headers=headers) for _ in range(4)),
+            *(target.alice.http.get(f"/administration/activity/{newest}/proof") for _ in range(4)),
+        )
+        assert {one.status_code for one in answers} == {409}
+    after = await target.http.get("/admin/v1/activity/checkpoint", headers=headers)
+    assert after.text == before.text
 
 
 # Slow readers
