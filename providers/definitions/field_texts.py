@@ -170,8 +170,9 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
             "`paths`: paths that SDKs add to any API's address (below `/upload/` also to the vault's origin), each "
             "with its API.\n"
             "`upload_session`: the query parameter that opens an upload session, sealed for clients.\n"
-            "`downloads`: hosts of addresses that work without a credential (`files.example`, `*.files.example`). The "
-            "proxy follows a GET that is redirected there, without the token, and clients don't see the address."
+            "`downloads`: hosts of addresses that work without a credential (`files.example`, `*.files.example`). "
+            "The proxy follows a GET or HEAD that is redirected there, without the token, and clients don't see the "
+            "address."
         ),
     },
 }

@@ -102,7 +102,7 @@ class ProxyAllowances(FilePart):
     )
     # The query parameter that opens an upload session without a credential; clients see it only sealed.
     upload_session: QueryName | None = None
-    # Hosts of addresses that work without a credential. A GET that is redirected there gets what is there.
+    # Hosts of addresses that work without a credential. A GET or HEAD that is redirected there gets what is there.
     downloads: frozenset[HostPattern] = frozenset()
 
     @cached_property

@@ -1,11 +1,13 @@
 """Downloads: a redirect to an address that works without a credential, which the vault follows itself.
 
 Several services answer a request for a file with such an address. Clients never see it: it would outlive the agent's
-permission. The provider file names the hosts, and the request to them has no credential.
+permission. The provider file names the hosts, and the request to them has no credential. Only there can clients ask for
+a part of the answer: a part of the API's own could contain a part of the credential, which isn't recognized.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -16,6 +18,8 @@ from providers.definitions.model import Provider
 from providers.outbound.addresses import matching_host
 
 if TYPE_CHECKING:
+    from starlette.datastructures import Headers
+
     from providers.outbound.sessions import StreamedAnswer
 
 REDIRECTS: Final = frozenset(
@@ -28,6 +32,7 @@ REDIRECTS: Final = frozenset(
     }
 )
 
+NO_SUCH_PART: Final = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 _TELLING: Final = 16  # characters of a path; a shorter one is found only as part of the whole address
 
 
@@ -47,8 +52,8 @@ class Download:
 
 
 def find_download(provider: Provider, answer: StreamedAnswer, *, called: str, method: str) -> Download | None:
-    """Where the answer to a call of this address redirects to, if that is a host of downloads; only for a GET."""
-    if method != "GET" or answer.status not in REDIRECTS:
+    """Where the answer to a GET or HEAD of this address redirects to, if that is a host of downloads."""
+    if method not in {"GET", "HEAD"} or answer.status not in REDIRECTS:
         return None
     location = next((value for name, value in answer.headers if name.lower() == "location"), None)
     if location is None:
@@ -58,3 +63,25 @@ def find_download(provider: Provider, answer: StreamedAnswer, *, called: str, me
         return None  # clients call it through the vault, where a rule decides
     host = matching_host(url, provider.proxied.downloads)
     return None if host is None else Download(url, host)
+
+
+def download_headers(passed: Mapping[str, str], *, method: str, sent: Headers) -> dict[str, str]:
+    """The headers of the request for the file, of those that pass and those that name a part (RFC 9110 §14.2)."""
+    found = {name: value for name, value in passed.items() if name == "user-agent"}
+    ranges, conditions = sent.getlist("range"), sent.getlist("if-range")
+    if method == "GET" and len(ranges) == 1 and len(conditions) <= 1:
+        found["range"] = ranges[0]
+        if conditions:
+            found["if-range"] = conditions[0]
+    return found
+
+
+def is_file(answer: StreamedAnswer, *, asked: Mapping[str, str]) -> bool:
+    """Whether the host answers with the file; if a part was asked for, also with that part, or that there is none.
+
+    Not with a part of an encoded file, which can't be decoded.
+    """
+    if answer.status == HTTPStatus.PARTIAL_CONTENT:
+        encodings = {value.strip().lower() for name, value in answer.headers if name.lower() == "content-encoding"}
+        return "range" in asked and encodings <= {"identity"}
+    return answer.status == HTTPStatus.OK or ("range" in asked and answer.status == NO_SUCH_PART)

@@ -35,7 +35,7 @@ from server.oauth.rules import OAuthError
 from server.proxy import refusals
 from server.proxy.answers import SMALL, hand_on, is_unauthorized, read_small
 from server.proxy.call import OpenedToken, ProxiedCall, ProxyRequest
-from server.proxy.downloads import Download, find_download
+from server.proxy.downloads import NO_SUCH_PART, Download, download_headers, find_download, is_file
 from server.proxy.large_bodies import LARGE, LargeBodies
 from server.proxy.upload_sessions import UploadSessions
 from server.proxy.wire import (
@@ -426,10 +426,11 @@ class Proxy:
         self, incoming: ProxyRequest, call: ProxiedCall, download: Download, *, secrets: Sequence[bytes]
     ) -> None:
         """Answer with the file at this address, which is requested without the credential."""
+        headers = download_headers(call.headers, method=incoming.method, sent=incoming.headers)
         request = OutboundRequest(
-            method="GET",
+            method=incoming.method,
             url=download.url,
-            headers={name: value for name, value in call.headers.items() if name == "user-agent"},
+            headers=headers,
             timeout=self._settings.deadline + _LATER,
             max_bytes=self._settings.answer_limit,
             policy=call.provider.registration.reach,
@@ -439,9 +440,10 @@ class Proxy:
             is_foreign=True,
         )
         async with self._deployment.http.open(request) as answer:
-            if answer.status != HTTPStatus.OK:
-                raise refusals.download_failed(call.provider, answer.status)
-            body = await read_small(answer)
+            if not is_file(answer, asked=headers):
+                raise refusals.download_failed(call.provider, answer.status, method=incoming.method)
+            # the text of a refusal could repeat the address
+            body = b"" if answer.status == NO_SUCH_PART else await read_small(answer)
             await hand_on(incoming, call, answer, body=body, secrets=[*secrets, *download.secrets], is_file=True)
 
     async def _exchange(

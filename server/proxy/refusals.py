@@ -275,12 +275,14 @@ def answer_unreadable(provider: Provider) -> ProxyRefused:
     return ProxyRefused("answer_unreadable", f"{provider.title} answered in an encoding that wasn't requested.")
 
 
-def download_failed(provider: Provider, status: int) -> ProxyRefused:
+def download_failed(provider: Provider, status: int, *, method: str) -> ProxyRefused:
     """The address that the provider redirected to didn't answer with the file; its text could repeat the address."""
+    asked = "" if method == "GET" else f" to {method}"
+    fix = "try again later" if method == "GET" else "send GET instead"  # some addresses are for one method only
     return ProxyRefused(
         "upstream_unavailable",
-        f"{provider.title} redirected to a download, which answered with status {status}. Nothing was changed; try "
-        "again later.",
+        f"{provider.title} redirected to a download, which answered{asked} with status {status}. Nothing was changed; "
+        f"{fix}.",
     )
 
 

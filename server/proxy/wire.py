@@ -39,7 +39,7 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$-]*")
 _PLAIN_MEMBER: Final = re.compile(r"@?" + _PLAIN_NAME.pattern)  # OData's annotations of a JSON object begin with `@`
 
 # The headers that carry a call's meaning; all others are dropped. Not `Range`: parts of a repeated credential could be
-# too short to be recognized.
+# too short to be recognized. Hosts of downloads get it, because they get no credential.
 _PASSED: Final = frozenset(
     {
         *("accept", "accept-language", "content-language", "content-type", "idempotency-key", "if-match"),

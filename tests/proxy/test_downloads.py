@@ -11,9 +11,13 @@ from dataclasses import dataclass
 
 import httpx2
 import pytest
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
 from providers.definitions.catalog import ProviderOverrides, load_catalog
 from providers.outbound.addresses import matching_host
+from server.proxy.downloads import download_headers
+from server.proxy.refusals import download_failed
 from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
 from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, scripted_server
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, proxy_room
@@ -32,8 +36,16 @@ class Place:
     upstream: Upstream
     files: ScriptedServer
 
-    def redirect_to(self, location: str, *, status: int = 302) -> None:
-        self.upstream.answer = reply_in_pieces(b"", status=status, headers=[(b"location", location.encode())])
+    def redirect_to(self, location: str, *, status: int = 302) -> list[Scope]:
+        """Returns what arrives at the API from now on."""
+        reply, arrived = reply_in_pieces(b"", status=status, headers=[(b"location", location.encode())]), list[Scope]()
+
+        def answer(scope: Scope, receive: Receive, send: Send) -> object:
+            arrived.append(scope)
+            return reply(scope, receive, send)
+
+        self.upstream.answer = answer
+        return arrived
 
     async def handle(self) -> ProxyHandle:
         agent = await self.room.agent()
@@ -170,12 +182,114 @@ async def test_a_redirect_to_a_host_that_the_file_does_not_name_is_refused(place
     assert (await get(handle)).content == FILE  # the twin
 
 
-async def test_only_a_get_is_repeated_there(place: Place) -> None:
-    handle = await place.handle()
+async def test_only_a_read_is_repeated_there(place: Place) -> None:
+    agent = await place.room.agent()
+    write = READ | {"Files.ReadWrite"}
+    connection = await place.room.account(agent, provider="microsoft", name="m-3", scopes=write, delegated=write)
+    handle = await place.room.handle(agent, connection, scopes=write)
     place.redirect_to(f"{place.files.url}{SECRET}")
-    assert (await handle.call("HEAD", CONTENT, api="graph")).status_code == 502
+    answer = await handle.call("PUT", CONTENT, api="graph", content=b"new")
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "redirect_refused")
     assert not place.files.arrivals
     assert (await get(handle)).content == FILE  # the twin
+
+
+async def test_a_head_is_answered_by_the_host_of_the_file(place: Place) -> None:
+    handle = await place.handle()
+    arrived = place.redirect_to(f"{place.files.url}{SECRET}")
+    answer = await handle.call("HEAD", CONTENT, api="graph", headers={"range": "bytes=0-3"})
+    assert (answer.status_code, answer.content, answer.headers["content-length"]) == (200, b"", str(len(FILE)))
+    assert answer.headers["content-disposition"] == "attachment"
+    assert "location" not in answer.headers
+    (arrival,) = place.files.arrivals
+    assert (arrival.method, arrival.target) == ("HEAD", SECRET)
+    assert not {"authorization", "range"} & arrival.headers.keys()
+    assert [one["method"] for one in arrived] == ["HEAD"]
+
+
+async def test_a_host_that_accepts_no_head_is_told_clearly(place: Place) -> None:
+    handle = await place.handle()
+    place.redirect_to(f"{place.files.url}{SECRET}")
+    place.files.answer = lambda arrival: send_file(arrival) if arrival.method == "GET" else Reply(403, b"canary")
+    assert (await handle.call("HEAD", CONTENT, api="graph")).status_code == 502
+    (event,) = await place.room.events(handle)
+    assert (event.outcome, event.details["code"], event.details["status"]) == ("failed", "upstream_unavailable", 502)
+    said = download_failed(load_catalog().provider("microsoft"), 403, method="HEAD").description
+    assert "answered to HEAD with status 403" in said and "send GET instead" in said
+    assert (await get(handle)).content == FILE  # the twin
+
+
+def send_part(arrival: Arrival) -> Reply:
+    """Serve one range of the file, like a host of files."""
+    match arrival.headers.get("range", "").removeprefix("bytes=").partition("-"):
+        case (first, "-", last) if int(first) < len(FILE):
+            part = FILE[int(first) : int(last) + 1 if last else None]
+            place = f"bytes {first}-{int(first) + len(part) - 1}/{len(FILE)}"
+            return Reply(206, part, {"Content-Type": "text/plain", "Content-Range": place})
+        case (_, "-", _):
+            return Reply(416, b"StringToSign: canary", {"Content-Range": f"bytes */{len(FILE)}"})
+        case _:
+            return send_file(arrival)
+
+
+async def test_a_part_of_a_file_is_asked_for_at_its_host_only(place: Place) -> None:
+    handle = await place.handle()
+    place.files.answer = send_part
+    arrived = place.redirect_to(f"{place.files.url}{SECRET}")
+    answer = await get(handle, headers={"range": "bytes=4-10", "if-range": '"v1"'})
+    assert (answer.status_code, answer.content) == (206, FILE[4:11])
+    assert answer.headers["content-range"] == f"bytes 4-10/{len(FILE)}"
+    assert answer.headers["content-length"] == "7"
+    (arrival,) = place.files.arrivals
+    assert (arrival.headers["range"], arrival.headers["if-range"]) == ("bytes=4-10", '"v1"')
+    assert arrival.headers["accept-encoding"] == "identity", "a part of an encoded file can't be decoded"
+    assert not {b"range", b"if-range"} & dict(arrived[0]["headers"]).keys()
+    (event,) = await place.room.events(handle)
+    assert (event.outcome, event.details["status"], event.details["received"]) == ("ok", 206, 7)
+    rest = await get(handle, headers={"range": "bytes=30-"})
+    assert (rest.status_code, rest.content) == (206, FILE[30:])
+    whole = await get(handle)  # the twin
+    assert (whole.status_code, whole.content) == (200, FILE)
+    assert "range" not in place.files.arrivals[-1].headers
+
+
+async def test_a_part_that_is_not_there_is_told_without_the_hosts_text(place: Place) -> None:
+    handle = await place.handle()
+    place.files.answer = send_part
+    place.redirect_to(f"{place.files.url}{SECRET}")
+    answer = await get(handle, headers={"range": "bytes=900-901"})
+    assert (answer.status_code, answer.content) == (416, b"")
+    assert answer.headers["content-range"] == f"bytes */{len(FILE)}"
+    place.files.answer = lambda _: Reply(416, b"canary")
+    refused = await get(handle)  # it wasn't asked for a part
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == (502, "upstream_unavailable")
+
+
+async def test_a_host_without_parts_answers_with_the_whole_file(place: Place) -> None:
+    handle = await place.handle()
+    place.redirect_to(f"{place.files.url}{SECRET}")
+    answer = await get(handle, headers={"range": "bytes=4-10"})
+    assert (answer.status_code, answer.content) == (200, FILE)
+    part = {"Content-Range": f"bytes 0-9/{len(FILE)}"}
+    for encoding, status in (("gzip", 502), ("identity", 206)):
+        place.files.answer = lambda _, encoding=encoding: Reply(206, FILE[:10], {**part, "Content-Encoding": encoding})
+        assert (await get(handle, headers={"range": "bytes=0-9"})).status_code == status
+
+
+def test_a_repeated_range_is_none() -> None:
+    def headers(*ranges: bytes, method: str = "GET", conditions: int = 0) -> dict[str, str]:
+        sent = [*((b"range", one) for one in ranges), *[(b"if-range", b'"v1"')] * conditions]
+        return download_headers({"user-agent": "a/1", "accept": "*/*"}, method=method, sent=Headers(raw=sent))
+
+    assert headers(b"bytes=0-1") == {"user-agent": "a/1", "range": "bytes=0-1"}
+    assert headers(b"bytes=0-1", conditions=1) == {"user-agent": "a/1", "range": "bytes=0-1", "if-range": '"v1"'}
+    for none in (
+        headers(b"bytes=0-1", b"bytes=4-5"),
+        headers(b"bytes=0-1", conditions=2),
+        headers(b"bytes=0-1", method="HEAD"),
+        headers(conditions=1),
+    ):
+        assert none == {"user-agent": "a/1"}
 
 
 async def test_a_redirect_within_the_api_is_still_the_clients_to_follow(place: Place) -> None:
