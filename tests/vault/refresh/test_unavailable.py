@@ -199,6 +199,13 @@ def test_in_a_grace_a_pause_leaves_time_for_a_try(grace: int, sends: int, left: 
     assert pause_after(policy, unresolved, now=now, is_over=False, asked=asked) == pause
 
 
+@pytest.mark.parametrize(("silent_for", "pause"), [(0, 60), (243, 60), (244, 61), (4000, 1000), (5 * 86400, 86400)])
+def test_the_next_try_waits_for_a_quarter_of_the_silence(silent_for: int, pause: int) -> None:
+    policy = UpstreamPolicy("slack", rotation=RotationMode.STRICT)
+    unresolved = [UnresolvedSends("one", 1000, 2, is_settled=True)]
+    assert pause_after(policy, unresolved, now=1000 + silent_for, is_over=True) == pause
+
+
 def test_a_long_silence_pauses_for_a_day_at_most_and_another_clock_keeps_to_it() -> None:
     policy = UpstreamPolicy("slack", rotation=RotationMode.STRICT)
     unresolved = [UnresolvedSends("one", 0, 40, is_settled=True)]
