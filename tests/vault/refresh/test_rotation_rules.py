@@ -198,8 +198,8 @@ OPEN = [*SETTLED, rules.UnresolvedSends("b", 100)]
         (RotationMode.REVOKES, SETTLED, 200, {"access_expires_at": 200}, True),
         (RotationMode.REVOKES, SETTLED, 200, {"access_expires_at": 201}, False),
         (RotationMode.GRACE, OPEN, 200, {}, True),
-        (RotationMode.GRACE, OPEN, 99, {}, True),
-        (RotationMode.GRACE, OPEN, 97, {}, False),  # clocks don't differ that much
+        (RotationMode.GRACE, OPEN, 98, {}, True),  # clocks differ that much
+        (RotationMode.GRACE, OPEN, 97, {}, False),
         (RotationMode.GRACE, OPEN, 100 + 1000 - 2 * SEND_DEADLINE, {}, False),
         (RotationMode.GRACE, OPEN, 99 + 1000 - 2 * SEND_DEADLINE, {}, True),
     ],
@@ -210,3 +210,8 @@ def test_a_token_is_sent_again_where_that_costs_nothing(
     policy = UpstreamPolicy("slack", rotation=mode, grace=1000)
     decision = rules.may_send(policy, sends, now=now, **{"access_expires_at": 0} | more)
     assert decision is (rules.SendDecision.SEND if may else rules.SendDecision.WAIT)
+
+
+def test_a_lease_and_a_claim_end_at_their_second() -> None:
+    assert [rules.may_claim(lease_until=100, now=now, holder_is_gone=False) for now in (99, 100)] == [False, True]
+    assert [rules.is_claim_void(SEND_DEADLINE + late) for late in (0, 0.1)] == [False, True]
