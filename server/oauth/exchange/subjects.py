@@ -48,7 +48,6 @@ class Subject:
     audience: str
     expires_at: int | None  # upper limit for everything made from it
     kind: str
-    reason: str = ""
     limits: Limits | None = None
     details: dict[str, object] = field(default_factory=dict[str, object])
     token_id: str = ""  # of an access token of ours; what is made from it ends with it

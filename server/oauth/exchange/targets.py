@@ -52,11 +52,11 @@ def _unknown(what: str) -> OAuthError:
 
 async def resolve(deployment: Deployment, *, audience: str | None, resource: str | None, user_id: str) -> Target:
     """The one target that both name. Raises invalid_target; invalid_request when neither is present."""
-    if audience is None and resource is None:
-        raise OAuthError("invalid_request", "set audience or resource to name the token's target")
     named = None if audience is None else await _by_name(deployment, audience, user_id=user_id)
     if resource is None:
-        return named or _refuse_missing()
+        if named is None:
+            raise OAuthError("invalid_request", "set audience or resource to name the token's target")
+        return named
     if isinstance(named, UpstreamTarget):
         api = _api_at(named.provider, resource)
         if api is None:
@@ -66,10 +66,6 @@ async def resolve(deployment: Deployment, *, audience: str | None, resource: str
     if named is not None and named != addressed:
         raise OAuthError("invalid_target", "audience and resource name different targets")
     return addressed
-
-
-def _refuse_missing() -> Target:
-    raise _unknown("audience")
 
 
 async def _by_name(deployment: Deployment, audience: str, *, user_id: str) -> Target:

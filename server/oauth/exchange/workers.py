@@ -119,7 +119,6 @@ async def _verify(deployment: Deployment, asked: TokenRequest, token: str, rules
         audience="",
         expires_at=None,  # it has been used up by now
         kind="worker",
-        reason=reason,
         limits=rules.limits,
         details={"reason": reason, "worker_token": token_id[:64]},
     )
