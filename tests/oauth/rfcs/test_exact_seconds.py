@@ -12,7 +12,7 @@ from server.oauth.authorization_request import AuthorizationRequest, with_sign_i
 from server.oauth.clients.authentication import find_client
 from server.oauth.clients.metadata_documents import MAX_FRESH
 from server.oauth.clients.rules import CHANGED_AT, trusts_consent
-from server.oauth.tokens import MAX_LIFETIME
+from server.oauth.tokens import MAX_LIFETIME, TokenRefused, check_live, verify
 from server.settings import Settings
 from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.oauth_world import REDIRECT, WEB, World, claims_of, error_of, header_of, sign_jwt
@@ -44,6 +44,17 @@ async def test_an_access_token_counts_from_its_iat_to_its_exp(world: World, iat:
     with stopped_clock(world.vault.deployment.database) as now:
         made = sign_jwt(header_of(token), claims_of(token) | {"iat": now + iat, "exp": now + exp}, key)
         assert await world.probe(made) == status
+
+
+async def test_a_request_that_takes_long_ends_with_its_token(world: World) -> None:
+    deployment = world.vault.deployment
+    token = (await world.tokens())["access_token"]
+    principal = await verify(deployment, token)
+    assert principal.expires_at == claims_of(token)["exp"]
+    with stopped_clock(deployment.database, at=principal.expires_at - 1):
+        await check_live(deployment, principal)
+    with stopped_clock(deployment.database, at=principal.expires_at), pytest.raises(TokenRefused):
+        await check_live(deployment, principal)
 
 
 @pytest.mark.parametrize(
