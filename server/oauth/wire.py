@@ -6,7 +6,6 @@ Other modules decide about requests; this one gives every answer the same strict
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -29,7 +28,6 @@ from server.oauth.rules import OAuthError
 from vault.refusals import VaultError
 
 FORM_LIMIT: Final = 32 * 1024  # bytes
-_LENGTH: Final = re.compile(b"[0-9]{1,12}")
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _log = logging.getLogger("token_vault.oauth")
@@ -61,28 +59,17 @@ def told_error(told: AgentRefusal) -> OAuthError:
 
 
 async def _read_body(request: Request, *, limit: int) -> bytes:
-    """The body; refused once it is known to be longer than `limit`."""
-    announced = _header(request, b"content-length") or b"0"
-    if _LENGTH.fullmatch(announced) is None or int(announced) > limit:
-        raise _too_large()
+    """The body; refused once it is longer than `limit`."""
     try:
         return await read_body(request.receive, limit=limit)
     except BodyTooLarge as error:
-        raise _too_large() from error
-
-
-def _too_large() -> OAuthError:
-    return OAuthError("body_too_large", "the request body is too large")
-
-
-def _header(request: Request, wanted: bytes) -> bytes:
-    """The header's value; empty if there is none, or two, because it would be unclear which one applies."""
-    found: list[bytes] = [value for name, value in request.scope["headers"] if name == wanted]
-    return found[0] if len(found) == 1 else b""
+        raise OAuthError("body_too_large", "the request body is too large") from error
 
 
 def _content_type(request: Request) -> str:
-    return _header(request, b"content-type").decode("latin-1").partition(";")[0].strip().lower()
+    """The body's type; empty if the request names none, or two, because it would be unclear which one applies."""
+    found: list[bytes] = [value for name, value in request.scope["headers"] if name == b"content-type"]
+    return found[0].decode("latin-1").partition(";")[0].strip().lower() if len(found) == 1 else ""
 
 
 async def read_form(request: Request) -> Parameters:
