@@ -38,11 +38,13 @@ from server.runtime.rate_limits import agent_place, host_place
 from tests.conftest import unavailable
 from tests.support.bridge_processes import Machine, in_the_browser
 from tests.support.harness import PASSWORD, RunningVault, Tokens
+from tests.support.inspection import read_events
 from tests.support.person import Person
 from tests.support.processes import PROGRAM
 from tests.support.rooms.oauth_world import sign_jwt
 from tests.support.rooms.program_room import READ, TOKEN, WRITE, ProgramRoom, Ran, program_room
 from vault import clients, users
+from vault.records import Event
 
 USER = "https://api.github.com/user"
 RUNS = ("authorization_code", "refresh_token", TOKEN_EXCHANGE)
@@ -346,15 +348,22 @@ async def test_new_handles_count_as_requests_for_tokens(there: Elsewhere) -> Non
 async def test_refused_hosts_of_programs_do_not_count_for_the_calls_of_their_agent(there: Elsewhere) -> None:
     tokens = await sign_agent_in(there.room.vault, there.person)
     await allow(there, tokens.client_id, READ)
-    user_id, budgets = there.room.principal.user_id, there.room.vault.deployment.budgets
+    user_id, deployment = there.room.principal.user_id, there.room.vault.deployment
     own, host = {"path": "/nothing/that/is/there"}, {"host": "refused.example"}
+
+    def is_told(event: Event) -> bool:
+        return (event.kind, event.client_id) == ("program.called", tokens.client_id)
 
     async def statuses() -> list[int]:
         return [(await ask(there, f"Bearer {tokens.access_token}", changes=one)).status_code for one in (own, host)]
 
     assert await statuses() == [403, 403]
+    async with asyncio.timeout(30):
+        while not (hosts := [one.details["host"] for one in await read_events(deployment) if is_told(one)]):
+            await asyncio.sleep(0.05)
+    assert hosts == ["refused.example"]
     for place, expected in ((host_place, [403, 429]), (agent_place, [429, 429])):
-        while not budgets.spend(user_id, place(tokens.client_id), now=monotonic() + 600):
+        while not deployment.budgets.spend(user_id, place(tokens.client_id), now=monotonic() + 600):
             pass
         assert await statuses() == expected
 
