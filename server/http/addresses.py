@@ -20,7 +20,13 @@ _PREFIX = 64  # bits of an IPv6 address: a customer holds at least a /64 (RFC 61
 
 def address_of(request: HTTPConnection) -> str:
     """The peer's IP address, or the one that a trusted proxy forwards for; `unknown` for anything else."""
-    found = None if request.client is None else parse_address(request.client.host)
+    return UNKNOWN if request.client is None else _as_written(request.client.host)
+
+
+@lru_cache(maxsize=1024)
+def _as_written(host: str) -> str:
+    """The address in its usual form; `unknown` if it isn't one."""
+    found = parse_address(host)
     return UNKNOWN if found is None else str(found)
 
 
