@@ -3,10 +3,14 @@
     python -m tests.bench.exchange [--rounds N] [--calls N] [--json]
 
 They run one after another in each round. The vault exchanges the same subject token each time, a different one each
-time, and one for a proxy handle; and it redeems a different refresh token each time. oidc-provider keeps everything in
-memory and refreshes to JWTs signed with ES256. Authlib on Flask and gunicorn also keeps everything in memory and issues
-such JWTs for client credentials. django-oauth-toolkit uses SQLite and refreshes to opaque tokens. No refresh token
-rotates at these.
+time, and one for a proxy handle; and it rotates a different refresh token each time, stored durably with its event, and
+signs a JWT with RS256. oidc-provider keeps everything in memory and refreshes to JWTs signed with ES256. Authlib on
+Flask and gunicorn also keeps everything in memory and issues such JWTs for client credentials. django-oauth-toolkit
+uses SQLite without syncing commits and refreshes to opaque tokens. No refresh token rotates at these.
+
+Two more rows rotate a different refresh token each time, as ours does: oidc-provider in memory, with RS256, and
+django-oauth-toolkit with durable commits, still to opaque tokens. Files are in memory (`tests.support.memory`) unless
+TMPDIR names a disk, so syncing costs nobody anything; with TMPDIR, it does.
 """
 
 from __future__ import annotations
@@ -46,14 +50,18 @@ from tests.support.foreign.foreign import FOLDER, node
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 SECRET = "s" * 43
 CREDENTIALS = {"client_id": "bench", "client_secret": SECRET}
+_REFRESH = {**CREDENTIALS, "grant_type": "refresh_token"}
 PEER = "oidc-provider, refresh_token"
+ROTATING = "oidc-provider, rotated, RS256"
+ROTATING_TOOLKIT = "django-oauth-toolkit, rotated"
 AUTHLIB = "Authlib on Flask, client_credentials"
 TOOLKIT = "django-oauth-toolkit, refresh_token"
 EXCHANGE = "exchange, same subject token"
+REFRESH = "refresh_token, another one each time"
 WANTED = {  # our CPU time over the peer's
     EXCHANGE: {PEER: 0.55, AUTHLIB: 0.30, TOOLKIT: 0.12},
     "exchange, another subject token each time": {PEER: 1.15},
-    "refresh_token, another one each time": {PEER: 0.75},
+    REFRESH: {PEER: 0.75},
 }
 
 
@@ -77,18 +85,40 @@ def request_bytes(port: int, form: dict[str, str], *, path: str = "/token") -> b
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-def start_peer(*, core: int) -> Kind:
-    """Start oidc-provider with one refresh token."""
-    port = free_port()
-    process = subprocess.Popen(
-        ["taskset", "-c", str(core), node(), "refresh_bench.mjs", str(port), SECRET],
+def _start_oidc(port: int, *more: str, core: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["taskset", "-c", str(core), node(), "refresh_bench.mjs", str(port), SECRET, *more],
         cwd=FOLDER,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         env=os.environ | {"NODE_ENV": "production"},
     )
-    return _refresh_kind(PEER, Contender("oidc-provider", process, port))
+
+
+def start_peer(*, core: int) -> Kind:
+    """Start oidc-provider with one refresh token."""
+    port = free_port()
+    process = _start_oidc(port, core=core)
+    request = request_bytes(port, {**_REFRESH, "refresh_token": first_word(process)})
+    return Kind(PEER, Contender("oidc-provider", process, port), lambda _: request)
+
+
+def start_rotating_peer(folder: Path, *, core: int, tokens: int) -> Kind:
+    """Start oidc-provider with a refresh token for each request, which it rotates."""
+    port, file = free_port(), folder / "peers.txt"
+    process = _start_oidc(port, str(file), str(tokens), core=core)
+    assert first_word(process) == "ready"
+    return _rotating_kind(
+        ROTATING, Contender("oidc-provider, rotating", process, port), file.read_text(encoding="ascii").split()
+    )
+
+
+def _rotating_kind(name: str, server: Contender, tokens: Sequence[str], *, path: str = "/token") -> Kind:
+    turns = iter(tokens)
+    return Kind(
+        name, server, lambda _: request_bytes(server.port, {**_REFRESH, "refresh_token": next(turns)}, path=path)
+    )
 
 
 def start_authlib(*, core: int) -> Kind:
@@ -99,22 +129,24 @@ def start_authlib(*, core: int) -> Kind:
     return Kind(AUTHLIB, Contender("Authlib on Flask", process, port), lambda _: request)
 
 
-def _refresh_kind(name: str, server: Contender) -> Kind:
-    """Refreshes with the one token that the server printed."""
-    form = {**CREDENTIALS, "grant_type": "refresh_token", "refresh_token": first_word(server.process)}
-    request = request_bytes(server.port, form)
-    return Kind(name, server, lambda _: request)
-
-
 def start_toolkit(folder: Path, *, core: int) -> Kind:
     """Start django-oauth-toolkit with several refresh tokens to use in turn."""
     port = free_port()
     process = start("tests.bench.servers.toolkit", str(port), str(folder), SECRET, core=core)
     assert process.stdout is not None
-    form = {**CREDENTIALS, "grant_type": "refresh_token"}
     tokens = process.stdout.readline().split()
-    turns = itertools.cycle([request_bytes(port, form | {"refresh_token": one}, path="/token/") for one in tokens])
+    turns = itertools.cycle([request_bytes(port, {**_REFRESH, "refresh_token": one}, path="/token/") for one in tokens])
     return Kind(TOOLKIT, Contender("django-oauth-toolkit", process, port), lambda _: next(turns))
+
+
+def start_rotating_toolkit(folder: Path, *, core: int, tokens: int) -> Kind:
+    """Start django-oauth-toolkit with a refresh token for each request, which it rotates durably."""
+    port = free_port()
+    folder.mkdir()
+    process = start("tests.bench.servers.toolkit", str(port), str(folder), SECRET, str(tokens), core=core)
+    assert process.stdout is not None
+    server = Contender("django-oauth-toolkit, rotating", process, port)
+    return _rotating_kind(ROTATING_TOOLKIT, server, process.stdout.readline().split(), path="/token/")
 
 
 def start_vault(folder: Path, *, core: int, tokens: int) -> list[Kind]:
@@ -146,7 +178,7 @@ def start_vault(folder: Path, *, core: int, tokens: int) -> list[Kind]:
         ),
         Kind("exchange for a handle", ours, lambda _: handle),
         Kind(
-            "refresh_token, another one each time",
+            REFRESH,
             ours,
             lambda _: request_bytes(port, refresh | {"refresh_token": next(renewing)}),
         ),
@@ -174,24 +206,30 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     processes: list[subprocess.Popen[str]] = []
     try:
         with tempfile.TemporaryDirectory() as name:
-            peer = start_peer(core=SERVER_CORE)
-            processes.append(peer.server.process)
-            warm = 2000  # oidc-provider needs a while to warm up
-            toolkit = start_toolkit(Path(name), core=SERVER_CORE)
-            processes.append(toolkit.server.process)
-            authlib = start_authlib(core=SERVER_CORE)
-            processes.append(authlib.server.process)
+            folder, warm, core = Path(name), 2000, SERVER_CORE  # oidc-provider needs a while to warm up
             tokens = 1 + warm + chosen.rounds * chosen.calls
-            kinds = [peer, toolkit, authlib, *start_vault(Path(name), core=SERVER_CORE, tokens=tokens)]
-            processes.append(kinds[3].server.process)
+            starts: list[Callable[[], list[Kind]]] = [
+                lambda: [start_peer(core=core)],
+                lambda: [start_rotating_peer(folder, core=core, tokens=tokens)],
+                lambda: [start_toolkit(folder, core=core)],
+                lambda: [start_rotating_toolkit(folder / "rotating", core=core, tokens=tokens // 5)],
+                lambda: [start_authlib(core=core)],
+                lambda: start_vault(folder, core=core, tokens=tokens),
+            ]
+            kinds: list[Kind] = []
+            for one in starts:
+                kinds += one()
+                processes.append(kinds[-1].server.process)
+            slow = {TOOLKIT, ROTATING_TOOLKIT}
             for kind in kinds:
                 wait_for(kind.server.port, kind.server.process)
-                await measure(kind, 400 if kind is toolkit else warm)
+                await measure(kind, 400 if kind.name in slow else warm)
             rows: dict[str, list[tuple[float, float]]] = {kind.name: [] for kind in kinds}
             for number in range(chosen.rounds):
                 turn = number % len(kinds)
                 for kind in kinds[turn:] + kinds[:turn]:
-                    rows[kind.name].append(await measure(kind, chosen.calls // 10 if kind is toolkit else chosen.calls))
+                    calls = chosen.calls // 10 if kind.name in slow else chosen.calls
+                    rows[kind.name].append(await measure(kind, calls))
             memory = {kind.name: round(kind.server.memory_mb()) for kind in kinds}
     finally:
         for process in processes:
@@ -222,6 +260,11 @@ def show(
             "per_cpu_second_over_peer": round(statistics.median(ratios), 2),
             "min_max": [round(min(ratios), 2), round(max(ratios), 2)],
         }
+    like_ours = {
+        peer: [round(mine[0] / theirs[0], 2) for theirs, mine in zip(rows[peer], rows[REFRESH], strict=True)]
+        for peer in (ROTATING, ROTATING_TOOLKIT)
+    }
+    found[REFRESH]["time_over"] = {peer: statistics.median(ratios) for peer, ratios in like_ours.items()}
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -235,6 +278,8 @@ def show(
             f"{name:<44}{facts['cpu_us']:>8}{facts['per_second']:>8}{facts['memory_mb']:>6}"
             f"   {facts['per_cpu_second_over_peer']}x ({spread[0]}-{spread[1]})"
         )
+    for peer, ratios in like_ours.items():
+        print(f"{REFRESH}: {statistics.median(ratios)} ({min(ratios)}-{max(ratios)}) of the time of {peer}")
 
 
 if __name__ == "__main__":

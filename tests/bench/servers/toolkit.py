@@ -1,7 +1,8 @@
 """django-oauth-toolkit on SQLite with one confidential client and its refresh tokens, which are printed.
 
-`python -m tests.bench.servers.toolkit PORT FOLDER SECRET`. Secrets aren't hashed and refresh tokens aren't rotated: the
-least work for a refresh.
+`python -m tests.bench.servers.toolkit PORT FOLDER SECRET [COUNT]`. Secrets aren't hashed, refresh tokens aren't
+rotated, and a commit isn't synced (`synchronous=normal`): the least work for a refresh. With COUNT, it rotates that
+many tokens, and each commit is durable (`synchronous=full`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from django.core.wsgi import get_wsgi_application
 from django.utils import timezone
 
 PORT, FOLDER, SECRET = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+ROTATED = int(sys.argv[4]) if len(sys.argv) > 4 else 0
 
 
 def configure() -> None:
@@ -35,12 +37,12 @@ def configure() -> None:
                 "CONN_MAX_AGE": None,
                 "OPTIONS": {
                     "transaction_mode": "IMMEDIATE",
-                    "init_command": "pragma journal_mode=wal; pragma synchronous=normal",
+                    "init_command": f"pragma journal_mode=wal; pragma synchronous={'full' if ROTATED else 'normal'}",
                 },
             }
         },
         USE_TZ=True,
-        OAUTH2_PROVIDER={"SCOPES": {"read": "Read"}, "ROTATE_REFRESH_TOKEN": False, "PKCE_REQUIRED": False},
+        OAUTH2_PROVIDER={"SCOPES": {"read": "Read"}, "ROTATE_REFRESH_TOKEN": ROTATED > 0, "PKCE_REQUIRED": False},
     )
     django.setup()
     call_command("migrate", verbosity=0)
@@ -61,7 +63,7 @@ def fill() -> list[str]:
         redirect_uris="https://app.example/callback",
     )
     ends = timezone.now() + timedelta(hours=1)
-    tokens = [f"refresh-{number}" for number in range(64)]
+    tokens = [f"refresh-{number}" for number in range(ROTATED or 64)]
     for token in tokens:
         first = AccessToken.objects.create(
             user=user, application=application, token=f"first-{token}", expires=ends, scope="read"
