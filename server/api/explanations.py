@@ -1,17 +1,22 @@
-"""Explanations in the Admin API: why an agent can't use an account, and what a company's assertion would give.
+"""Explanations in the Admin API: why an agent can't use an account, what the operator's rules would decide about a
+call, and what a company's assertion would give.
 
 Nothing is recorded or used up.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field, field_validator
 
+from server.administration import people
 from server.administration.explanations.exchanges import ExplainedExchange, explain_exchange
+from server.administration.explanations.rules import UseRefused, explain_rules
 from server.api.operations import AdminCall, ApiOutput, Instant, Strict, instant, operation
 from server.api.people import person_of
+from server.api.problems import ApiRefused, FieldProblem
 from server.oauth.enterprise.explanation import explain_assertion
 from server.oauth.enterprise.refusals import REFUSALS
 from server.oauth.token_request import PURPOSE
@@ -76,6 +81,55 @@ class ExplanationRecord(ApiOutput):
         description="What the agent gets at /token; null if the exchange fails"
     )
     companies: list[CompanyStepRecord]
+
+
+class PolicyUse(Strict):
+    """A use of an account, which nobody makes."""
+
+    call: str = Field(min_length=1, max_length=200, description="A tool, or `exchange`, `proxy`, or `request`")
+    person_id: str = Field(min_length=1, max_length=64, description="Whose account it is")
+    agent_id: str = Field(min_length=1, max_length=2048, description="The agent; an unknown one has no name or kind")
+    arguments: dict[str, object] = Field(default={}, description="The tool's arguments")
+    actors: list[str] = Field(default=[], max_length=20, description="IDs of the agents that it acts for")
+    provider: str = Field(default="", max_length=200, description="The provider, if `call` isn't a tool")
+    account: str = Field(default="", description="The account's display name")
+    scopes: list[str] = Field(default=[], max_length=200, description="Scopes. Default: those of the tool")
+    at: AwareDatetime | None = Field(default=None, description="When; a year from 2000 to 2099. Default: now")
+    address: str = Field(default="", max_length=100, description="IP address of the agent. Default: unknown")
+    strong: bool = Field(default=False, description="The person signed in with a passkey or several factors")
+    signed_in_seconds: int | None = Field(
+        default=None, ge=0, le=10**9, description="Seconds since the person signed in. Default: unknown"
+    )
+    method: str = Field(default="", description="Method of a proxied call")
+    api: str = Field(default="", description="API of a proxied call")
+    path: str = Field(default="", description="Path of a proxied call, as in the provider file")
+    shadow: bool = Field(default=False, description="Ask the rules in policy.shadow_folder instead")
+
+    @field_validator("at")
+    @classmethod
+    def _is_near(cls, value: datetime | None) -> datetime | None:
+        if value is not None and not 2000 <= value.year < 2100:
+            raise ValueError("use a year from 2000 to 2099")
+        return value
+
+
+class MetRule(ApiOutput):
+    """A rule that can apply to a call of this kind."""
+
+    rule: str
+    reason: str | None
+    place: str = Field(description="File and line")
+    asks: bool = Field(description="It requires the person's approval instead of forbidding")
+
+
+class PolicyExplanation(ApiOutput):
+    """What the rules decide about a use."""
+
+    outcome: Literal["allow", "ask", "forbid"]
+    rule: str | None = Field(description="The rule that decides; null if none forbids or asks")
+    reason: str | None
+    met: list[MetRule] = Field(description="Every rule that can apply to a call of this kind")
+    digest: str = Field(description="Identifies the rules")
 
 
 class AdmittedRule(ApiOutput):
@@ -169,6 +223,31 @@ def _step(one: CheckedStep) -> StepRecord:
     )
 
 
+@operation("POST", "/policies/explanations", scope="admin:read", only_reads=True, refusals=["not_found"])
+async def explain_policy(call: AdminCall, body: PolicyUse) -> PolicyExplanation:
+    """Explain what the operator's rules decide about a call, and which of them can apply to it.
+
+    The person's groups and role, and the agent's name are the current ones. Only the rules are asked: neither
+    permissions nor a decision point elsewhere (exchange.policy_url).
+    """
+    deployment = call.deployment
+    person = await people.person_with_id(deployment.database, body.person_id)
+    case = body.model_dump(exclude={"person_id", "agent_id", "shadow"})
+    case["at"] = body.at or datetime.fromtimestamp(deployment.now(), UTC)
+    try:
+        found = await explain_rules(deployment, case, person=person, agent_id=body.agent_id, is_shadow=body.shadow)
+    except UseRefused as refused:
+        problem = FieldProblem(pointer=f"/{refused.field}", message=str(refused))
+        raise ApiRefused("invalid_request", "The body has a wrong value.", errors=[problem]) from None
+    return PolicyExplanation(
+        outcome=found.verdict.outcome.value,
+        rule=found.verdict.rule or None,
+        reason=found.verdict.reason or None,
+        met=[MetRule(rule=one.name, reason=one.reason or None, place=one.place, asks=one.asks) for one in found.met],
+        digest=found.digest,
+    )
+
+
 @operation("GET", "/companies", scope="admin:read")
 async def list_companies(call: AdminCall) -> Companies:
     """List the companies whose identity provider admits agents, with their rules, from the settings."""
@@ -213,4 +292,4 @@ async def explain_company_assertion(call: AdminCall, body: PresentedAssertion) -
     )
 
 
-OPERATIONS = (explain_account_use, list_companies, explain_company_assertion)
+OPERATIONS = (explain_account_use, explain_policy, list_companies, explain_company_assertion)

@@ -17,7 +17,7 @@ from providers.tools.spec import ToolSpec
 from server.policy.decisions import Decider
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
 from server.policy.files import RulesRefused
-from server.policy.rules import RuleSet
+from server.policy.rules import PolicyRule, RuleSet
 from server.policy.schema import Action
 from vault import groups, users
 from vault.refresh.policy_checks import PolicyVerdict
@@ -86,7 +86,10 @@ class CasePlace:
 
     def judge(self, rules: RuleSet, case: PolicyCase) -> PolicyVerdict:
         """The decision of these rules. Raises ValueError with an explanation for a case that can't happen."""
-        facts = self.facts_of(case, rules.actions)
+        return self.decide(rules, self.facts_of(case, rules.actions))
+
+    def decide(self, rules: RuleSet, facts: CallFacts) -> PolicyVerdict:
+        """The decision of these rules."""
         policy = self.policies.get(facts.provider)
         return Decider(rules, facts.action, facts.provider, facts.agent.id, facts.scopes, policy).decide(facts)
 
@@ -132,6 +135,11 @@ class CasePlace:
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(f"{case.call}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def rules_met(rules: RuleSet, facts: CallFacts) -> list[PolicyRule]:
+    """The rules that can apply to a call of this kind."""
+    return [one for one in rules.rules if one.meets(facts.action, provider=facts.provider, agent=facts.agent.id)]
 
 
 def run_cases(files: Sequence[Path], rules: RuleSet, place: CasePlace) -> list[CaseResult]:

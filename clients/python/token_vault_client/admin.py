@@ -861,6 +861,15 @@ class MemberRecord(TypedDict):
     expires_at: str | None
 
 
+class MetRule(TypedDict):
+    """A rule that can apply to a call of this kind."""
+
+    rule: str
+    reason: str | None
+    place: str
+    asks: bool
+
+
 class NewAnswer(TypedDict):
     """An answer to a request."""
 
@@ -1047,6 +1056,37 @@ class PersonRecord(TypedDict):
     created_at: str
     disabled_at: str | None
     stopped_at: str | None
+
+
+class PolicyExplanation(TypedDict):
+    """What the rules decide about a use."""
+
+    outcome: Literal["allow", "ask", "forbid"]
+    rule: str | None
+    reason: str | None
+    met: list[MetRule]
+    digest: str
+
+
+class PolicyUse(TypedDict):
+    """A use of an account, which nobody makes."""
+
+    call: str
+    person_id: str
+    agent_id: str
+    arguments: NotRequired[dict[str, Any]]
+    actors: NotRequired[list[str]]
+    provider: NotRequired[str]
+    account: NotRequired[str]
+    scopes: NotRequired[list[str]]
+    at: NotRequired[str | None]
+    address: NotRequired[str]
+    strong: NotRequired[bool]
+    signed_in_seconds: NotRequired[int | None]
+    method: NotRequired[str]
+    api: NotRequired[str]
+    path: NotRequired[str]
+    shadow: NotRequired[bool]
 
 
 class PresentedAssertion(TypedDict):
@@ -1580,6 +1620,10 @@ class AdminClient(AdminBase):
             f"/admin/v1/people/{path_part(person_id)}/connections/{path_part(connection_id)}/explanation",
             query={"agent_id": agent_id, "scope": scope},
         )
+
+    def explain_policy(self, body: PolicyUse) -> PolicyExplanation:
+        """Explain what the operator's rules decide about a call, and which of them can apply to it."""
+        return self._call("POST", "/admin/v1/policies/explanations", body={**body})
 
     def list_companies(self) -> Companies:
         """List the companies whose identity provider admits agents, with their rules, from the settings."""

@@ -764,6 +764,14 @@ export interface MemberRecord {
   expires_at: string | null;
 }
 
+/** A rule that can apply to a call of this kind. */
+export interface MetRule {
+  rule: string;
+  reason: string | null;
+  place: string;
+  asks: boolean;
+}
+
 /** An answer to a request. */
 export interface NewAnswer {
   allow: boolean;
@@ -929,6 +937,35 @@ export interface PersonRecord {
   created_at: string;
   disabled_at: string | null;
   stopped_at: string | null;
+}
+
+/** What the rules decide about a use. */
+export interface PolicyExplanation {
+  outcome: "allow" | "ask" | "forbid";
+  rule: string | null;
+  reason: string | null;
+  met: Array<MetRule>;
+  digest: string;
+}
+
+/** A use of an account, which nobody makes. */
+export interface PolicyUse {
+  call: string;
+  person_id: string;
+  agent_id: string;
+  arguments?: Record<string, unknown>;
+  actors?: Array<string>;
+  provider?: string;
+  account?: string;
+  scopes?: Array<string>;
+  at?: string | null;
+  address?: string;
+  strong?: boolean;
+  signed_in_seconds?: number | null;
+  method?: string;
+  api?: string;
+  path?: string;
+  shadow?: boolean;
 }
 
 /** An assertion (ID-JAG). */
@@ -1424,6 +1461,11 @@ export class AdminClient extends AdminBase {
   /** Explain why an agent can't use an account, or what it would get. */
   async explainAccountUse(personId: string, connectionId: string, query: { agent_id: string; scope?: string }): Promise<ExplanationRecord> {
     return this.call("GET", `/admin/v1/people/${pathPart(personId)}/connections/${pathPart(connectionId)}/explanation`, { query }) as Promise<ExplanationRecord>;
+  }
+
+  /** Explain what the operator's rules decide about a call, and which of them can apply to it. */
+  async explainPolicy(body: PolicyUse): Promise<PolicyExplanation> {
+    return this.call("POST", `/admin/v1/policies/explanations`, { body }) as Promise<PolicyExplanation>;
   }
 
   /** List the companies whose identity provider admits agents, with their rules, from the settings. */

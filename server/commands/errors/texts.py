@@ -116,6 +116,7 @@ ADMIN: Final[dict[str, str]] = {
     "event_unsigned, no_checkpoint": (
         "It isn't signed yet. Wait for `Retry-After`, or run `token-vault activity checkpoint` on the host."
     ),
+    "no_rules": "Set `policy.folder`, or for `shadow`, `policy.shadow_folder`, to a folder with rules.",
     "event_before_tree, event_pruned": "This event can't be proved: it is older than the tree, or was pruned.",
     "chain_broken": "The activity was changed in the database. Run `token-vault activity verify` on the host.",
     "conflict": "This `Idempotency-Key` belongs to another registration. Use a new one.",

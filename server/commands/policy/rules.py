@@ -238,6 +238,8 @@ def _case_fields(one: CaseResult) -> dict[str, object]:
 
 
 async def _explain(setup: Setup, call: str, *, case: str, user: str | None, folder: Path | None) -> dict[str, object]:
+    from server.policy.cases import rules_met
+
     wanted = _case(call, case)
     async with _place(setup, _folder(setup, folder)) as place:
         rules = place.load()
@@ -245,14 +247,11 @@ async def _explain(setup: Setup, call: str, *, case: str, user: str | None, fold
             wanted = await _with_person(place, wanted, user)
         cases = place.cases()
         try:
-            verdict, facts = cases.judge(rules, wanted), cases.facts_of(wanted, rules.actions)
+            facts = cases.facts_of(wanted, rules.actions)
         except ValueError as error:
             fail(str(error))
-    met = [
-        f"{one.name} ({one.place})"
-        for one in rules.rules
-        if one.meets(facts.action, provider=facts.provider, agent=facts.agent.id)
-    ]
+    verdict = cases.decide(rules, facts)
+    met = [f"{one.name} ({one.place})" for one in rules_met(rules, facts)]
     return {
         "outcome": verdict.outcome.value,
         "rule": verdict.rule or "none",
