@@ -322,3 +322,54 @@ async def test_a_connection_that_comes_as_its_caller_leaves_is_not_lost(postgres
         taken.terminate()
         await attempts.close()
         await way.wait_until_empty()
+
+
+@pytest.mark.parametrize("how", ["is fine", "was closed", "was ended by its server", "takes no writes now"])
+async def test_a_kept_connection_serves_the_next_only_while_it_takes_writes(postgres_store: Store, how: str) -> None:
+    servers = Servers(split_hosts(postgres_store.url), {})
+    made: list[DriverConnection] = []
+
+    async def connect() -> DriverConnection:
+        made.append(await servers.connect())
+        asyncio.get_running_loop().call_soon(leaving.cancel)
+        return made[-1]
+
+    attempts = Attempts(connect)
+    leaving = asyncio.create_task(attempts.take())
+    await asyncio.wait([leaving])
+    (kept,) = made
+    match how:
+        case "was closed":
+            await kept.close()
+        case "was ended by its server":
+            other = await servers.connect()
+            await other.fetchval("select cast(pg_terminate_backend($1) as int)", kept.get_server_pid())
+            other.terminate()
+        case "takes no writes now":
+            await kept.execute("set default_transaction_read_only = on")
+        case _:
+            pass
+    taken = await attempts.take()
+    assert (taken is kept, kept.is_closed()) == (how == "is fine", how != "is fine")
+    assert await taken.fetchval("select 1") == 1
+    taken.terminate()
+    await attempts.close()
+
+
+async def test_a_kept_connection_that_nobody_needs_is_closed(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.postgres_attempts, "SPARE", 0.01)
+    async with way_to(postgres_store.url) as (way, url):
+        servers = Servers(split_hosts(url), {})
+
+        async def connect() -> DriverConnection:
+            connection = await servers.connect()
+            asyncio.get_running_loop().call_soon(leaving.cancel)
+            return connection
+
+        attempts = Attempts(connect)
+        leaving = asyncio.create_task(attempts.take())
+        await asyncio.wait([leaving])
+        await way.wait_until_empty()
+        await attempts.close()
