@@ -70,9 +70,9 @@ async def list_keys(reader: Reader, *, now: int) -> Inventory:
         for one in await masters.list_masters(reader)
     )
     mine = [row for row in ring if text(row, "purpose") == PURPOSE]
-    able = sorted((integer(row, "active_at"), text(row, "id")) for row in mine if _is_published(row, now))
-    # as `SigningKeys.current` chooses
-    _, current = next((one for one in reversed(able) if one[0] <= now), able[0] if able else (0, ""))
+    able = [row for row in mine if _is_published(row, now)]
+    active = [row for row in able if integer(row, "active_at") <= now] or able[:1]  # as `SigningKeys.current` chooses
+    current = text(active[-1], "id") if active else None
     return Inventory(found, tuple(_ring_key(row, current=current, now=now) for row in mine))
 
 
@@ -81,7 +81,7 @@ def _is_published(row: Row, now: int) -> bool:
     return retired_at is None or now < retired_at
 
 
-def _ring_key(row: Row, *, current: str, now: int) -> RingKey:
+def _ring_key(row: Row, *, current: str | None, now: int) -> RingKey:
     kid, active_at = text(row, "id"), integer(row, "active_at")
     state: SigningState
     if not _is_published(row, now):

@@ -55,7 +55,7 @@ class SigningKeys:
 
     def __init__(self, sealing_key: bytes, rows: Sequence[Row], *, now: int) -> None:
         self._sealing_key = sealing_key
-        self._known: dict[str, _SigningKey] = {}
+        self._known: dict[str, _SigningKey] = {}  # oldest first, as `_rows` reads them
         self._loaded_at = now
         self._take(rows)
 
@@ -69,8 +69,7 @@ class SigningKeys:
         published = [known for known in self._known.values() if known.is_published(now)]
         if not published:
             raise KeyUnavailable("there is no signing key", detail="every signing key of the ring is retired")
-        oldest_first = sorted(published, key=lambda known: (known.active_at, known.key.kid or ""))
-        return next((known for known in reversed(oldest_first) if known.active_at <= now), oldest_first[0]).key
+        return next((known for known in reversed(published) if known.active_at <= now), published[0]).key
 
     def verification(self, now: int) -> KeySet:
         """Every key that a live token may be signed with."""
@@ -82,9 +81,10 @@ class SigningKeys:
 
     def list_published(self, now: int) -> tuple[SigningKeyFacts, ...]:
         """The published keys, oldest first."""
-        found = [SigningKeyFacts(kid, one.active_at, one.retired_at) for kid, one in self._known.items()]
         return tuple(
-            sorted((one for one in found if self._known[one.kid].is_published(now)), key=lambda one: one.active_at)
+            SigningKeyFacts(kid, one.active_at, one.retired_at)
+            for kid, one in self._known.items()
+            if one.is_published(now)
         )
 
     async def rotate(
@@ -179,7 +179,7 @@ def _with_kid(private: rsa.RSAPrivateKey) -> RSAKey:
 
 
 def _kid(key: RSAKey) -> str:
-    return key.kid or key.thumbprint()
+    return key.thumbprint()
 
 
 def _context(kid: str) -> Context:
