@@ -181,8 +181,10 @@ async def retire(transaction: Transaction, row: MasterRow, *, now: int) -> None:
             "or token-vault keys rotate does"
         )
     current = next((one for one in await masters.list_masters(transaction) if one.state == "current"), None)
-    wait = 0 if row.state == "added" or current is None else (current.current_at or 0) + SETTLED - now
-    if wait > 0:
-        raise TransitionRefused(f"calls that began before the rotation may still use {row.id}: try again in {wait} s")
+    settled_at = 0 if current is None else (current.current_at or 0) + SETTLED
+    if row.state != "added" and now < settled_at:
+        raise TransitionRefused(
+            f"calls that began before the rotation may still use {row.id}: try again in {settled_at - now} s"
+        )
     if not await masters.retire(transaction, row.id, now=now):
         raise TransitionRefused(f"{row.id} is retired already")

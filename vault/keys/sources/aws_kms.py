@@ -65,8 +65,11 @@ class AwsKms:
             config = load("botocore.config", source=self.kind).Config(
                 connect_timeout=PATIENCE, read_timeout=PATIENCE, retries={"max_attempts": 3}
             )
-            parts = self._key.split(":")
-            region = parts[3] if len(parts) > 4 and parts[0] == "arn" else None
+            match self._key.split(":"):
+                case ["arn", _, _, region, _, *_]:
+                    pass
+                case _:
+                    region = None
             made: _KmsClient = boto3.client("kms", region_name=region, endpoint_url=self._address, config=config)
             self._client = made
         return self._client
