@@ -20,6 +20,7 @@ from vault.keys.sources.local import LocalKey
 from vault.keys.sources.passphrase import PassphraseKeySource
 from vault.keys.sources.source import StoredKey
 from vault.refusals import CiphertextRejected
+from vault.spans import KEY_USES
 
 VECTORS = json.loads(Path(__file__).parents[2].joinpath("vectors", "envelope_v1.json").read_text(encoding="utf-8"))
 KEY = bytes(range(32))
@@ -98,6 +99,19 @@ def test_parts_of_two_values_do_not_combine() -> None:
     wrap_ends = 3 + 12 + 48
     with pytest.raises(CiphertextRejected):
         open_sealed(one[:wrap_ends] + two[wrap_ends:], key=KEY, context=CONTEXT)
+
+
+def test_each_use_of_a_key_is_counted_once() -> None:
+    context = Context("counted", "default")
+    sealed = seal(b"secret", key=bytes(32), key_id="key", context=context)
+    for _ in range(2):
+        open_sealed(sealed, key=bytes(32), context=context)
+    local = LocalKey(bytes(32), kind="counted")
+    wrapped = local.wrap(bytes(32), b"context")
+    for _ in range(2):
+        local.unwrap(wrapped, b"context")
+    assert [KEY_USES["counted", use] for use in ("seal", "open")] == [1, 2]
+    assert [KEY_USES[local.id, use] for use in ("wrap", "unwrap")] == [1, 2]
 
 
 def test_another_key_is_refused() -> None:

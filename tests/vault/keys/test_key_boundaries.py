@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from vault.keys.sources.local import LocalKey, parse_keys
 from vault.keys.sources.private_file import create_private, read_private
 from vault.keys.sources.source import MadeKey, StoredKey
 from vault.refusals import CiphertextRejected, KeyUnavailable, StorageUnavailable
-from vault.storage.database import Database
+from vault.storage.database import Database, binary
 
 
 @dataclass
@@ -133,7 +134,7 @@ def test_a_private_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_a_private_file_never_replaces_another_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "key"
+    path = tmp_path / "new" / "folder" / "key"
     assert create_private(path, "first\n")
     assert not create_private(path, "second\n")
     assert read_private(path) == "first\n"
@@ -269,10 +270,22 @@ async def test_an_opened_key_is_kept_for_a_time_and_for_so_many_connections(
     assert len(key_ring._unwrapped) == 1  # those whose time is over went too
 
 
+async def test_a_value_of_a_connection_names_its_key_by_the_salt(database: Database, key_ring: KeyRing) -> None:
+    key = await connect(database, key_ring, "c")
+    sealed = key.seal("secret", purpose="purpose", provider="slack", account="alice", generation=1)
+    row = await database.fetch_one("select salt from keys.connection_keys")
+    assert row is not None
+    name = hashlib.sha256(binary(row, "salt")).hexdigest()[:16].encode()
+    assert sealed[1 : 2 + 16] == bytes([16]) + name
+
+
 async def test_a_salted_key_is_the_same_until_it_is_destroyed(database: Database, key_ring: KeyRing) -> None:
     async with database.transaction() as transaction:
         made = await key_ring.create_salted_key(transaction, "name", purpose="purpose", now=1)
     assert await key_ring.salted_key(database, "name", purpose="purpose") == made
+    row = await database.fetch_one("select salt from keys.connection_keys")
+    assert row is not None
+    assert made.id == hashlib.sha256(binary(row, "salt")).hexdigest()[:16]
     assert (await key_ring.salted_key(database, "name", purpose="other")).key != made.key
     async with database.transaction() as transaction:
         await key_ring.destroy_connection_key(transaction, "name")

@@ -23,7 +23,7 @@ from vault.keys.sources import key_source
 from vault.keys.sources.private_file import append_private, create_private
 from vault.keys.sources.source import fingerprint_of
 from vault.refusals import KeyUnavailable, StorageUnavailable, TransitionRefused
-from vault.storage.database import Database, text
+from vault.storage.database import Database, binary, text
 from vault.upkeep import health, key_rotation, replicas
 from vault.upkeep.key_rotation import SETTLED, KeyUpkeep
 from vault.upkeep.replicas import Replica
@@ -225,6 +225,7 @@ async def test_a_key_is_retired_only_when_nothing_needs_it(room: Room) -> None:
     room.pass_time(1)
     await room.vault.keys.learn_masters(room.database)
     assert not room.vault.keys.held.holds(old)
+    await health.check_keys(room.database, room.vault.keys)
     with pytest.raises(TransitionRefused):
         await promote(room, old)
 
@@ -464,6 +465,17 @@ async def test_a_live_process_is_listed_however_many_ended_that_started_later(ro
     assert [one.id for one in await key_rotation.list_without(room.database, "any", now=room.now)] == ["live"]
 
 
+async def test_a_process_reports_its_troubles_in_canonical_json(room: Room) -> None:
+    troubles = {"b": "storage_busy", "a": "key_unavailable"}
+    said = Replica("id", "host", "serve", "1.0.0", room.now, room.now, troubles, troubles, None)
+    async with room.database.transaction() as transaction:
+        await replicas.note_replica(transaction, said)
+    (row,) = await room.database.fetch("select failing, providers from replicas")
+    assert set(row.values()) == {'{"a":"key_unavailable","b":"storage_busy"}'}
+    (found,) = await replicas.list_replicas(room.database)
+    assert (found.failing, found.providers) == (troubles, troubles)
+
+
 @pytest.mark.parametrize("is_away", [True, False])
 async def test_a_key_that_is_away_keeps_only_its_own_rows_from_being_wrapped(room: Room, *, is_away: bool) -> None:
     await people(room, 3)
@@ -483,6 +495,26 @@ async def test_a_key_that_is_away_keeps_only_its_own_rows_from_being_wrapped(roo
         await key_rotation.rewrap_all(room.database, room.vault.keys)
     wrapped = (await masters.count_people(room.database)).get(key_id.rpartition("-")[2], 0)
     assert wrapped == (2 if is_away else 3)
+
+
+async def test_what_is_wrapped_already_keeps_no_other_from_being_wrapped(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_rotation, "new_id", str)  # in the order of the table
+    await people(room, 3)
+    key_id = await add(room)
+    await promote(room, key_id)
+    await room.vault.keys.learn_masters(room.database)
+    rows = await room.database.fetch("select user_id, wrapped, kek_id from keys.user_keys order by user_id")
+    user_id, former = text(rows[0], "user_id"), text(rows[0], "kek_id")
+    wrapped = binary(rows[0], "wrapped")
+    made = room.vault.keys.rewrap_user_key(wrapped, user_id=user_id, from_id=former, to_id=key_id)
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            "update keys.user_keys set wrapped = :made, kek_id = :key_id where user_id = :user_id",
+            {"made": made, "key_id": key_id, "user_id": user_id},
+        )
+    assert await key_rotation.rewrap_all(room.database, room.vault.keys) == len(rows) - 1
 
 
 async def test_a_damaged_key_keeps_no_other_from_being_wrapped(room: Room) -> None:
