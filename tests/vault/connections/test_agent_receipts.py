@@ -11,11 +11,13 @@ import pytest
 from server.administration.receipts import verify
 from tests.conftest import Store
 from tests.support.rooms.vault_room import Room, open_room, principal_of
+from tests.vault.connections.test_receipts import is_canonical
 from vault import clients, connections, delegations
 from vault.audit.released_tokens import ReleasedTokens, TokenRelease, owe_receipts, sweep
 from vault.backup import quarantine
 from vault.records import TENANT, Connection
 from vault.refusals import GrantEnded
+from vault.spans import KEY_USES
 from vault.storage.database import Value
 from vault.upkeep import agent_receipts, receipts, retention
 from vault.upkeep.agent_receipts import AgentReceipt
@@ -68,8 +70,11 @@ async def issue_receipts(room: Room) -> tuple[AgentReceipt, ...]:
 async def test_an_account_that_other_agents_share_has_a_receipt_that_nothing_was_revoked(room: Room) -> None:
     connection = await room.connect()
     await remove_agent(room)
+    signatures = KEY_USES[room.vault.keys.signing.current(room.now).kid or "", "sign"]
     (receipt,) = await issue_receipts(room)
+    assert KEY_USES[room.vault.keys.signing.current(room.now).kid or "", "sign"] == signatures + 1
     claims = verify(receipt.token, await receipts.public_keys(room.database))
+    assert is_canonical(receipt.token)
     assert (claims["client"], claims["grant"], claims["user"]) == (
         room.alice.client.id, connection.id, room.alice.user.id,
     )  # fmt: skip

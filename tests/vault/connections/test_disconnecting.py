@@ -26,7 +26,7 @@ from vault.refusals import (
 )
 from vault.storage.database import integer
 from vault.upkeep import revocations
-from vault.upstream import RevokeOutcome, Silent
+from vault.upstream import NotSent, RevokeOutcome, Silent
 
 
 async def test_a_disconnected_account_is_refused_at_once_and_can_be_connected_anew(room: Room) -> None:
@@ -65,7 +65,9 @@ async def test_nobody_disconnects_another_users_account(room: Room) -> None:
 
 
 @pytest.mark.requirement("S-147")
-async def test_disconnecting_ends_the_grant_at_the_provider_and_destroys_the_key(room: Room) -> None:
+async def test_disconnecting_ends_the_grant_at_the_provider_and_destroys_the_key(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
     connection = await room.connect("google")
     narrow = await room.exchange("google")
     assert narrow.value
@@ -84,6 +86,7 @@ async def test_disconnecting_ends_the_grant_at_the_provider_and_destroys_the_key
     assert list(row.values()) == [None, None, None, 0]
     (event,) = await room.events("connection.upstream_revoked")
     assert event.connection_id == connection.id
+    assert "grant not ended at the provider" not in caplog.messages
     assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
     assert len(room.google.revocations) == 1
 
@@ -111,7 +114,9 @@ async def test_a_revocation_that_fails_is_shown_and_repeated_with_backoff(room: 
     assert (done.outcome, done.next_at) == ("revoked", None)
 
 
-async def test_a_revocation_that_never_works_is_given_up_and_the_key_destroyed(room: Room) -> None:
+async def test_a_revocation_that_never_works_is_given_up_and_the_key_destroyed(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
     connection = await room.connect()
     await room.disconnect(connection)
     room.slack.revoke_outcomes.extend([RevokeOutcome.FAILED] * 50)
@@ -122,6 +127,7 @@ async def test_a_revocation_that_never_works_is_given_up_and_the_key_destroyed(r
     assert pending is not None
     assert (pending.outcome, pending.sealed) == ("given_up", None)
     assert len(room.slack.revocations) == 10
+    assert caplog.messages.count("grant not ended at the provider") == 1
     with pytest.raises(CiphertextRejected):
         await room.vault.keys.load_key(room.database, user_id=room.alice.user.id, connection_id=connection.id)
 
@@ -319,6 +325,23 @@ async def test_an_account_connected_while_its_earlier_grant_ends_is_checked(room
     assert await ending == "revoked"
     assert await grant_checks.run_due(room.vault) == (1 if account == "alice" else 0)
     assert await connection_status(room, second) == ("needs_reauth" if account == "alice" else "active")
+
+
+@pytest.mark.parametrize(("answer", "checks"), [(RevokeOutcome.FAILED, 1), (NotSent("paused"), 0)])
+async def test_an_account_connected_during_an_attempt_that_fails_is_checked_if_anything_was_sent(
+    room: Room, answer: RevokeOutcome | NotSent, checks: int
+) -> None:
+    upstream = room.google
+    upstream.ends_everything, upstream.revoke_gate = True, asyncio.Event()
+    upstream.revoke_outcomes.append(answer)
+    first = await room.connect("google")
+    await room.disconnect(first)
+    ending = asyncio.create_task(revocations.revoke_upstream(room.vault, first.id))
+    await upstream.revoke_arrived.wait()
+    await room.connect("google")
+    upstream.revoke_gate.set()
+    assert await ending == "failed"
+    assert await grant_checks.run_due(room.vault) == checks
 
 
 @pytest.mark.parametrize(

@@ -58,3 +58,6 @@ async def test_the_newest_open_request_includes_the_earlier_ones(room: Room) -> 
     assert await panics.find_open(room.database, "client", user_id) is None
     assert await panics.go_on(room.vault, second) == 0
     assert await panics.find_open(room.database, "user", user_id) is None
+    room.pass_time(10)
+    third = await start(user_id)
+    assert third.since == third.requested_at  # the finished ones don't count

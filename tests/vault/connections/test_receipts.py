@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from vault import clients, connections, users
 from vault.audit import audit
 from vault.records import Connection
 from vault.refusals import CiphertextRejected
+from vault.spans import KEY_USES
 from vault.storage.database import integer, text
 from vault.upkeep import panics, receipts, retention, revocations
 from vault.upkeep.receipts import Receipt
@@ -61,14 +63,23 @@ async def is_shredded(room: Room, connection: Connection) -> bool:
     return False
 
 
+def is_canonical(token: str) -> bool:
+    """Whether the payload of a JWS is canonical JSON."""
+    payload = urlsafe_b64decode(token.split(".")[1] + "==").decode()
+    return payload == json.dumps(json.loads(payload), separators=(",", ":"), sort_keys=True)
+
+
 # What the provider does
 
 
 async def test_a_grant_that_the_probe_finds_dead_is_verified_dead_and_shredded(room: Room) -> None:
+    signatures = KEY_USES[room.vault.keys.signing.current(room.now).kid or "", "sign"]
     connection, receipt = await end_connection(room)
+    assert KEY_USES[room.vault.keys.signing.current(room.now).kid or "", "sign"] == signatures + 1
     assert (receipt.result, receipt.is_final, receipt.is_open) == ("verified_dead", True, False)
     assert await is_shredded(room, connection)
     claims = await claims_of(room, receipt)
+    assert is_canonical(receipt.token)
     assert claims["iss"] == "https://vault.example"
     assert (claims["grant"], claims["provider"], claims["result"]) == (connection.id, "slack", "verified_dead")
     assert (claims["revocation"], claims["probe"], claims["probed_by"]) == ("revoked", "dead", ["identity"])

@@ -6,12 +6,14 @@ import base64
 import shutil
 import sqlite3
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import KeySettings, Store
-from tests.support.rooms.vault_room import Room, open_room, second_process
+from tests.support.rooms.vault_room import GOOGLE_SCOPES, Room, open_room, second_process
+from tests.support.seeded_grant import seed
 from tests.vault.keys.test_key_rotation import add, promote, upkeep
 from vault import connections, users
 from vault.backup import backups
@@ -22,10 +24,12 @@ from vault.keys.sources import key_source
 from vault.keys.sources.local import LocalKey
 from vault.keys.sources.source import StoredKey
 from vault.records import Connection
+from vault.refresh import consents
+from vault.refresh.consents import Consent
 from vault.refusals import GrantEnded, KeyUnavailable
 from vault.storage.database import Row, Value, binary
 from vault.storage.snapshots import snapshot, tables
-from vault.upkeep import revocations
+from vault.upkeep import receipts, revocations
 from vault.upkeep.revocations import BACKOFF
 from vault.upstream import RevokeOutcome
 
@@ -353,6 +357,18 @@ async def test_the_accounts_of_a_person_who_was_only_deleted_are_disconnected(ro
     assert await user_keys(room) == 0
 
 
+async def test_a_person_who_waits_delays_no_other_deleted_person(room: Room) -> None:
+    other = await seed(room.database, name="other", client_id="agent-2")
+    await room.connect()
+    room.slack.revoke_outcomes.append(RevokeOutcome.FAILED)
+    await delete(room)
+    room.pass_time(10)  # the oldest one comes first
+    async with room.database.transaction() as transaction:
+        await users.delete_user(transaction, other.user.id, now=room.now)
+    await revocations.finish_deletions(room.vault)
+    assert [one.user_id for one in await users.list_deletions(room.database)] == [room.alice.user.id]
+
+
 async def test_a_held_grant_of_a_deleted_person_is_ended_too(room: Room) -> None:
     await room.connect()
     await room.connect()  # a second time, so that the first grant is held
@@ -360,6 +376,24 @@ async def test_a_held_grant_of_a_deleted_person_is_ended_too(room: Room) -> None
     await revocations.run_due(room.vault)
     assert [family.is_alive for family in room.slack.families] == [False, False]
     assert await user_keys(room) == 0
+
+
+async def test_a_deleted_persons_key_does_not_wait_for_another_persons_connection_of_the_account(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    room.vault.policies["google"] = replace(room.vault.policies["google"], revoke_ends_account=True)
+    first = await room.connect("google")
+    consent = Consent(bob.user.id, "google", GOOGLE_SCOPES)
+    answer = room.google.consent("alice", GOOGLE_SCOPES)
+    assert await consents.store(room.vault, consent, answer, at_ms=room.now * 1000)
+    await room.disconnect(first)
+    assert await revocations.revoke_upstream(room.vault, first.id) == "held"
+    await delete(room)
+    await revocations.run_due(room.vault)
+    assert await user_keys(room) == 0
+    receipt = await receipts.get_receipt(room.database, first.id)
+    assert receipt is not None
+    assert (receipt.result, receipt.reason, receipt.is_final) == ("still_alive", "newer_consent", True)
+    assert room.google.revocations == []
 
 
 async def test_a_name_is_free_again_while_its_deletion_waits(room: Room) -> None:

@@ -344,6 +344,8 @@ async def test_a_kept_connection_serves_the_next_only_while_it_takes_writes(post
         case "was ended by its server":
             other = await servers.connect()
             await other.fetchval("select cast(pg_terminate_backend($1) as int)", kept.get_server_pid())
+            while await other.fetchval("select 1 from pg_stat_activity where pid = $1", kept.get_server_pid()):
+                await asyncio.sleep(0.01)
             other.terminate()
         case "takes no writes now":
             await kept.execute("set default_transaction_read_only = on")
