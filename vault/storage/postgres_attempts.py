@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from vault.storage.postgres_hosts import DriverConnection
+from vault.storage.postgres_hosts import ERRORS, DriverConnection
 
 AT_ONCE = 2
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds after a failed attempt, before jitter
@@ -145,6 +145,6 @@ async def _takes_writes(connection: DriverConnection) -> bool:
         return False
     try:
         row = await connection.fetchrow("select current_setting('transaction_read_only') as read_only", timeout=1.0)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    except ERRORS:
         return False
     return row is not None and row["read_only"] == "off"
