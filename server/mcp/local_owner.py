@@ -44,6 +44,7 @@ async def find_owner(deployment: Deployment) -> User:
 
 
 async def _make_owner(transaction: Transaction, *, now: int) -> User:
+    await users.hold_admins(transaction)  # someone may be creating the first admin
     admins = [user for user in await users.list_admins(transaction) if user.disabled_at is None]
     owner = admins[0] if len(admins) == 1 else None
     event = Event(kind="owner.found", user_id=None if owner is None else owner.id, details={"method": "stdio"})

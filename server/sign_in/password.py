@@ -401,9 +401,10 @@ async def create_first_admin(deployment: Deployment, *, secret: str, name: str, 
     if ticket is None or ticket.payload.get("kind") != "first_admin":
         raise SignInRefused("This isn't the secret that the server printed at startup, or it was already used.")
     password_hash = await hash_password(password)
-    if await has_admin(deployment):
-        raise SignInRefused("This vault already has an admin.")
     async with deployment.transaction() as transaction:
+        await users.hold_admins(transaction)  # of several with a secret each, one is first
+        if await users.list_admins(transaction):
+            raise SignInRefused("This vault already has an admin.")
         await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
         user = await users.create_user(transaction, name, password_hash=password_hash, is_admin=True, now=now)
         event = Event(kind="user.created", user_id=user.id, details={"method": "first_admin"})

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from server.app import build_app, open_deployment
 from server.sign_in import password as signin
 from server.sign_in import proofs
+from tests.conftest import Store
 from tests.support.harness import PASSWORD, free_socket, serve_app
 from tests.support.person import Person, forms_of, session_cookie
 from tests.support.refused_pages import is_refused
@@ -338,6 +339,24 @@ async def test_the_one_time_secret_works_once_and_for_a_day(tmp_path_factory: py
             return_exceptions=True,
         )
         assert sum(isinstance(outcome, BaseException) for outcome in outcomes) == 3
+        assert await users.count_users(room.deployment.database) == 1
+
+
+async def test_of_several_secrets_that_are_used_at_once_one_makes_the_first_admin(store: Store) -> None:
+    """Each process that starts without an admin prints one."""
+    overrides = {} if store.is_sqlite else {"database": {"url": store.url}}
+    async with running_room(store.data, overrides=overrides) as room:
+        await _forget_everybody(room)
+        secrets = [await signin.first_admin_secret(room.deployment) or "" for _ in range(4)]
+        outcomes = await asyncio.gather(
+            *(
+                signin.create_first_admin(room.deployment, secret=one, name=f"Ada {n}", password=PASSWORD)
+                for n, one in enumerate(secrets)
+            ),
+            return_exceptions=True,
+        )
+        refused = [one for one in outcomes if isinstance(one, BaseException)]
+        assert [str(one) for one in refused] == ["This vault already has an admin."] * 3, refused
         assert await users.count_users(room.deployment.database) == 1
 
 
