@@ -106,7 +106,7 @@ async def server_named(deployment: Deployment, name: str) -> McpServer:
     """The server. Raises ChangeRefused."""
     found = await servers.get_server(deployment.database, name)
     if found is None:
-        raise ChangeRefused("no_server", f"There is no MCP server {name!r}. See token-vault mcp list", kind="not_found")
+        raise _no_server(name)
     return found
 
 
@@ -282,8 +282,9 @@ async def remove(actor: Actor, name: str) -> None:
         await servers.hold(transaction, name)
         await check_nothing_left(deployment, transaction, name)
         await servers.remove_server(transaction, name)
-        if stored is not None:
-            await registrations.remove_registration(transaction, deployment.keys, stored)
+        if stored is not None and not await registrations.remove_registration(transaction, deployment.keys, stored):
+            said = f"The registration at {name} has just been renewed or changed. Try again."
+            raise ChangeRefused("registration_changed", said, kind="conflict")
         await audit.append(transaction, actor.event("mcp_server.removed", provider=name), now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
     deployment.live.sightings.forget(name)
@@ -297,11 +298,12 @@ async def set_disabled(actor: Actor, name: str, *, is_disabled: bool) -> None:
     Raises ChangeRefused.
     """
     deployment, now = actor.deployment, actor.deployment.now()
-    known = await server_named(deployment, name)
-    if known.is_disabled is is_disabled:
-        return
     async with actor.change() as transaction:
-        await servers.hold(transaction, name)
+        known = await servers.hold(transaction, name)
+        if known is None:
+            raise _no_server(name)
+        if known.is_disabled is is_disabled:
+            return
         await servers.set_disabled(transaction, name, is_disabled=is_disabled)
         kind = "mcp_server.disabled" if is_disabled else "mcp_server.enabled"
         await audit.append(transaction, actor.event(kind, provider=name), now=now)
@@ -533,6 +535,10 @@ def _change_refusal(name: str) -> ChangeRefused:
         f"The tools of {name} changed since the review. Review them again: token-vault mcp review {name}",
         kind="changed_meanwhile",
     )
+
+
+def _no_server(name: str) -> ChangeRefused:
+    return ChangeRefused("no_server", f"There is no MCP server {name!r}. See token-vault mcp list", kind="not_found")
 
 
 def _server_refusal(description: str, *, field: str = "") -> ChangeRefused:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from server.administration.actor import ChangeRefused
@@ -11,9 +13,9 @@ from server.remote.declared_servers import plan
 from server.remote.registration_renewal import renew_due
 from server.remote.servers import EnteredClient, NewServer
 from tests.mcp.remote.remote_room import RemoteRoom, text
-from tests.support.inspection import read_events
+from tests.support.inspection import read_events, until_waiting
 from vault import registrations
-from vault.registrations import StoredRegistration
+from vault.registrations import EnteredRegistration, StoredRegistration
 
 POST = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
 DAY = 86_400
@@ -87,6 +89,32 @@ async def test_a_removed_server_is_told_that_the_client_is_gone(place: RemoteRoo
     name, double = await place.add(metadata=POST, renewed_end=0)
     await servers.remove(place.operator, name)
     assert double.managed == ["DELETE"]
+
+
+@pytest.mark.parametrize("is_renewed", [True, False])
+async def test_a_server_whose_client_is_renewed_meanwhile_is_removed_with_the_new_client(
+    place: RemoteRoom, *, is_renewed: bool
+) -> None:
+    name, double = await place.add(metadata=POST, renewed_end=0)
+    known, deployment = await read_registration(place, name), place.deployment
+    async with deployment.transaction() as renewing:
+        removing = asyncio.ensure_future(servers.remove(place.operator, name))
+        await until_waiting(renewing, number=1, is_sqlite=True)
+        if is_renewed:
+            entered = EnteredRegistration("client-9", "the secret of the new client")
+            which = {"provider": name, "by": "", "now": deployment.now(), "known": known}
+            assert await registrations.save_registration(renewing, deployment.keys, entered, **which)
+    if is_renewed:
+        with pytest.raises(ChangeRefused) as refused:
+            await removing
+        assert refused.value.reason == "registration_changed"
+        await servers.remove(place.operator, name)
+    else:
+        await removing
+        assert double.managed == ["DELETE"]
+    assert await registrations.get_registration(deployment.database, name) is None
+    with pytest.raises(ChangeRefused):
+        await servers.server_named(deployment, name)
 
 
 async def test_a_server_that_says_no_methods_takes_a_public_client(place: RemoteRoom) -> None:
