@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from typing import Final
 
 from providers.definitions.suggestions import did_you_mean
-from server.administration import own_apis
+from server.administration import own_apis, people
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from server.http.cors import ORIGINS, origin_of
@@ -51,7 +51,7 @@ from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault import apis, clients, connections, grants
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event, Grant, User, new_id
-from vault.storage.database import Transaction
+from vault.storage.database import Reader, Transaction
 from vault.upkeep import agent_receipts
 
 RELEASES: Final = ("proxy", "narrowed", "full")
@@ -149,6 +149,9 @@ async def register(actor: Actor, wanted: NewAgent) -> RegisteredAgent:
     client = replace(client, secret_hash=None if value is None else secret_hash(value))
     own = admin_resource(actor.deployment.public_url)
     async with actor.change() as transaction:
+        if wanted.service is not None:  # they may have been disabled meanwhile, which ends what they have then
+            person = await people.hold_person(transaction, wanted.service.person.id)
+            await _check_administers(actor, person, reader=transaction)
         await _add_apis(actor, transaction, client)
         await clients.save_client(transaction, client)
         event = actor.event("client.registered", client_id=client.id, kind=client.kind.value)
@@ -189,9 +192,7 @@ async def client_of(actor: Actor, wanted: NewAgent) -> Client:
     deployment = actor.deployment
     _check_combination(wanted)
     if wanted.service is not None:
-        person = await roles.with_groups(actor.deployment, wanted.service.person)
-        if not person.role.administers:
-            raise _refuse("service_account", f"{person.name} isn't an admin")
+        await _check_administers(actor, wanted.service.person)
     for uri in wanted.redirect_uris:
         try:
             check_redirect_uri(uri, private_use_schemes=deployment.settings.registration.private_use_schemes)
@@ -222,6 +223,11 @@ async def client_of(actor: Actor, wanted: NewAgent) -> Client:
         return client
     chosen = await _checked_releases(actor, client, wanted)
     return replace(client, metadata={**client.metadata, release.MEMBER: chosen})
+
+
+async def _check_administers(actor: Actor, person: User, *, reader: Reader | None = None) -> None:
+    if not (await roles.with_groups(actor.deployment, person, reader=reader)).role.administers:
+        raise _refuse("service_account", f"{person.name} isn't an admin")
 
 
 def _check_combination(wanted: NewAgent) -> None:

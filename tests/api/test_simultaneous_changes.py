@@ -9,6 +9,7 @@ import pytest
 
 from server.administration import agents, people
 from server.administration.actor import Actor, ChangeRefused
+from server.administration.agents import NewAgent
 from server.oauth import tokens
 from server.sign_in.callers import AgentCaller, SessionCaller, SessionEnded
 from tests.conftest import Store
@@ -112,6 +113,26 @@ async def service_account(room: AdminRoom, person: User) -> tuple[Client, Actor]
     principal = await tokens.verify(room.deployment, token, audiences=frozenset({room.resource}))
     own = room.deployment.for_caller(AgentCaller(principal, lambda: tokens.TokenRefused("ended")))
     return account.client, Actor(own, person, "admin_api", agent=account.client)
+
+
+async def test_whoever_was_disabled_meanwhile_gets_no_service_account(room: AdminRoom) -> None:
+    """Disabling ended all grants of the person; a later one would work again as soon as they are enabled."""
+    person = await room.room.vault.add_user("grace", is_admin=True)
+    wanted = NewAgent(
+        "Automation", has_secret=True, service=agents.ServiceAccountSpec(person, frozenset({"admin:read"}))
+    )
+    assert (await agents.register(room.operator, wanted)).secret
+    for is_over in (True, False):
+        await people.set_disabled(room.operator, person, is_disabled=is_over)
+        registered = agents.register(room.operator, wanted)
+        if is_over:
+            with pytest.raises(ChangeRefused, match="isn't an admin"):
+                await registered
+        else:
+            assert (await registered).secret
+    await people.set_admin(room.operator, person, is_admin=False)
+    with pytest.raises(ChangeRefused, match="isn't an admin"):
+        await agents.register(room.operator, wanted)
 
 
 async def test_service_accounts_of_group_admins_change_each_other_at_once_without_a_deadlock(
