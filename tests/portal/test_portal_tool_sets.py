@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 
 import httpx2
 
 from server.portal.access.access import agent_path
+from tests.support.inspection import until_waiting
 from tests.support.person import Form, Person, forms_of
 from tests.support.rooms.portal_room import Room, query_of
 from vault import tool_choices
 from vault.records import Client, User
 
 FIELD, SHOWN = "tool_set", "tool_set_shown"
+SETS = ("read-only", "everyday")
 VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 
 
@@ -105,6 +108,21 @@ async def test_an_old_form_does_not_overwrite_a_newer_choice(room: Room) -> None
     new = await person.open(agent_path(client.id))
     assert (await person.submit(new, {FIELD: "everyday"}, form=form.action)).status_code == 200
     assert await get_tool_set(room, user, client) == "everyday"
+
+
+async def test_of_two_forms_that_arrive_at_once_one_counts(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await let_in(room, person, client)
+    page = await person.open(agent_path(client.id))
+    form = form_with(page, client)
+    async with room.deployment.transaction() as holding:
+        sent = [asyncio.ensure_future(person.submit(page, {FIELD: one}, form=form.action)) for one in SETS]
+        await until_waiting(holding, number=2, is_sqlite=True)
+    answers = await asyncio.gather(*sent)
+    assert sorted(one.status_code for one in answers) == [200, 409]
+    (counted,) = [one for one, answer in zip(SETS, answers, strict=True) if answer.status_code == 200]
+    assert await get_tool_set(room, user, client) == counted
 
 
 async def test_only_a_set_that_the_page_offers_can_be_chosen(room: Room) -> None:

@@ -13,7 +13,7 @@ from providers.tools.sets import EVERYTHING
 from server.deployment import Deployment
 from server.http.translations import translate
 from server.portal.forms import Form, PageRefused
-from vault import tool_choices
+from vault import tool_choices, users
 from vault.audit import audit
 from vault.records import Event, User
 from vault.storage.database import Transaction
@@ -61,13 +61,14 @@ async def save(deployment: Deployment, user: User, *, client_id: str, form: Form
     if FIELD not in form.fields:
         return
     wanted, shown = form.one(FIELD), form.one(SHOWN_FIELD)
-    current = await tool_choices.get_tool_set(deployment.database, user.id, client_id=client_id)
-    known = options(deployment, client_id=client_id, chosen=current)
     if wanted == shown:
         return
-    if shown != (current or "") or all(one.value != wanted for one in known):
-        raise PageRefused("permissions_changed", kind="conflict")
     async with deployment.transaction() as transaction:
+        await users.hold_user(transaction, user.id)  # of two forms, one is first
+        current = await tool_choices.get_tool_set(transaction, user.id, client_id=client_id)
+        known = options(deployment, client_id=client_id, chosen=current)
+        if shown != (current or "") or all(one.value != wanted for one in known):
+            raise PageRefused("permissions_changed", kind="conflict")
         await store(transaction, user, client_id=client_id, tool_set=wanted or None, now=deployment.now())
 
 
