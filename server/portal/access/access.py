@@ -338,6 +338,11 @@ def _account_offer(deployment: Deployment, connection: Connection, *, is_one_of_
     )
 
 
+def is_as_shown(row: AccessRow, held: Delegation | None, *, now: int) -> bool:
+    """Whether this permission, read again, is what the row says."""
+    return _row(row.client, row.account, held=held, key=row.key, now=now).setting.revision == row.setting.revision
+
+
 def _row(client: Client, account: OfferedAccount, *, held: Delegation | None, key: str, now: int) -> AccessRow:
     if held is None:
         return AccessRow(key, client, account, account.tools, Setting(_NOTHING))

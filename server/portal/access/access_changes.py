@@ -12,7 +12,7 @@ from typing import Final, TypeGuard
 
 from server.deployment import Deployment
 from server.http.page_texts import text
-from server.portal.access.access import AccessRow, Change, Level, Setting, end_of
+from server.portal.access.access import AccessRow, Change, Level, Setting, end_of, is_as_shown
 from server.portal.forms import PageRefused
 from vault import company_permissions, delegations, grants, tickets
 from vault.audit import audit, released_tokens
@@ -37,7 +37,8 @@ async def save(
 ) -> str:
     """Store the changes in one transaction; returns the secret of the undo, empty if nothing changed.
 
-    `spent`: the secret of the undo that these changes carry out; it works only once, and not after a cut-off.
+    `spent`: the secret of the undo that these changes carry out; it works only once, and not after a cut-off. Raises
+    PageRefused if a row has changed since it was read, so that a permission that was just ended stays so.
     """
     if not changes:
         return ""
@@ -62,6 +63,7 @@ async def save(
         for client_id in sorted({one.row.client.id for one in changes}):
             await company_permissions.wait_for_renewals(transaction, user_id=user.id, client_id=client_id)
         for one in changes:
+            await _check_row(transaction, user, one.row, now=now)
             events += await _store(transaction, user, one, now=now)
         events += await _store_defaults(transaction, user, changes, now=now)
         await forget_ways_back(transaction, user, now=now)
@@ -81,6 +83,13 @@ async def save(
 async def forget_ways_back(transaction: Transaction, user: User, *, now: int) -> None:
     """Only the last change can be undone: an old page must not restore permissions that were removed since."""
     await tickets.expire_purpose(transaction, user.id, purpose=TicketPurpose.UNDO, now=now)
+
+
+async def _check_row(transaction: Transaction, user: User, row: AccessRow, *, now: int) -> None:
+    which = {"user_id": user.id, "client_id": row.client.id, "connection_id": row.connection.id}
+    await delegations.hold(transaction, **which)
+    if not is_as_shown(row, await delegations.get(transaction, **which), now=now):
+        raise PageRefused("permissions_changed", kind="conflict")
 
 
 async def _store(transaction: Transaction, user: User, change: Change, *, now: int) -> list[Event]:

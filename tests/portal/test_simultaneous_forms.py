@@ -1,0 +1,57 @@
+"""Forms that arrive while what they change is changed: they are refused, and what has ended stays so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from tests.conftest import Store
+from tests.portal.test_held_forms import post
+from tests.support.inspection import until_waiting
+from tests.support.refused_pages import is_refused
+from tests.support.rooms.portal_room import Room, running_room
+from vault import delegations, users
+
+READ, WRITE = frozenset({"channels:read"}), frozenset({"channels:read", "chat:write"})
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    overrides = {} if store.is_sqlite else {"database": {"url": store.url}}
+    async with running_room(store.data, overrides=overrides) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+@pytest.mark.parametrize("undoes", [True, False])
+async def test_a_permission_that_ends_while_a_form_changes_it_stays_ended(
+    room: Room, store: Store, *, is_ended: bool, undoes: bool
+) -> None:
+    user, client = await room.user(), await room.agent()
+    await room.grant(user, client)
+    account = await room.account(user, "slack", label="Team", scopes=WRITE)
+    which, now = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}, room.deployment.now()
+    async with room.deployment.transaction() as transaction:
+        await delegations.allow(transaction, **which, scopes=READ, now=now)
+    person = await room.signed_in(user)
+    page = await person.open(f"/agents/{client.id}")
+    answers: dict[str, str | list[str] | None] = {f"level.{account.id}": "write"}
+    if undoes:
+        page, answers = await person.submit(page, answers, form="/access"), {}
+    async with room.deployment.transaction() as ending:
+        await users.hold_user(ending, user.id)
+        sent = asyncio.ensure_future(post(person, page, answers, form="/undo" if undoes else "/access"))
+        await until_waiting(ending, number=1, is_sqlite=store.is_sqlite, unless=sent)
+        if is_ended:
+            assert await delegations.revoke(ending, **which, now=now)
+    answer = await sent
+    held = await delegations.get(room.deployment.database, **which)
+    assert held is not None
+    if is_ended:
+        assert is_refused(answer, "permissions_changed", 409)
+        assert held.revoked_at is not None
+    else:
+        assert answer.status_code == 303, answer.text
+        assert (held.revoked_at, held.scopes) == (None, READ if undoes else WRITE)
