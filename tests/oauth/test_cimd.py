@@ -154,15 +154,20 @@ async def test_a_document_that_breaks_a_rule_is_no_client(room: World, site: Sit
     others = {
         "redirect.json": Response(status_code=302, headers={"Location": good}),
         "permanent.json": Response(status_code=308, headers={"Location": good}),
-        "text.json": PlainTextResponse("{}"),
         "html.json": Response("<html>", media_type="text/html"),
         "broken.json": Response("{", media_type="application/json"),
         "deep.json": Response('{"a":' + "[" * 900 + "]" * 900 + "}", media_type="application/json"),
         "list.json": Response("[]", media_type="application/json"),
-        "created.json": JSONResponse({}, status_code=201),
-        "failed.json": JSONResponse({}, status_code=500),
     }
     site.documents |= others
+    for name, status, kind in (  # right apart from this
+        ("created.json", 201, "application/json"),
+        ("failed.json", 500, "application/json"),
+        ("text.json", 200, "text/plain"),
+    ):
+        bad.append(site.publish(name))
+        site.documents[name].status_code = status
+        site.documents[name].headers["content-type"] = kind
     addresses = [*bad, *(site.address(name) for name in others), site.address("absent.json")]
     answers = await asyncio.gather(*(room.ask(address) for address in addresses))
     assert not [address for address, answer in zip(addresses, answers, strict=True) if is_asked(answer)]
