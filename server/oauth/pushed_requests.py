@@ -63,7 +63,7 @@ async def take(deployment: Deployment, sent: Parameters) -> Parameters | None:
     if request_uri is None or not request_uri.startswith(PREFIX):
         return None
     refused = OAuthError("invalid_request_uri", "The request was already used, is older than a minute, or is unknown")
-    if sent.repeated & {"client_id", "request_uri"} or sent.get("client_id") is None:
+    if sent.repeated & {"client_id", "request_uri"}:
         raise refused
     secret, now = request_uri.removeprefix(PREFIX), deployment.now()
     held = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.PUSHED, now=now)

@@ -56,7 +56,7 @@ def is_document_url(url: str, *, allow_loopback: bool) -> bool:
 
 
 async def resolve(
-    deployment: Deployment, client_id: str, *, address: str, must_be_fresh: bool, may_be_new: bool = False
+    deployment: Deployment, client_id: str, *, address: str, must_be_fresh: bool, may_be_new: bool
 ) -> Client | None:
     """The client behind a document URL; None for every reason that prevents it.
 

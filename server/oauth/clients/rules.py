@@ -289,7 +289,7 @@ def public_members(client: Client) -> dict[str, object]:
 def integer_member(client: Client, name: str) -> int | None:
     """One of our own numbers in the metadata."""
     value = client.metadata.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) else None
 
 
 def is_metadata_client(client_id: str) -> bool:

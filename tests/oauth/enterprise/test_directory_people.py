@@ -78,6 +78,13 @@ async def test_an_id_that_two_people_have_links_neither(company: Company) -> Non
     assert outcome_of(await ask(company, "third", oid="twice")) == "person"
 
 
+async def test_a_sign_in_at_another_issuer_does_not_keep_a_person_from_being_linked(company: Company) -> None:
+    person, deployment = await provision(company, "elsewhere"), company.place.deployment
+    async with deployment.transaction() as transaction:
+        await users.link_identity(transaction, issuer="https://i.example", subject="x", user_id=person.id, now=1)
+    assert outcome_of(await ask(company, "fifth", oid="elsewhere")) == person.id
+
+
 async def test_a_person_whom_the_directory_ended_is_not_linked(company: Company) -> None:
     deployment, person = company.place.deployment, await provision(company, "ended")
     async with deployment.transaction() as transaction:
