@@ -8,6 +8,7 @@ import secrets
 import httpx2
 import pytest
 
+from server.oauth.enterprise.explanation import explain_assertion
 from server.oauth.enterprise.refusals import REFUSALS
 from server.sign_in.newcomers import link_provisioned
 from tests.support.rooms.enterprise_room import Company, issuer_of
@@ -55,6 +56,14 @@ async def test_the_directorys_id_links_a_person_who_is_found_by_that_link_from_t
     linked = [one for one in await company.place.events("user.linked") if one.user_id == person.id]
     assert [(one.details["issuer"], one.details["method"]) for one in linked] == [(issuer_of("directed"), "scim")]
     assert outcome_of(await ask(company, "second", oid="e-1")) == "linked", "an ID that was given to someone else"
+    for subject, reason in (("second", "linked"), ("first", "")):
+        presented = company.assertion(iss=issuer_of("directed"), sub=subject, oid="e-1")
+        assert (await explain_assertion(company.place.deployment, presented)).reason == reason
+
+
+async def test_an_empty_id_is_no_ones(company: Company) -> None:
+    await provision(company, "")
+    assert outcome_of(await ask(company, "sixth", oid="")) == "person"
 
 
 async def test_a_second_visit_with_the_same_identity_finds_the_person(company: Company) -> None:

@@ -11,6 +11,7 @@ import pytest
 from joserfc.jwk import RSAKey
 
 from server.oauth.clients.rules import shown_redirects
+from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.doubles.canary import running_canary
 from tests.support.rooms.oauth_world import GENEROUS, REDIRECT, World, b64, error_of, vault_with
 from tests.support.seeded_grant import agent
@@ -176,6 +177,8 @@ async def test_privileged_scopes_are_not_had_by_registering_them(world: World) -
     assert answer["scope"] == "tools"
     issued = await world.tokens(answer["client_id"], scope="tools exchange admin")
     assert issued["scope"] == "tools"
+    exchanging = {"grant_types": ["authorization_code", TOKEN_EXCHANGE], "scope": "admin exchange tools"}
+    assert (await post(world, **exchanging)).json()["scope"] == "exchange tools"
 
 
 @pytest.mark.requirement("S-026")
@@ -336,6 +339,7 @@ async def test_registrations_as_clients_in_the_field_send_them_are_accepted(
         {"token_endpoint_auth_method": "client_secret_jwt"},
         {"token_endpoint_auth_method": "private_key_jwt"},
         {"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": "http://a.example/k"},
+        {"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": "http://127.0.0.1:8000/k"},
         {"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [{"kty": "oct", "k": "AAAA"}]}},
         {"jwks": {"keys": []}, "jwks_uri": "https://a.example/k"},
         {"response_types": ["token"]},
