@@ -109,6 +109,18 @@ async def test_explain_takes_a_person_with_the_role_that_their_groups_give(place
         assert (await content(place, *asked))["outcome"] == outcome
 
 
+async def test_explain_takes_a_person_with_their_id(place: Place, folder: Path) -> None:
+    ids = [
+        (await content(place, "users", "add", name, "--password-stdin", feed="a long enough password\n"))["id"]
+        for name in ("alice", "bob")
+    ]
+    (folder / "rules.cedar").write_text(f'{RULE[:-1]} when {{ principal.id == "{ids[0]}" }};')
+    case = json.dumps({"arguments": {"channel": "#general", "text": "hello"}})
+    for name, outcome in (("alice", "forbid"), ("bob", "allow")):
+        asked = ("policy", "explain", "slack_post", "--user", name, "--case", case, "--folder", str(folder))
+        assert (await content(place, *asked))["outcome"] == outcome
+
+
 async def test_rules_without_their_package_are_refused_with_the_fix(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -243,13 +243,16 @@ async def _explain(setup: Setup, call: str, *, case: str, user: str | None, fold
     wanted = _case(call, case)
     async with _place(setup, _folder(setup, folder)) as place:
         rules = place.load()
+        person_id: str | None = None
         if user is not None:
-            wanted = await _with_person(place, wanted, user)
+            wanted, person_id = await _with_person(place, wanted, user)
         cases = place.cases()
         try:
             facts = cases.facts_of(wanted, rules.actions)
         except ValueError as error:
             fail(str(error))
+    if person_id is not None:
+        facts = replace(facts, person=replace(facts.person, id=person_id))
     verdict = cases.decide(rules, facts)
     met = [f"{one.name} ({one.place})" for one in rules_met(rules, facts)]
     return {
@@ -279,7 +282,8 @@ def _case(call: str, written: str) -> PolicyCase:
         fail(f"--case: {'.'.join(map(str, first['loc']))}: {first['msg']}")
 
 
-async def _with_person(place: _Place, case: PolicyCase, user: str) -> PolicyCase:
+async def _with_person(place: _Place, case: PolicyCase, user: str) -> tuple[PolicyCase, str]:
+    """The case with what the vault knows of the person, and their ID."""
     from server.terminal.names import user_called
     from vault import groups
 
@@ -288,7 +292,8 @@ async def _with_person(place: _Place, case: PolicyCase, user: str) -> PolicyCase
     found = await user_called(place.database, user)
     within = await groups.names_of_person(place.database, found.id, now=place.database.now())
     role = place.admin.highest_role(found.role, within)
-    return case.model_copy(update={"user": found.name, "role": role.value, "groups": tuple(sorted(within))})
+    known = {"user": found.name, "role": role.value, "groups": tuple(sorted(within))}
+    return case.model_copy(update=known), found.id
 
 
 async def _replay(setup: Setup, folder: Path | None, *, seconds: int, show: int) -> None:
