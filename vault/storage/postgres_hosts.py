@@ -187,16 +187,12 @@ class Servers:
                     running[asyncio.create_task(self._connect(number, options, until))] = number
                 patience = HEAD_START if waiting else ASK_AGAIN if refused else None
                 done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                good = [(running[task], task.result()) for task in done if task.exception() is None]
-                for _, surplus in good[1:]:
-                    surplus.terminate()
                 for task in done:
                     number, error = running.pop(task), task.exception()
-                    if error is not None:
-                        errors.append(error)
-                        refused.append(number)
-                if good:
-                    return good[0]
+                    if error is None:
+                        return number, task.result()
+                    errors.append(error)
+                    refused.append(number)
                 if not done and not waiting:  # a standby may have been promoted since
                     waiting, refused = refused, []
             # a server's own error is more useful than a refused connection
