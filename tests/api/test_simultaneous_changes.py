@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from server.administration import agents, people
+from server.administration.account_imports.accounts import ImportedAccount
+from server.administration.account_imports.transfers import KNOWN, NEW, ImportRules, judge, take_over
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.agents import NewAgent
 from server.oauth import tokens
@@ -15,8 +17,9 @@ from server.sign_in.callers import AgentCaller, SessionCaller, SessionEnded
 from tests.conftest import Store
 from tests.support.inspection import session_of, until_waiting
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
-from vault import grants, groups, users
+from vault import connections, grants, groups, users
 from vault.records import Client, Role, User
+from vault.upstream import TokenAnswer
 
 
 @pytest.fixture
@@ -133,6 +136,29 @@ async def test_whoever_was_disabled_meanwhile_gets_no_service_account(room: Admi
     await people.set_admin(room.operator, person, is_admin=False)
     with pytest.raises(ChangeRefused, match="isn't an admin"):
         await agents.register(room.operator, wanted)
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_an_account_that_is_connected_while_it_is_imported_keeps_its_tokens(
+    room: AdminRoom, store: Store, *, is_connected: bool
+) -> None:
+    person, scopes = await room.room.user(), frozenset({"channels:read"})
+    row = ImportedAccount(1, (person.name,), "slack", account="U1", refresh_token="old", account_is_ours=True)
+    (judged,) = await judge(room.operator, [row], ImportRules(scopes={"slack": scopes}))
+    assert judged.planned is not None
+    async with room.deployment.transaction() as connecting:
+        await users.hold_user(connecting, person.id)
+        importing = asyncio.ensure_future(take_over(room.operator, row, judged.planned))
+        await until_waiting(connecting, number=1, is_sqlite=store.is_sqlite)
+        if is_connected:
+            answer = TokenAnswer("new", "new", scopes=scopes, expires_in=3600, account=judged.planned.account)
+            which = {"user_id": person.id, "provider": "slack", "answer": answer, "asked": scopes}
+            policy, now = room.deployment.catalog.provider("slack").policy(), room.deployment.now()
+            await connections.open_connection(connecting, room.deployment.keys, **which, policy=policy, now=now)
+    assert await importing == (KNOWN if is_connected else NEW)
+    (account,) = await connections.find(room.deployment.database, person.id, provider="slack")
+    assert account.generation == 1, "nothing replaced its tokens"
+    assert await take_over(room.operator, row, judged.planned) == KNOWN
 
 
 async def test_service_accounts_of_group_admins_change_each_other_at_once_without_a_deadlock(

@@ -23,7 +23,7 @@ from server.administration.people import check_is_enabled, hold_person
 from vault import connections, users
 from vault.audit import audit
 from vault.records import User
-from vault.storage.database import Transaction
+from vault.storage.database import Reader, Transaction
 from vault.upstream import Account, TokenAnswer, UpstreamError
 from vault.users import NameRefused
 
@@ -113,7 +113,7 @@ async def _judge(actor: Actor, row: ImportedAccount, rules: ImportRules) -> Impo
     name, person = await _person(actor, row, rules)
     account = await _account(actor, provider, row)
     planned = PlannedAccount(name, person is None, provider, account, scopes, left_out)
-    return ImportOutcome(row, await _judge_account(actor, person, planned), planned)
+    return ImportOutcome(row, await _judge_account(actor.deployment.database, person, planned), planned)
 
 
 def _provider(actor: Actor, row: ImportedAccount, rules: ImportRules) -> Provider:
@@ -183,10 +183,10 @@ async def _account(actor: Actor, provider: Provider, row: ImportedAccount) -> Ac
     return named
 
 
-async def _judge_account(actor: Actor, person: User | None, planned: PlannedAccount) -> str:
+async def _judge_account(reader: Reader, person: User | None, planned: PlannedAccount) -> str:
     if person is None:
         return NEW
-    held = await connections.find(actor.deployment.database, person.id, provider=planned.provider.name)
+    held = await connections.find(reader, person.id, provider=planned.provider.name)
     return KNOWN if any(one.account == planned.account.id for one in held) else NEW
 
 
@@ -194,8 +194,6 @@ async def take_over(actor: Actor, row: ImportedAccount, planned: PlannedAccount)
     """Store one account in its own transaction; returns NEW, KNOWN, or why not. Repeating it stores nothing twice."""
     deployment, provider = actor.deployment, planned.provider
     person = await users.find_user(deployment.database, planned.person)
-    if person is not None and (person.disabled_at is not None or await _judge_account(actor, person, planned) == KNOWN):
-        return NOBODY if person.disabled_at is not None else KNOWN
     if person is None and not planned.is_new_person:
         return NOBODY
     now = deployment.now()
@@ -206,6 +204,8 @@ async def take_over(actor: Actor, row: ImportedAccount, planned: PlannedAccount)
             else:
                 owner = await hold_person(transaction, person.id)
                 check_is_enabled(owner)
+                if await _judge_account(transaction, owner, planned) == KNOWN:  # its tokens may be newer than these
+                    return KNOWN
             opened = await connections.open_connection(
                 transaction,
                 deployment.keys,
