@@ -20,7 +20,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote, urlencode
 
-from providers.api.masked_members import MemberMask, UnreadableAnswer, masked_names
+from providers.api.masked_members import UnreadableAnswer, masked_names
 from providers.api.masking import mask, mask_text
 from providers.api.retries import UNANSWERED, Repeat, Wait, asks_to_wait, wait_of
 from providers.api.rules import NOTHING, Call, Payload, allows, target_of
@@ -442,7 +442,7 @@ class UpstreamAPI:
             raise UpstreamRefused("unreadable", f"{self.title} answered in a form that can't be searched.") from error
         if masked is None:
             return answer
-        return replace(answer, body=await MemberMask(masked.names).whole_in_turns(answer.body))
+        return replace(answer, body=await masked.mask().whole_in_turns(answer.body))
 
     def _content(self, answer: OutboundResponse, *, is_write: bool, form: Form) -> Mapping[str, object]:
         if (body := mask(answer.body, self._secrets)) != answer.body:

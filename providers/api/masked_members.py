@@ -19,6 +19,7 @@ from providers.definitions.model import Provider
 from providers.definitions.unruled_calls import EVERYTHING
 
 _PART: Final = re.compile(rb'[\[\]{}"]')
+_QUERY: Final = re.compile(rb"\?|(?=\\)")
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _LEVELS: Final = frozenset({0, 1, 3, 7})  # backslashes before a quote: of JSON, of JSON in a text of JSON, and so on
 _MOST: Final = 8  # backslashes before a letter's escape at the innermost level; before a quote, one less
@@ -56,14 +57,22 @@ _USUAL: Final = frozenset[str]().union(
 
 @dataclass(frozen=True, slots=True)
 class MaskedNames:
-    """The members to mask in one answer: those that the provider file names, and perhaps the usual ones."""
+    """The members to mask in one answer: those that the provider file names, and perhaps the usual ones.
+
+    `addresses`: of the named ones, those of whose texts only the query is masked.
+    """
 
     named: frozenset[str]
     has_usual: bool
+    addresses: frozenset[str] = frozenset()
 
     @property
     def names(self) -> frozenset[str]:
         return self.named | _USUAL if self.has_usual else self.named
+
+    def mask(self) -> MemberMask:
+        """What masks an answer, which is used once."""
+        return MemberMask(self.names, addresses=self.addresses)
 
     def __str__(self) -> str:
         return ", ".join([*sorted(self.named), *(["credentials"] if self.has_usual else [])])
@@ -78,9 +87,9 @@ def masked_names(
     masked in what they read; a write may return what it created. Raises UnreadableAnswer.
     """
     held = expand(provider, scopes) if provider.masked else scopes
-    named = frozenset(
-        name for one in provider.masked if one.shown_to.isdisjoint(held) and one.is_for(path) for name in one.members
-    )
+    found = [one for one in provider.masked if one.shown_to.isdisjoint(held) and one.is_for(path, content_type)]
+    named = frozenset(name for one in found for name in one.members)
+    whole = frozenset(name for one in found if not one.only_query for name in one.members)
     has_usual = judged_method(method) == "GET" and any(
         rule.path == EVERYTHING for rule in of_path(provider, api=api, method="GET", path=path)
     )
@@ -89,7 +98,7 @@ def masked_names(
     is_searched = may_have_members(content_type)
     if is_searched is None and named:
         raise UnreadableAnswer
-    return MaskedNames(named, has_usual) if is_searched else None
+    return MaskedNames(named, has_usual, named - whole) if is_searched else None
 
 
 def may_have_members(content_type: str) -> bool | None:
@@ -110,15 +119,21 @@ class UnreadableAnswer(Exception):
 class MemberMask:
     """Masks a stream: call `feed` with pieces, then `finish`. Holds back only what may be the beginning of a name.
 
-    Every text below a member of these `names` becomes a mask of the same length. `found`: the members that had one.
+    Every text below a member of these `names` becomes a mask of the same length; the text of one of `addresses` only
+    from its query on, or from its first escape, which may hide the query. `found`: the members that had one.
     Time grows with the length of the answer, and what is held back is never longer than `most_held`: providers' answers
     contain what others wrote.
     """
 
-    __slots__ = ("_before", "_current", "_depth", "_held", "_level", "_longest", "_names", "_state", "found")
+    __slots__ = (
+        *("_addresses", "_before", "_current", "_depth", "_held", "_is_shown", "_level", "_longest", "_names"),
+        *("_state", "found"),
+    )
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], *, addresses: frozenset[str] = frozenset()) -> None:
         self._names = frozenset(name.encode() for name in names)
+        self._addresses = addresses
+        self._is_shown = False  # whether the text's query hasn't begun yet
         self._longest = max(map(len, self._names), default=1)
         self._held = b""
         self._before = 0  # backslashes of a text before `_held`, which were masked
@@ -212,7 +227,7 @@ class MemberMask:
             return end
         begun = content[end : end + len(quote)]
         if begun == quote:
-            self._state = "text"
+            self._state, self._is_shown = "text", self._current in self._addresses
             done.append(quote)
             return end + len(quote)
         if quote.startswith(begun):
@@ -253,21 +268,27 @@ class MemberMask:
             if quote < 0:
                 held = min(length, level)  # without those that were masked, since these are fewer than a cycle
                 self._before = length - held if length < _CYCLE else _CYCLE + length % _CYCLE - held
-                self._mask(before - held - at, done)
+                self._mask(content[at : before - held], done)
                 self._held = content[before - held :]
                 return before
         self._before = 0
         ends = quote - min(length, level)
-        self._mask(ends - at, done)
+        self._mask(content[at:ends], done)
         done.append(content[ends : quote + 1])
         self._state = "inside" if self._state == "inner" and length >= level else "search"
         self._depth = self._depth if self._state == "inside" else 0
         return quote + 1
 
-    def _mask(self, length: int, done: list[bytes]) -> None:
-        if length:
+    def _mask(self, part: bytes, done: list[bytes]) -> None:
+        if self._is_shown:
+            query = _QUERY.search(part)
+            shown = len(part) if query is None else query.end()
+            self._is_shown = query is None
+            done.append(part[:shown])
+            part = part[shown:]
+        if part:
             self.found.add(self._current)
-            done.append(b"*" * length)
+            done.append(b"*" * len(part))
 
 
 def _is_escaped(length: int, level: int) -> bool:

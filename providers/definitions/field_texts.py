@@ -160,7 +160,9 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
             "with `*`.\n"
             "`members`: their names, wherever they occur, with everything below them.\n"
             "`paths`: only in answers of these calls; without it, of all.\n"
-            "`shown_to`: scopes whose holders see them."
+            "`shown_to`: scopes whose holders see them.\n"
+            "`only_query`: their texts are addresses, of which only the query is masked.\n"
+            "`files`: content types of answers that are someone's file, which stays as it is."
         ),
         "[proxied]": (
             "For the [proxy](../guides/api-proxy.md).\n"

@@ -130,7 +130,7 @@ def _member_mask(
         raise refusals.answer_unreadable(call.provider) from error
     if masked is not None:
         headers.append((b"token-vault-masked", str(masked).encode()))
-        incoming.members = MemberMask(masked.names)
+        incoming.members = masked.mask()
     return incoming.members
 
 

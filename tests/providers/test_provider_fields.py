@@ -86,6 +86,8 @@ FORM: list[tuple[str, str, str, object]] = [
     ("masked.*.members", "microsoft", "masked.0.members", []),
     ("masked.*.paths", "microsoft", "masked.0.paths", ["me/drive"]),
     ("masked.*.shown_to", "stripe", "masked.0.shown_to", ["no-such-scope"]),
+    ("masked.*.only_query", "github", "masked.1.only_query", "perhaps"),
+    ("masked.*.files", "github", "masked.1.files", ["Raw"]),
     ("rules_from", "google", "rules_from", ["no-such-file"]),
     ("console.url", "asana", "console.url", "asana"),
     ("console.steps", "asana", "console.steps", [""]),

@@ -335,7 +335,7 @@ def test_unread_answers_have_no_member_with_the_usual_name_of_a_credential(
 
 @pytest.fixture(scope="module")
 async def graph(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
-    others = {"microsoft": "graph", "stripe-apps": "main", "gumroad": "main"}
+    others = {"microsoft": "graph", "stripe-apps": "main", "gumroad": "main", "github": "rest"}
     async with proxy_room(
         tmp_path_factory.mktemp("masked"),
         apis_at=upstream.url,
@@ -432,7 +432,76 @@ def test_every_file_of_one_service_masks_the_same_members() -> None:
     files = [one for one in shipped if any(base.startswith("https://api.github.com") for base in one.apis.values())]
     assert {one.name for one in files} >= {"github", "github-app", "github-oauth-app"}
     for one in files:
-        assert {name for mask in one.masked for name in mask.members} == {"temp_clone_token"}, one.name
+        assert {name for mask in one.masked for name in mask.members} == {"temp_clone_token", "download_url"}, one.name
+
+
+RAW_FILE = b"https://raw.githubusercontent.com/acme/plans/main/a%20b.md"
+CONTENTS = "/repos/acme/plans/contents/a%20b.md"
+
+
+def github_file(address: bytes) -> bytes:
+    return b'{"name":"a?b.md","download_url":"' + address + b'","type":"file","_links":{"self":"https://x?ref=main"}}'
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (RAW_FILE + b"?token=canary&x=1", RAW_FILE + b"?" + b"*" * 16),
+        (RAW_FILE, RAW_FILE),  # a public file's
+        (b"https:\\/\\/x?token=canary", b"https:" + b"*" * 18),
+        (b"https://x\\u003ftoken=canary", b"https://x" + b"*" * 18),
+        (b"?", b"?"),
+    ],
+)
+def test_of_an_address_only_the_query_is_masked(address: bytes, expected: bytes) -> None:
+    body = github_file(address)
+    mask = MemberMask({"download_url"}, addresses=frozenset({"download_url"}))
+    assert mask.whole(body) == github_file(expected)
+    assert mask.found == ({"download_url"} if b"*" in expected else set())
+    for at in range(len(body)):
+        again = MemberMask({"download_url"}, addresses=frozenset({"download_url"}))
+        assert through(again, body, [at, at + 1]) == github_file(expected)
+    nested = json.dumps({"inner": body.decode()}).encode()
+    told = MemberMask({"download_url"}, addresses=frozenset({"download_url"})).whole(nested)
+    assert b"canary" not in told
+    below = b'{"download_url":["https://x?y"]}'  # not an address itself
+    assert MemberMask({"download_url"}, addresses=frozenset({"download_url"})).whole(below) == below.replace(
+        b"https://x?y", b"*" * 11
+    )
+
+
+def test_a_member_that_another_entry_masks_whole_is_masked_whole() -> None:
+    entries = [{"members": ["url"], "only_query": True}, {"members": ["url"], "paths": ["/whole"]}]
+    provider = load_catalog().provider("microsoft")
+    provider = provider.model_copy(update={"masked": tuple(MaskedMembers.model_validate(one) for one in entries)})
+    for path, expected in (("/whole", b'"url":"*******"'), ("/other", b'"url":"//x?***"')):
+        found = masked_names(provider, READ, api="graph", method="GET", path=path, content_type="application/json")
+        assert found is not None
+        assert found.mask().whole(b'"url":"//x?y=z"') == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_masked"),
+    [
+        ("application/json; charset=utf-8", True),
+        ("application/vnd.github.object+json", True),
+        ("application/vnd.github.raw+json; charset=utf-8", False),
+        ("application/vnd.github.v3.raw; charset=utf-8", False),
+        ("Application/VND.GitHub.Raw", False),
+    ],
+)
+async def test_the_token_in_the_address_of_a_private_file_is_masked_but_not_what_a_file_says(
+    graph: ProxyRoom, upstream: Upstream, kind: str, *, is_masked: bool
+) -> None:
+    reads = frozenset({"contents:read", "metadata:read"})
+    caller = await handle(graph, "github", *reads, granted=reads)
+    body = github_file(RAW_FILE + b"?token=canary")
+    upstream.answer = reply_in_pieces(body, headers=[(b"content-type", kind.encode())])
+    answer = await caller.call("GET", CONTENTS, api="rest")
+    assert answer.status_code == 200, answer.text
+    assert answer.content == (github_file(RAW_FILE + b"?************") if is_masked else body)
+    assert answer.headers.get("token-vault-masked") == ("download_url, temp_clone_token" if is_masked else None)
+    assert (await caller.call("GET", "/repos/acme/plans", api="rest")).content == body, "no file's address"
 
 
 # In tools
