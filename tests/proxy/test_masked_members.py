@@ -504,6 +504,19 @@ async def test_the_token_in_the_address_of_a_private_file_is_masked_but_not_what
     assert (await caller.call("GET", "/repos/acme/plans", api="rest")).content == body, "no file's address"
 
 
+@pytest.mark.parametrize("name", ["github", "github-app", "github-oauth-app"])
+def test_every_call_that_answers_with_the_address_of_a_file_is_named(name: str) -> None:
+    """Some are reached only if the operator allows calls without a rule."""
+    provider = load_catalog().provider(name)
+    for place in ("/repos/acme/plans", "/repositories/42"):
+        for end, is_named in (("/contents", True), ("/contents/a/b", True), ("/readme/a", True), ("/license", True),
+                              ("/readme", True), ("", False), ("/issues/1", False)):  # fmt: skip
+            call = {"api": "rest", "method": "GET", "path": place + end, "content_type": "application/json"}
+            found = masked_names(provider, provider.all_scopes, **call)
+            assert found is not None
+            assert ("download_url" in found.names) is is_named, place + end
+
+
 # In tools
 
 
