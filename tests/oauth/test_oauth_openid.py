@@ -59,6 +59,16 @@ async def test_userinfo_tells_who_the_person_is(world: World, method: str) -> No
     assert answer.headers["cache-control"] == "no-store"
 
 
+async def test_userinfo_says_what_a_request_lacks_and_no_error_without_a_token(world: World) -> None:  # RFC 6750 §3
+    narrow = (await world.tokens(scope="tools"))["access_token"]
+    for token, expected in ((None, ""), ("wrong", "invalid_token"), (narrow, "insufficient_scope")):
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        answer = await world.http.get("/userinfo", headers=headers)
+        told = f'error="{expected}", ' if expected else ""
+        assert answer.headers["www-authenticate"] == f'Bearer {told}scope="openid"'
+        assert answer.json() == {"error": expected or "unauthorized"}
+
+
 # How fresh a sign-in is (§3.1.2.1, §15.1)
 
 
