@@ -342,6 +342,7 @@ async def test_a_groups_members_are_the_directorys_alone(scim: ScimRoom) -> None
 
 async def test_without_a_live_token_nothing_is_answered(scim: ScimRoom) -> None:
     first, _ = await provisioning.make_token(scim.operator, "rotated", days=1, grace=0)
+    assert len(first.removeprefix(directory.PREFIX)) == 43  # 256 bits
     assert (await scim.call("GET", "/Users", token=first)).status_code == 200
     second, is_rotation = await provisioning.make_token(scim.operator, "rotated", days=1, grace=3600)
     assert is_rotation

@@ -31,7 +31,7 @@ def read(page: httpx2.Response) -> str:
 async def test_the_person_says_yes_on_another_device_and_the_client_gets_one_token(asker: Asker) -> None:
     sent = await asker.post({"authorization_details": json.dumps([PAYMENT]), "requested_expiry": "120"})
     found = sent.json()
-    assert (found["expires_in"], found["interval"]) == (120, 5)
+    assert (found["expires_in"], found["interval"], len(found["auth_req_id"])) == (120, 5, 43)  # 256 bits
     waiting = await asker.poll(found["auth_req_id"])
     assert (waiting.status_code, error_of(waiting)) == (400, "authorization_pending")
     page = read(await asker.page())

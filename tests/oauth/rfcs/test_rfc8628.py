@@ -69,7 +69,7 @@ async def device(world: World, client_id: str | None = None, **more: str) -> Dev
     found = answer.json()
     assert found["verification_uri"] == f"{world.url}/device"
     assert "verification_uri_complete" not in found
-    assert found["expires_in"] == 600
+    assert (found["expires_in"], len(found["device_code"])) == (600, 43)  # 256 bits
     return Device(world, client_id, found["device_code"], found["user_code"], found["interval"])
 
 

@@ -13,6 +13,7 @@ async def test_a_session_is_found_by_its_token_with_its_user(database: Database)
     alice = await seed(database)
     async with database.transaction() as transaction:
         token, started = await sessions.start_session(transaction, alice.user.id, now=NOW, lifetime=SESSION_LIFETIME)
+    assert len(token) == 43  # 256 bits
     found = await sessions.find_session(database, token, now=NOW, idle_lifetime=SESSION_IDLE)
     assert found == (started, alice.user)
     assert started.token_hash == sessions.session_hash(token)
