@@ -68,12 +68,13 @@ def find_download(provider: Provider, answer: StreamedAnswer, *, called: str, me
 def download_headers(passed: Mapping[str, str], *, method: str, sent: Headers) -> dict[str, str]:
     """The headers of the request for the file, of those that pass and those that name a part (RFC 9110 §14.2)."""
     found = {name: value for name, value in passed.items() if name == "user-agent"}
-    ranges, conditions = sent.getlist("range"), sent.getlist("if-range")
-    if method == "GET" and len(ranges) == 1 and len(conditions) <= 1:
-        found["range"] = ranges[0]
-        if conditions:
-            found["if-range"] = conditions[0]
-    return found
+    match method, sent.getlist("range"), sent.getlist("if-range"):
+        case "GET", [part], []:
+            return found | {"range": part}
+        case "GET", [part], [condition]:
+            return found | {"range": part, "if-range": condition}
+        case _:
+            return found
 
 
 def is_file(answer: StreamedAnswer, *, asked: Mapping[str, str]) -> bool:
