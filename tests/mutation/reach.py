@@ -65,7 +65,9 @@ class Wording:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(re.findall("[a-z]{3,}", text.lower()))
+    """Its words, and each name that consists of several, which is rarer than its words."""
+    small = text.lower()
+    return frozenset(re.findall("[a-z]{3,}", small) + re.findall("[a-z0-9]+(?:_[a-z0-9]+)+", small))
 
 
 class Reach:

@@ -180,6 +180,8 @@ def test_tests_that_speak_of_the_same_come_first() -> None:
     texts = {"a": "register a client", "b": "register an unused client", "c": "unused", "d": "register"}
     assert Wording(texts).nearest({"a", "b", "d"}, "clients.reap_unused(client)")[:2] == ["b", "a"]
     assert Wording(texts).tests_with(["_Unused", "Other"]) == {"b", "c"}
+    texts = {"a": "a token that expires in a day", "b": "token_expires_in"}
+    assert Wording(texts).nearest({"a", "b"}, 'answer["token_expires_in"]') == ["b", "a"], "a name counts as a whole"
 
 
 def test_a_constant_and_a_default_are_changed_where_they_are_read(
