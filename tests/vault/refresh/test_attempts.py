@@ -198,7 +198,9 @@ async def test_an_answer_stored_and_reported_failed_changes_no_earlier_grant_of_
     assert await list_revocations(room.database, room.alice.user.id) == before
 
 
-async def test_every_ending_that_is_owed_is_written_once_in_its_order(room: Room) -> None:
+async def test_every_ending_that_is_owed_is_written_once_in_its_order(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
     connection, written = await room.connect(), list[str]()
 
     def ending(name: str) -> attempts.Ending:
@@ -214,6 +216,7 @@ async def test_every_ending_that_is_owed_is_written_once_in_its_order(room: Room
     await room.settle()
     assert written == ["first", "second", "third"]
     assert not room.vault.tasks.owed
+    assert "claim left behind" not in caplog.text
 
 
 async def test_a_late_settling_leaves_a_newer_send_alone(room: Room) -> None:
