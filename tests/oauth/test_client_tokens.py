@@ -18,11 +18,13 @@ from server.administration.actor import Actor, ChangeRefused
 from server.administration.agents import BackchannelSpec, NewAgent, OwnApisSpec, RegisteredAgent, WorkerSpec
 from server.administration.client_checks import check_client_tokens
 from server.doctor.findings import Verdict
+from server.oauth.client_tokens import issue_token
 from server.oauth.clients.authentication import ASSERTION_TYPE
+from server.oauth.parameters import Parameters
 from server.oauth.resources import known_resource
 from server.oauth.rules import TOKEN_EXCHANGE, OAuthError
 from server.oauth.token_answers import answer_content
-from server.oauth.token_request import TokenGrant
+from server.oauth.token_request import TokenGrant, TokenRequest
 from server.oauth.tokens import NO_GRANT
 from server.settings import Settings
 from tests.conftest import Store
@@ -120,6 +122,15 @@ async def test_a_token_that_can_be_had_anew_lives_as_briefly_as_those_that_are_r
     issue = TokenGrant(grant, frozenset(), API, asks_anew=asks_anew, expires_at=office.now() + 300)
     content = await answer_content(deployment, issue, now=office.now(), key_thumbprint=None)
     assert content["expires_in"] == expected
+
+
+async def test_an_agent_that_acts_for_itself_gets_no_longer_token_than_others(office: Office) -> None:
+    deployment = replace(office.deployment, settings=Settings.model_validate({"tokens": {"access_lifetime": 60}}))
+    made = await office.agent_for_nobody()
+    asked = TokenRequest(made.client, Parameters({}), None, API, key_thumbprint=None, now=office.now())
+    issue = await issue_token(deployment, asked)
+    content = await answer_content(deployment, issue, now=asked.now, key_thumbprint=None)
+    assert content["expires_in"] == 60
 
 
 @pytest.mark.parametrize(("resource", "is_known"), [("https://brokerage.example", False), (API, True)])
