@@ -345,3 +345,26 @@ async def test_the_receipt_of_a_removed_client_names_the_end_of_the_providers_to
     assert by_account[released.id].reason == "token_released"
     assert end is not None
     assert 0 < end - before <= 7200
+
+
+async def test_an_agent_that_loses_the_account_meanwhile_gets_no_token(place: ExchangeRoom) -> None:
+    callers = [await place.caller(release={"slack": "full"}) for _ in range(2)]
+    agents_of = [await place.agent(caller, f"loses-{number}") for number, caller in enumerate(callers)]
+    for agent in agents_of:
+        await place.slack(agent)
+    ended, kept = callers
+    async with place.deployment.transaction() as transaction:
+        await transaction.execute(  # the first statement that looks again before the token leaves
+            "create trigger vault.ending before update of last_used_at on clients"
+            f" when new.id = '{ended.client.id}' begin"
+            " update delegations set revoked_at = 1 where client_id = new.id; end"
+        )
+    try:
+        refused = await place.exchange(ended, agents_of[0].token, audience="slack", scope="chat:write")
+        given = await place.exchange(kept, agents_of[1].token, audience="slack", scope="chat:write")
+    finally:
+        async with place.deployment.transaction() as transaction:
+            await transaction.execute("drop trigger vault.ending")
+    assert refusal_code(refused) == "invalid_request"
+    assert given.json()["access_token"].startswith("xox")
+    assert "xox" not in refused.text
