@@ -16,7 +16,11 @@ from server.administration.access_requests import AccessAnswer, AccessInput
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from server.issuer_settings import EnterpriseSettings
+from server.oauth.enterprise.assertion_grant import redeem
 from server.oauth.enterprise.explanation import explain_assertion
+from server.oauth.enterprise.refusals import AssertionRefused
+from server.oauth.parameters import Parameters
+from server.oauth.token_request import TokenRequest
 from tests.conftest import Store
 from tests.oauth.enterprise.test_permissions import connect, live_scopes
 from tests.support.inspection import get_grant
@@ -66,6 +70,8 @@ async def test_the_refusal_leads_to_the_page_and_the_answer_lets_the_agent_in(co
     link = urlsplit(refused.json()["access_request_uri"])
     assert link.path == "/access-requests/new"
     assert parse_qs(link.query) == {"company": ["acme"], "agent": [company.caller.client.id]}
+    elsewhere = await company.ask(company.assertion(aud="https://other.example"))
+    assert (elsewhere.status_code, "access_request_uri" in elsewhere.json()) == (400, False), "no admin can help"
     request = await ask_admin(company)
     assert (await company.ask()).status_code == 400
     with pytest.raises(ChangeRefused) as unknown:
@@ -89,6 +95,19 @@ async def test_the_refusal_leads_to_the_page_and_the_answer_lets_the_agent_in(co
     assert await live_scopes(company, connection) == frozenset()
     again = await company.ask()
     assert again.json()["error"] == "access_denied"
+
+
+@pytest.mark.parametrize("days", [0, 30])
+async def test_no_page_is_named_where_nobody_can_ask(company: Company, days: int) -> None:
+    deployment, client = company.place.deployment, company.caller.client
+    settings = deployment.settings
+    asking = settings.access_requests.model_copy(update={"longest_days": days})
+    deployment = replace(deployment, settings=settings.model_copy(update={"access_requests": asking}))
+    form = Parameters({"assertion": company.assertion()})
+    with pytest.raises(AssertionRefused) as refused:
+        await redeem(deployment, TokenRequest(client, form, None, None, None, company.now()))
+    assert refused.value.reason == "agent"
+    assert ("access_request_uri" in refused.value.members) is (days > 0)
 
 
 async def test_it_is_for_this_person_alone(company: Company) -> None:

@@ -63,7 +63,9 @@ async def test_the_directorys_id_links_a_person_who_is_found_by_that_link_from_t
 
 async def test_an_empty_id_is_no_ones(company: Company) -> None:
     await provision(company, "")
-    assert outcome_of(await ask(company, "sixth", oid="")) == "person"
+    presented = company.assertion(iss=issuer_of("directed"), sub="sixth", oid="")
+    assert (await explain_assertion(company.place.deployment, presented)).reason == "person"
+    assert outcome_of(await company.ask(presented)) == "person"
 
 
 async def test_a_second_visit_with_the_same_identity_finds_the_person(company: Company) -> None:
