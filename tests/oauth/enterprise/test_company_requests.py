@@ -16,7 +16,7 @@ from server.administration.access_requests import AccessAnswer, AccessInput
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from server.issuer_settings import EnterpriseSettings
-from server.oauth.enterprise.assertion_grant import redeem
+from server.oauth.enterprise import assertion_grant
 from server.oauth.enterprise.explanation import explain_assertion
 from server.oauth.enterprise.refusals import AssertionRefused
 from server.oauth.parameters import Parameters
@@ -29,6 +29,7 @@ from tests.support.rooms.oauth_world import GENEROUS, claims_of, vault_with
 from vault import users
 from vault.approvals import access_requests as stored
 from vault.approvals.access_requests import AccessRequest, Kind, RequestedAccess
+from vault.refusals import TemporarilyUnavailable
 from vault.upkeep import access_ends
 
 DAY = 86400
@@ -105,7 +106,7 @@ async def test_no_page_is_named_where_nobody_can_ask(company: Company, days: int
     deployment = replace(deployment, settings=settings.model_copy(update={"access_requests": asking}))
     form = Parameters({"assertion": company.assertion()})
     with pytest.raises(AssertionRefused) as refused:
-        await redeem(deployment, TokenRequest(client, form, None, None, None, company.now()))
+        await assertion_grant.redeem(deployment, TokenRequest(client, form, None, None, None, company.now()))
     assert refused.value.reason == "agent"
     assert ("access_request_uri" in refused.value.members) is (days > 0)
 
@@ -123,6 +124,23 @@ async def test_it_is_for_this_person_alone(company: Company) -> None:
     assert (await stranger.ask()).status_code == 400
     assert await users.count_users(company.place.deployment.database) == before
     assert (await company.ask()).status_code == 200
+
+
+@pytest.mark.parametrize("change", ["none", "ended", "other rules"])
+async def test_a_change_of_the_request_while_its_token_is_made_counts(company: Company, change: str) -> None:
+    request, deployment = await ask_admin(company), company.place.deployment
+    await access_requests.allow(operator(company), request.id, AccessAnswer(2, frozenset({"everyone"})))
+    names = frozenset({"writers" if change == "other rules" else "everyone"})
+    read = assertion_grant.RequestedRules({}, request.id, names)
+    if change == "ended":
+        await access_requests.end(operator(company), request.id)
+    async with deployment.transaction() as transaction:
+        checking = assertion_grant._check_allowed(transaction, read, now=company.now())
+        if change == "none":
+            assert company.now() + DAY < await checking <= company.now() + 2 * DAY
+        else:
+            with pytest.raises(AssertionRefused if change == "ended" else TemporarilyUnavailable):
+                await checking
 
 
 async def test_it_ends_by_itself(company: Company) -> None:

@@ -221,6 +221,15 @@ async def test_a_code_leads_one_person_to_the_page_once(world: World) -> None:
     assert (await agent.poll()).status_code == 200
 
 
+async def test_the_page_that_a_code_leads_to_ends_with_the_code(world: World) -> None:
+    agent = await device(world)
+    with world.clock_ahead(300):
+        page = await enter(world.alice, agent.user_code)
+    for seconds, status in ((590, 200), (600, 410)):
+        with world.clock_ahead(seconds):
+            assert (await world.alice.open(str(page.url))).status_code == status
+
+
 @pytest.mark.requirement("S-060")
 @pytest.mark.parametrize("signed_in", ["before", "on the way", "in another browser"])
 async def test_a_forwarded_consent_link_shows_nothing_and_leads_to_the_page_for_the_code(
