@@ -1,7 +1,7 @@
 """People: add, disable, make or remove admins, restore access, link or unlink an identity, and delete.
 
-The owner of the data directory can do all of this to anyone. Admins can't end their own account or leave the vault
-without an admin.
+The owner of the data directory can do all of this to anyone. Admins can't end their own account, lock themselves
+out, or leave the vault without an admin.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting.deletion import end_at_providers, remove_person
-from server.sign_in.password import make_sign_in_link
+from server.sign_in.password import OWNER_ISSUER, make_sign_in_link
 from vault import tickets, users
 from vault.audit import audit
 from vault.keys import passwords
 from vault.records import Role, TicketPurpose, User
+from vault.sign_in import passkeys
 from vault.storage.database import Reader, Transaction
+from vault.users import LinkedIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +182,22 @@ async def link_identity(actor: Actor, person: User, *, issuer: str, subject: str
         await audit.append(transaction, actor.event("user.linked", user_id=person.id, issuer=issuer), now=now)
 
 
+async def removable_identities(reader: Reader, person: User) -> tuple[LinkedIdentity, ...]:
+    """The person's identities at identity providers, without the mark of the owner of the data directory."""
+    return tuple(one for one in await users.list_identities(reader, person.id) if one.issuer != OWNER_ISSUER)
+
+
 async def unlink_identity(actor: Actor, person: User, *, issuer: str, subject: str) -> bool:
-    """Remove an external identity of the person, and sign them out everywhere. False if it wasn't theirs."""
+    """Remove an external identity of the person, and sign them out everywhere. False if it wasn't theirs.
+
+    Raises ChangeRefused if it is the actor's only way to sign in.
+    """
     now = actor.deployment.now()
     async with actor.change() as transaction:
-        await check_may_touch(actor, transaction, person)
+        current = await check_may_touch(actor, transaction, person)
         if not await users.unlink_identity(transaction, issuer=issuer, subject=subject, user_id=person.id):
             return False
+        await _keep_a_way_in(actor, transaction, current)
         await users.end_user_sessions(transaction, person.id, now=now)
         await audit.append(transaction, actor.event("user.unlinked", user_id=person.id, issuer=issuer), now=now)
     return True
@@ -205,6 +216,15 @@ async def delete(actor: Actor, person: User) -> None:
 def _check_other(actor: Actor, person: User) -> None:
     if actor.user is not None and person.id == actor.user.id:
         raise ChangeRefused("not_yourself", "Another admin can disable or delete you.", kind="conflict")
+
+
+async def _keep_a_way_in(actor: Actor, transaction: Transaction, person: User) -> None:
+    if actor.user is None or actor.user.id != person.id or person.password_hash is not None:
+        return
+    linked = await removable_identities(transaction, person)
+    if not linked and not await passkeys.list_passkeys(transaction, person.id):
+        said = "You couldn't sign in anymore: another admin can remove this identity."
+        raise ChangeRefused("not_yourself", said, kind="conflict")
 
 
 async def _keep_an_admin(actor: Actor, transaction: Transaction, person: User) -> None:

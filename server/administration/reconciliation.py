@@ -27,14 +27,12 @@ from server.administration.declarations import declared_groups
 from server.administration.declarations.planned_changes import PlannedChange, Verb, differences_between
 from server.administration.registrations import RegistrationInput
 from server.oauth.exchange import release
-from server.sign_in.password import OWNER_ISSUER
 from vault import apis, clients, users
 from vault import registrations as stored_registrations
 from vault.mcp.servers import list_accepted
 from vault.records import Client, User
 from vault.refusals import CiphertextRejected
 from vault.registrations import StoredRegistration
-from vault.storage.database import Reader
 from vault.users import LinkedIdentity
 
 SECRET: Final = "(secret)"
@@ -91,7 +89,7 @@ async def _plan_people(
             run = partial(_create_person, actor, name, declared)
             yield PlannedChange("create", "person", name, differences_between({}, after), run)
             continue
-        linked, named = await _removable_identities(reader, person), _identities_of(declared)
+        linked, named = await people.removable_identities(reader, person), _identities_of(declared)
         surplus = () if declared.identities is None else tuple(one for one in linked if one not in named)
         before = {
             **({"admin": person.is_admin} if declared.role is None else {"role": person.role.value}),
@@ -119,11 +117,6 @@ def _person_facts(declared: DeclaredPerson) -> dict[str, object]:
 
 def _identities_of(declared: DeclaredPerson) -> tuple[LinkedIdentity, ...]:
     return tuple(dict.fromkeys(LinkedIdentity(one.issuer, one.subject) for one in declared.identities or ()))
-
-
-async def _removable_identities(reader: Reader, person: User) -> tuple[LinkedIdentity, ...]:
-    """The person's identities at identity providers, without the mark of the owner of the data directory."""
-    return tuple(one for one in await users.list_identities(reader, person.id) if one.issuer != OWNER_ISSUER)
 
 
 def _identity_taken(name: str, identity: LinkedIdentity) -> ChangeRefused:
