@@ -89,8 +89,9 @@ async def _plan_people(
             run = partial(_create_person, actor, name, declared)
             yield PlannedChange("create", "person", name, differences_between({}, after), run)
             continue
-        linked, named = await people.removable_identities(reader, person), _identities_of(declared)
-        surplus = () if declared.identities is None else tuple(one for one in linked if one not in named)
+        linked, named = await users.list_identities(reader, person.id), _identities_of(declared)
+        removable = () if declared.identities is None else await people.removable_identities(reader, person)
+        surplus = tuple(one for one in removable if one not in named)
         before = {
             **({"admin": person.is_admin} if declared.role is None else {"role": person.role.value}),
             **({} if declared.disabled is None else {"disabled": person.disabled_at is not None}),

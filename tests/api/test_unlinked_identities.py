@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from server.administration import people
+from server.administration import people, reconciliation
+from server.administration.declaration import parse_declaration
 from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import users
@@ -71,3 +72,14 @@ async def test_admins_can_remove_their_own_identity_while_they_can_sign_in_anoth
             await passkeys.add(transaction, alice.id, now=room.deployment.now(), **key)  # pyright: ignore[reportArgumentType]
     assert (await apply(room, "alice")).status_code == 200
     assert await subjects_of(room, alice) == set()
+
+
+async def test_a_declared_mark_of_the_owner_is_not_a_change_for_ever(room: AdminRoom) -> None:
+    mark = {"issuer": OWNER_ISSUER, "subject": OWNER_SUBJECT}
+    wanted = parse_declaration({"people": {"alice": {"admin": True, "identities": [mark]}}})
+    alice = await room.person("alice")
+    await people.link_identity(room.operator, alice, issuer=ISSUER, subject="41")
+    (change,) = await reconciliation.plan(room.operator, wanted)
+    await reconciliation.apply([change])
+    assert await subjects_of(room, alice) == {OWNER_SUBJECT}
+    assert await reconciliation.plan(room.operator, wanted) == ()
