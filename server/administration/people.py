@@ -6,15 +6,18 @@ out, or leave the vault without an admin.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from providers.definitions.issuers import is_same_issuer
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting.deletion import end_at_providers, remove_person
+from server.sign_in.identities import identity_name
 from server.sign_in.password import OWNER_ISSUER, make_sign_in_link
-from vault import tickets, users
+from vault import connections, tickets, users
 from vault.audit import audit
 from vault.keys import passwords
-from vault.records import Role, TicketPurpose, User
+from vault.records import Connection, Role, TicketPurpose, User
 from vault.sign_in import passkeys
 from vault.storage.database import Reader, Transaction
 from vault.users import LinkedIdentity
@@ -190,6 +193,7 @@ async def removable_identities(reader: Reader, person: User) -> tuple[LinkedIden
 async def unlink_identity(actor: Actor, person: User, *, issuer: str, subject: str) -> bool:
     """Remove an external identity of the person, and sign them out everywhere. False if it wasn't theirs.
 
+    What it vouched for at other services ends, too.
     Raises ChangeRefused if it is the actor's only way to sign in.
     """
     now = actor.deployment.now()
@@ -200,7 +204,23 @@ async def unlink_identity(actor: Actor, person: User, *, issuer: str, subject: s
         await _keep_a_way_in(actor, transaction, current)
         await users.end_user_sessions(transaction, person.id, now=now)
         await audit.append(transaction, actor.event("user.unlinked", user_id=person.id, issuer=issuer), now=now)
+        ended = await _end_vouching(actor, transaction, person, issuer=issuer, subject=subject)
+    await end_at_providers(actor.deployment, [one.id for one in ended])
     return True
+
+
+async def _end_vouching(
+    actor: Actor, transaction: Transaction, person: User, *, issuer: str, subject: str
+) -> Sequence[Connection]:
+    """End the connections to the identity provider by which this identity vouches for the person elsewhere."""
+    deployment, by = actor.deployment, "" if actor.user is None else actor.user.name
+    known = deployment.settings.sign_in.openid
+    names = {identity_name(name) for name, one in known.items() if is_same_issuer(issuer, one.issuer)}
+    owned = await connections.list_connections(transaction, person.id)
+    ended = [one for one in owned if one.provider in names and one.account == subject]
+    for one in ended:
+        await connections.disconnect(transaction, deployment.keys, one, now=deployment.now(), by=by, via=actor.via)
+    return ended
 
 
 async def delete(actor: Actor, person: User) -> None:
