@@ -359,8 +359,10 @@ async def set_groups(
     for key, name in sorted(wanted.items()):  # concurrent sign-ins lock their groups in the same order
         known = there.get(key)
         end = None if known is None else integer_or_none(known, "expires_at")
-        is_member = known is not None and (end is None or end > now)
-        group = text(known, "id") if known is not None and is_member else await _held_group(transaction, name, now=now)
+        if known is not None and (end is None or end > now):
+            group = text(known, "id")
+        else:
+            group = await _held_group(transaction, name, now=now)
         await add_member(transaction, group, user_id, source=source, now=now, expires_at=expires_at)
     return (
         tuple(name for key, name in sorted(wanted.items()) if key not in there),

@@ -94,6 +94,21 @@ async def test_a_derived_grant_is_made_once_and_ends_with_what_it_is_derived_fro
     assert len(events) == 3
 
 
+async def test_only_an_api_that_is_removed_ends_its_grants_and_links(database: Database) -> None:
+    seeded, client_id = await seed(database), await server(database)
+    async with database.transaction() as transaction:
+        await apis.add_api(transaction, API, name="Api", scopes=frozenset({"read"}), now=NOW)
+        await apis.link_client(transaction, API, client_id=client_id, now=NOW)
+    derived = await derive_grant(database, seeded, client_id)
+    async with database.transaction() as transaction:
+        assert not await apis.remove_api(transaction, seeded.grant.resource, now=NOW)
+    assert [await is_live(database, one) for one in (seeded.grant, derived)] == [True, True]
+    async with database.transaction() as transaction:
+        assert await apis.remove_api(transaction, API, now=NOW)
+    assert [await is_live(database, one) for one in (seeded.grant, derived)] == [True, False]
+    assert await apis.linked_clients(database, API) == ()
+
+
 async def test_many_first_exchanges_at_once_derive_one_grant(database: Database) -> None:
     seeded, client_id = await seed(database), await server(database)
     found = await asyncio.gather(*(derive_grant(database, seeded, client_id) for _ in range(8)))

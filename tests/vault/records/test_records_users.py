@@ -174,6 +174,22 @@ async def test_an_enabled_user_signs_in_again_but_nothing_comes_back(database: D
     assert await grants.live_principal_facts(database, alice.grant.id) is None
 
 
+async def test_the_record_of_who_disabled_a_person_changes_from_the_directory_to_a_person_only(
+    database: Database,
+) -> None:
+    alice = await seed(database)
+    for is_by_directory, changes, by in (
+        (True, True, users.DIRECTORY),
+        (True, False, users.DIRECTORY),
+        (False, False, None),
+    ):
+        async with database.transaction() as transaction:
+            changed = await users.disable_user(transaction, alice.user.id, now=NOW, is_by_directory=is_by_directory)
+        assert changed == changes
+        (row,) = await database.fetch("select disabled_by from users where id = :id", {"id": alice.user.id})
+        assert row["disabled_by"] == by
+
+
 async def test_deletion_forgets_name_password_and_identities(database: Database) -> None:
     alice = await seed(database)
     async with database.transaction() as transaction:

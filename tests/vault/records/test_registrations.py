@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vault import registrations
@@ -53,13 +55,16 @@ async def test_a_registration_is_stored_replaced_and_removed_once(database: Data
         return opened, await registrations.open_renewal(database, key_ring, stored), stored
 
     renewal = ClientRenewal(5000, "https://slack.example/clients/1", "renewal token")
-    first = EnteredRegistration("client", "secret", {"domain": "d"}, is_testing=True, renewal=renewal)
+    inputs = {"tenant": "t", "domain": "d"}
+    first = EnteredRegistration("client", "secret", inputs, is_testing=True, renewal=renewal)
     kept = await save(first)
     assert kept is not None
+    (row,) = await database.fetch("select inputs from provider_registrations")
+    assert row["inputs"] == '{"domain":"d","tenant":"t"}'
     assert await save(first) is None  # someone else was first
     opened, found, stored = await reopen()
-    assert (opened, found) == (EnteredRegistration("client", "secret", {"domain": "d"}, is_testing=True), renewal)
-    assert stored.without_secret() == EnteredRegistration("client", "-", {"domain": "d"}, is_testing=True)
+    assert (opened, found) == (replace(first, renewal=None), renewal)
+    assert stored.without_secret() == EnteredRegistration("client", "-", inputs, is_testing=True)
     assert [one.revision for one in await registrations.list_registrations(database)] == [stored.revision]
     public = EnteredRegistration("public", None)
     assert await save(public, known=stored) is not None
