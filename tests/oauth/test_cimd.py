@@ -22,7 +22,9 @@ from server.oauth.clients.metadata_documents import FETCH_TIME, freshness, is_do
 from server.settings import Settings
 from tests.support.doubles.canary import running_canary
 from tests.support.harness import PASSWORD, serve_app
+from tests.support.inspection import read_events
 from tests.support.rooms.oauth_world import GENEROUS, REDIRECT, World, error_of, listening_socket, sign_jwt, vault_with
+from vault import clients
 from vault.records import Client, ClientKind
 
 SANDBOX = {"loopback_client_metadata": True}
@@ -470,3 +472,27 @@ async def test_a_strangers_key_address_counts_only_while_the_settings_allow_it(
     deployment = replace(room.vault.deployment, settings=settings)
     found = await keys_of(deployment, client, kid=None, address="192.0.2.1", now=room.now())
     assert (bool(found), site.count(address)) == (counts, counts)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"jwks_uri": None}, {"jwks": None}], ids=str)
+async def test_a_client_that_named_no_keys_has_none(room: World, metadata: dict[str, object]) -> None:
+    client = Client("c", ClientKind.MANUAL, "C", "client_secret_post", (REDIRECT,), 0, metadata=metadata)
+    assert await keys_of(room.vault.deployment, client, kid=None, address="192.0.2.1", now=room.now()) == ()
+
+
+@pytest.mark.parametrize("kind", [ClientKind.MANUAL, ClientKind.METADATA])
+async def test_an_address_names_no_client_that_an_operator_added(room: World, kind: ClientKind) -> None:
+    client_id, metadata = f"https://agent.example/{kind}.json", {"fresh_until": room.now() + 60}
+    async with room.vault.deployment.transaction() as transaction:
+        await clients.save_client(
+            transaction, Client(client_id, kind, "C", "none", (REDIRECT,), room.now(), metadata=metadata)
+        )
+    assert is_asked(await room.ask(client_id)) is (kind is ClientKind.METADATA)
+
+
+async def test_simultaneous_first_requests_of_a_client_note_it_once(room: World, site: Site) -> None:
+    client_id = site.publish()
+    answers = await asyncio.gather(*(room.ask(client_id) for _ in range(3)))
+    assert all(map(is_asked, answers))
+    events = await read_events(room.vault.deployment, user_id=None)
+    assert [one.kind for one in events if one.client_id == client_id] == ["client.registered"]

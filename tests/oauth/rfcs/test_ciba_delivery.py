@@ -172,6 +172,21 @@ async def test_a_client_that_is_sent_its_tokens_can_not_come_for_them(asker: Ask
     assert (await polls.poll(await polls.ask_and_approve())).status_code == 200
 
 
+@pytest.mark.parametrize("polls", [True, False])
+async def test_a_client_that_polled_before_it_wants_the_answer_pushed_gets_it_once(
+    asker: Asker, receiver: Receiver, *, polls: bool
+) -> None:
+    told, deployment = await ping_asker(asker, receiver), asker.world.vault.deployment
+    auth_req_id = await told.ask(client_notification_token="t")
+    await told.answer()
+    if polls:
+        assert (await told.poll(auth_req_id)).status_code == 200
+    async with deployment.transaction() as transaction:
+        changed = replace(told.client, metadata={**told.client.metadata, DELIVERY: "push"})
+        assert await clients.update_client(transaction, changed)
+    assert await tell_clients(deployment) == len(receiver.posted) == (not polls)
+
+
 async def test_a_denial_and_the_end_are_pushed_as_errors(asker: Asker, receiver: Receiver) -> None:
     told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t")

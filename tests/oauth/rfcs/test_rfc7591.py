@@ -377,3 +377,7 @@ async def test_policy_decides_who_may_register(tmp_path: Path) -> None:
             (REDIRECT, 201),
         ):
             assert (await http.post("/register", json=GOOD | {"redirect_uris": [uri]})).status_code == status
+        signing = GOOD | {"token_endpoint_auth_method": "private_key_jwt"}
+        for host, status in (("good.example", 201), ("evil.example", 400)):
+            answer = await http.post("/register", json=signing | {"jwks_uri": f"https://{host}/keys"})
+            assert answer.status_code == status

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx2
 import pytest
 
@@ -170,6 +172,12 @@ async def test_deleting_a_registration_kills_its_tokens_and_codes(world: World) 
     assert late.status_code >= 400
     assert (await world.http.get(path(client), headers=bearer(client))).status_code == 401
     assert (await world.ask(client_id)).status_code == 400
+
+
+async def test_of_simultaneous_deletions_one_counts(world: World) -> None:
+    client = await world.register()
+    answers = await asyncio.gather(*(world.http.delete(path(client), headers=bearer(client)) for _ in range(4)))
+    assert sorted(one.status_code for one in answers) == [204, 401, 401, 401]
 
 
 async def test_every_answer_is_json_that_nobody_stores(world: World) -> None:
