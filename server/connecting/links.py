@@ -30,6 +30,7 @@ from vault.records import (
 )
 from vault.refusals import TransitionRefused
 from vault.scopes import covers_all
+from vault.storage.database import Transaction
 
 LIFETIME: Final = 600  # seconds, for a link and for a redirect to the provider
 _ACCOUNT_LIMIT: Final = 320  # characters kept of an account's name: longer than any address
@@ -250,11 +251,13 @@ async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) ->
 
 async def consume_link(deployment: Deployment, handle: str) -> None:
     """Use up a connect link. Raises ConnectRefused if another request was faster."""
+    async with deployment.transaction() as transaction:
+        await _consume(deployment, transaction, handle)
+
+
+async def _consume(deployment: Deployment, transaction: Transaction, handle: str) -> None:
     try:
-        async with deployment.transaction() as transaction:
-            await tickets.consume(
-                transaction, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
-            )
+        await tickets.consume(transaction, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now())
     except TransitionRefused as error:
         raise ConnectRefused("This link was already used. Ask the agent for a new one.", kind="gone") from error
 
@@ -290,13 +293,22 @@ async def allow(
     connection: Connection,
     ask: frozenset[str] = frozenset(),
     ends_at: int | None = None,
+    link: str = "",
 ) -> None:
-    """Let the agent use an existing connection with the scopes of the request, on these terms (see `Consent`)."""
+    """Let the agent use an existing connection with the scopes of the request, on these terms (see `Consent`).
+
+    `link`: the handle of the connect link that is used up by that. Both are one step, since whoever cuts off the agent
+    ends its links. Raises ConnectRefused if another request was faster.
+    """
     if request.client_id is None:
+        if link:
+            await consume_link(deployment, link)
         return
     now, provider = deployment.now(), known_provider(deployment, connection.provider)
     scopes = request.scopes & provider.own_scopes if provider.is_remote else request.scopes
     async with deployment.transaction() as transaction:
+        if link:
+            await _consume(deployment, transaction, link)
         await delegations.extend(
             transaction,
             user_id=request.user_id,

@@ -200,6 +200,9 @@ async def decide(visit: OwnVisit) -> Response:
     if decision == "allow" and not is_ready:  # before the link is used up
         provider = known_provider(deployment, request.provider)
         await provider_authorization.check_may_connect(deployment, visit.session, provider, back=f"/connect/{handle}")
+    if chosen is not None and is_ready and decision == "allow":
+        await allow(deployment, request, connection=chosen, ask=terms.ask, ends_at=terms.ends_at, link=handle)
+        return await finish(visit, chosen, request.back, client_id=request.client_id)
     await consume_link(deployment, handle)
     if decision == "deny":
         event = Event(
@@ -215,9 +218,6 @@ async def decide(visit: OwnVisit) -> Response:
         return visit.page(
             "message.html", {"title": text("connect.declined_title"), "message": text("connect.declined")}
         )
-    if chosen is not None and is_ready:
-        await allow(deployment, request, connection=chosen, ask=terms.ask, ends_at=terms.ends_at)
-        return await finish(visit, chosen, request.back, client_id=request.client_id)
     trip = ConsentRequest(
         provider=request.provider,
         scopes=asked_scopes(request.scopes, chosen),

@@ -55,3 +55,27 @@ async def test_a_permission_that_ends_while_a_form_changes_it_stays_ended(
     else:
         assert answer.status_code == 303, answer.text
         assert (held.revoked_at, held.scopes) == (None, READ if undoes else WRITE)
+
+
+async def test_an_agent_that_is_cut_off_while_a_link_lets_it_in_is_not_let_in(room: Room, store: Store) -> None:
+    """Using the link and giving the permission are one step: the cut-off comes before both, or ends both."""
+    user, client = await room.user(), await room.agent()
+    account = await room.account(user, "slack", label="Team", scopes=WRITE)
+    which = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}
+    for cuts_off in (True, False):
+        await room.grant(user, client)
+        person, other = await room.signed_in(user), await room.signed_in(user)
+        page = await person.open((await room.link(user, client, scopes=WRITE)).url)
+        ending = await other.open(f"/agents/{client.id}/cut-off")
+        async with room.deployment.transaction() as holding:
+            await users.hold_user(holding, user.id)
+            answers: dict[str, str | list[str] | None] = {"account": account.id, "level.asked": "write"}
+            answers["decision"] = "allow"
+            sent = [asyncio.ensure_future(post(person, page, answers, form="/connect/"))]
+            await until_waiting(holding, number=1, is_sqlite=store.is_sqlite)
+            if cuts_off:
+                sent.append(asyncio.ensure_future(post(other, ending, {}, form="/cut-off")))
+                await until_waiting(holding, number=2, is_sqlite=store.is_sqlite)
+        await asyncio.gather(*sent)
+        held = await delegations.get(room.deployment.database, **which)
+        assert (held is not None and held.revoked_at is None) is not cuts_off
