@@ -90,8 +90,16 @@ class CasePlace:
 
     def decide(self, rules: RuleSet, facts: CallFacts) -> PolicyVerdict:
         """The decision of these rules."""
+        return self._decider(rules, facts).decide(facts)
+
+    def rules_met(self, rules: RuleSet, facts: CallFacts) -> list[PolicyRule]:
+        """The rules that can decide about a call of this kind, also because it could replace a tool."""
+        tools = self._decider(rules, facts).governed_tools
+        return [one for one in rules.rules if _meets(one, facts.action, facts) or _meets_any(one, tools, facts)]
+
+    def _decider(self, rules: RuleSet, facts: CallFacts) -> Decider:
         policy = self.policies.get(facts.provider)
-        return Decider(rules, facts.action, facts.provider, facts.agent.id, facts.scopes, policy).decide(facts)
+        return Decider(rules, facts.action, facts.provider, facts.agent.id, facts.scopes, policy)
 
     def facts_of(self, case: PolicyCase, actions: Mapping[str, Action]) -> CallFacts:
         """The case as rules see it. Raises ValueError with an explanation."""
@@ -137,9 +145,12 @@ class CasePlace:
             raise ValueError(f"{case.call}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def rules_met(rules: RuleSet, facts: CallFacts) -> list[PolicyRule]:
-    """The rules that can apply to a call of this kind."""
-    return [one for one in rules.rules if one.meets(facts.action, provider=facts.provider, agent=facts.agent.id)]
+def _meets(rule: PolicyRule, action: Action, facts: CallFacts) -> bool:
+    return rule.meets(action, provider=facts.provider, agent=facts.agent.id)
+
+
+def _meets_any(rule: PolicyRule, tools: Sequence[Action], facts: CallFacts) -> bool:
+    return rule.is_about_tools and any(_meets(rule, one, facts) for one in tools)
 
 
 def run_cases(files: Sequence[Path], rules: RuleSet, place: CasePlace) -> list[CaseResult]:

@@ -18,6 +18,7 @@ from vault.approvals.approvals import ToolCall
 from vault.records import Role, User
 from vault.refresh.policy_checks import PolicyQuestion
 
+DAY = "2026-11-30T"
 POST = {"channel": "#general", "text": "Hello"}
 POSTS = 'forbid(principal in Group::"Contractors", action == Action::"slack_post", resource)'
 RULES = f"""
@@ -82,13 +83,27 @@ async def test_a_rule_is_named_with_its_reason_and_the_others_that_could_apply(r
 
 async def test_time_and_role_and_provider_count(room: AdminRoom) -> None:
     user = await room.room.user()
-    early, late = "2026-11-30T05:00:00Z", "2026-11-30T09:00:00+00:00"
+    early, late = f"{DAY}05:00:00Z", f"{DAY}09:00:00+00:00"
     assert await outcome(room, user, "slack_channels", at=early) == ("forbid", "night")
     assert await outcome(room, user, "slack_channels", at=late) == ("allow", None)
     assert await outcome(room, user, "exchange", provider="github") == ("allow", None)
     await people.set_role(room.operator, user, Role.AUDITOR)
     assert await outcome(room, user, "exchange", provider="github") == ("forbid", "exchange")
     assert await outcome(room, user, "exchange", provider="gitlab") == ("allow", None)
+
+
+async def test_the_rules_about_tools_that_a_token_could_replace_are_listed_as_well(room: AdminRoom) -> None:
+    user = await room.room.user()
+    for scope, outcome, rule, met in (
+        ("chat:write", "ask", "first", ["contractors", "first"]),
+        ("channels:read", "forbid", "night", ["night"]),
+        ("users:read", "allow", None, []),
+    ):
+        found = (await explain(room, user, "exchange", provider="slack", scopes=[scope], at=f"{DAY}05:00:00Z")).json()
+        assert (found["outcome"], found["rule"]) == (outcome, rule)
+        assert [one["rule"] for one in found["met"]] == met
+    used = (await explain(room, user, arguments=POST, scopes=["channels:read"])).json()
+    assert [one["rule"] for one in used["met"]] == ["contractors", "first"], "a tool's call replaces no other tool"
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "192.0.2.7", ""])

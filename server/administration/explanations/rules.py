@@ -50,7 +50,7 @@ async def explain_rules(
     if rules is None:
         setting = "policy.shadow_folder" if is_shadow else "policy.folder"
         raise ChangeRefused("no_rules", f"This vault has no such rules: set {setting}.", kind="not_found")
-    from server.policy.cases import CasePlace, PolicyCase, rules_met  # imported here: needs the extra `policy`
+    from server.policy.cases import CasePlace, PolicyCase  # imported here: needs the extra `policy`
 
     wanted = PolicyCase.model_validate({**case, "agent": agent_id})
     if wanted.provider and deployment.catalog.get(wanted.provider) is None:
@@ -62,4 +62,4 @@ async def explain_rules(
         raise UseRefused("arguments" if wanted.call in rules.actions else "call", str(error)) from None
     facts = replace(facts, person=PersonFacts(person.id, key=person.id), agent=AgentFacts(agent_id))
     facts = await with_names(facts, deployment.database, admin=settings.admin)
-    return ExplainedRules(place.decide(rules, facts), tuple(rules_met(rules, facts)), rules.digest)
+    return ExplainedRules(place.decide(rules, facts), tuple(place.rules_met(rules, facts)), rules.digest)

@@ -238,8 +238,6 @@ def _case_fields(one: CaseResult) -> dict[str, object]:
 
 
 async def _explain(setup: Setup, call: str, *, case: str, user: str | None, folder: Path | None) -> dict[str, object]:
-    from server.policy.cases import rules_met
-
     wanted = _case(call, case)
     async with _place(setup, _folder(setup, folder)) as place:
         rules = place.load()
@@ -254,7 +252,7 @@ async def _explain(setup: Setup, call: str, *, case: str, user: str | None, fold
     if person_id is not None:
         facts = replace(facts, person=replace(facts.person, id=person_id))
     verdict = cases.decide(rules, facts)
-    met = [f"{one.name} ({one.place})" for one in rules_met(rules, facts)]
+    met = [f"{one.name} ({one.place})" for one in cases.rules_met(rules, facts)]
     return {
         "outcome": verdict.outcome.value,
         "rule": verdict.rule or "none",
