@@ -41,7 +41,7 @@ from server.oauth.rules import (
 from server.oauth.wire import as_oauth_error, read_form
 from server.sign_in import password, roles, step_up
 from server.sign_in.callers import SessionCaller, SessionEnded
-from vault import clients, grants, limits, tickets
+from vault import clients, grants, limits, tickets, users
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event, Grant, Session, TicketPurpose, User, parse_scope
 from vault.refusals import TransitionRefused, VaultError
@@ -401,7 +401,8 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
             raise TransitionRefused(
                 "sign in again first", detail="the session is older than the client's max_age allows"
             )
-        current = await roles.with_groups(deployment, user, reader=transaction)
+        person = await users.get_user(transaction, user.id) or user  # an admin may have ended their role meanwhile
+        current = await roles.with_groups(deployment, person, reader=transaction)
         if wanted.resource == admin_resource(deployment.public_url) and not current.role.audits:
             raise TransitionRefused("only an admin can allow this", detail="the person isn't an admin")
         if lacks_proof(deployment, wanted.resource, session=session):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import html
@@ -16,10 +17,11 @@ from joserfc.jwk import ECKey
 from server.administration import people
 from server.administration.agents import NewAgent, register
 from server.oauth.rules import ADMIN_SCOPES
+from tests.support.inspection import until_waiting
 from tests.support.rooms.admin_room import REDIRECT, AdminRoom, problem, running_admin_room
 from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from vault import clients, grants, users
-from vault.records import ClientKind
+from vault.records import ClientKind, Role
 
 
 @pytest.fixture
@@ -121,6 +123,22 @@ async def test_an_admin_signs_in_to_a_client_that_the_operator_bound(room: Admin
     made = await room.call("POST", "/people", token=token, json={"name": "dora"})
     assert made.status_code == 201
     problem(await room.call("POST", "/keys/signing", token=token), 403, "insufficient_scope")
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+async def test_whoever_loses_the_role_while_allowing_it_allows_nothing(room: AdminRoom, *, is_ended: bool) -> None:
+    admin = await room.room.vault.add_user(f"judy-{is_ended}", is_admin=True)
+    client = await room.room.agent(ClientKind.MANUAL, resources=(room.resource,))
+    browser = await room.room.signed_in(admin)
+    asked = await browser.open(room.room.authorize_path(client, scope="admin:read", resource=room.resource))
+    async with room.deployment.transaction() as ending:
+        answering = asyncio.ensure_future(browser.submit(asked, form="/consent", button=("decision", "allow")))
+        await until_waiting(ending, number=1, is_sqlite=True, unless=answering)
+        if is_ended:
+            await users.set_role(ending, admin.id, Role.MEMBER)
+    answer = await answering
+    assert ("code=" in answer.headers.get("location", "")) is not is_ended
+    assert answer.status_code == (409 if is_ended else 303)
 
 
 async def test_a_person_who_is_no_admin_cannot_allow_it(room: AdminRoom) -> None:
