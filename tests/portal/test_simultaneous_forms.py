@@ -11,7 +11,7 @@ from tests.conftest import Store
 from tests.portal.test_held_forms import post
 from tests.support.inspection import until_waiting
 from tests.support.refused_pages import is_refused
-from tests.support.rooms.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import delegations, users
 
 READ, WRITE = frozenset({"channels:read"}), frozenset({"channels:read", "chat:write"})
@@ -79,3 +79,30 @@ async def test_an_agent_that_is_cut_off_while_a_link_lets_it_in_is_not_let_in(ro
         await asyncio.gather(*sent)
         held = await delegations.get(room.deployment.database, **which)
         assert (held is not None and held.revoked_at is None) is not cuts_off
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+async def test_a_sign_in_goes_on_if_a_permission_ends_while_the_person_allows_it(
+    room: Room, store: Store, *, is_ended: bool
+) -> None:
+    """The agent is let in by then: it must hear so, and asks for what it lacks."""
+    user, client = await room.user(), await room.agent()
+    account = await room.account(user, "slack", label="Team", scopes=WRITE)
+    which, now = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}, room.deployment.now()
+    async with room.deployment.transaction() as transaction:
+        await delegations.allow(transaction, **which, scopes=READ, now=now)
+    person = await room.signed_in(user)
+    page = await person.open(room.authorize_path(client))
+    async with room.deployment.transaction() as ending:
+        await users.hold_user(ending, user.id)
+        answers: dict[str, str | list[str] | None] = {f"level.{account.id}": "write", "decision": "allow"}
+        sent = asyncio.ensure_future(post(person, page, answers, form="/consent"))
+        await until_waiting(ending, number=1, is_sqlite=store.is_sqlite, unless=sent)
+        if is_ended:
+            assert await delegations.revoke(ending, **which, now=now)
+    answer = await sent
+    assert answer.status_code == 303, answer.text
+    assert "code" in query_of(answer.headers["location"])
+    held = await delegations.get(room.deployment.database, **which)
+    assert held is not None
+    assert (held.scopes, held.revoked_at is not None) == ((READ, True) if is_ended else (WRITE, False))
