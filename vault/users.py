@@ -148,8 +148,7 @@ async def find_page(
             if len(found) == limit:
                 return tuple(found), text(rows[place - 1], "name_key")
             found.append(user_from_row(row))
-    is_cut = len(rows) == (PAGE if wanted else limit + 1)
-    return tuple(found), text(rows[-1], "name_key") if is_cut else ""
+    return tuple(found), text(rows[-1], "name_key") if wanted and len(rows) == PAGE else ""
 
 
 async def _read_page(reader: Reader, *, after: str, limit: int) -> Sequence[Row]:

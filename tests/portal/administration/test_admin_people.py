@@ -6,6 +6,7 @@ import asyncio
 from urllib.parse import urlsplit
 
 import httpx2
+import pytest
 
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
@@ -181,8 +182,12 @@ async def test_nobody_disables_or_deletes_themselves_here(room: Room) -> None:
     assert f"{PEOPLE}/{alice.id}/disable" not in actions
 
 
-async def test_people_are_found_by_the_beginning_of_their_name(database: Database) -> None:
+@pytest.mark.parametrize("examined", [3, 500])
+async def test_people_are_found_by_the_beginning_of_their_name(
+    database: Database, monkeypatch: pytest.MonkeyPatch, examined: int
+) -> None:
     """On both databases, whatever the order of names: nobody is left out, nobody is shown twice."""
+    monkeypatch.setattr(users, "PAGE", examined)
     names = [f"person {number:04}" for number in range(120)] + ["Ann", "anna", "an-na", "Ángel", "o-brien", "Obama"]
     async with database.transaction() as transaction:
         for name in names:
