@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from server.oauth import pushed_requests
+from server.oauth.parameters import Parameters
+from server.oauth.rules import OAuthError
 from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER, proof
 from tests.support.rooms.oauth_world import REDIRECT, SCOPE, Code, World, error_of, pkce, query_of, vault_with
 
@@ -41,6 +45,16 @@ async def allow_pushed_request(world: World, client_id: str, request_uri: str, *
         page = await world.alice.submit(page, form="/consent", button=("decision", "allow"))
     assert page.status_code == 303, page.text[:300]
     return query_of(page.headers["location"])
+
+
+async def test_of_simultaneous_uses_of_a_pushed_request_one_counts(world: World) -> None:
+    client_id = await world.public_client()
+    pushed = (await push(world, request_of(world, client_id, "A" * 43))).json()
+    sent = Parameters({"client_id": client_id, "request_uri": pushed["request_uri"]})
+    taking = [pushed_requests.take(world.vault.deployment, sent) for _ in range(4)]
+    answers = await asyncio.gather(*taking, return_exceptions=True)
+    assert sum(isinstance(one, Parameters) for one in answers) == 1
+    assert [one.code for one in answers if isinstance(one, OAuthError)] == ["invalid_request_uri"] * 3
 
 
 @pytest.mark.requirement("S-058")
