@@ -24,7 +24,7 @@ from server.oauth.token_request import TokenRequest
 from tests.conftest import Store
 from tests.oauth.enterprise.test_permissions import connect, live_scopes
 from tests.support.inspection import get_grant
-from tests.support.rooms.enterprise_room import Company
+from tests.support.rooms.enterprise_room import Company, issuer_of
 from tests.support.rooms.oauth_world import GENEROUS, claims_of, vault_with
 from vault import users
 from vault.approvals import access_requests as stored
@@ -124,6 +124,21 @@ async def test_it_is_for_this_person_alone(company: Company) -> None:
     assert (await stranger.ask()).status_code == 400
     assert await users.count_users(company.place.deployment.database) == before
     assert (await company.ask()).status_code == 200
+
+
+async def test_nobody_is_made_a_user_for_an_agent_that_is_admitted_for_another(company: Company) -> None:
+    deployment, issuer, subject = company.place.deployment, issuer_of("creating"), secrets.token_hex(4)
+    asking = AccessInput(company="creating", client_id=company.caller.client.id, reason="a trial", days=3)
+    request = (await access_requests.ask(deployment, company.user, asking))[0]
+    await access_requests.allow(operator(company), request.id, AccessAnswer(2, frozenset({"everyone"})))
+    before = await users.count_users(deployment.database)
+    refused = await company.ask(company.assertion(iss=issuer, sub=subject))
+    assert refused.json()["error"] == "access_denied"
+    assert await users.count_users(deployment.database) == before
+    async with deployment.transaction() as transaction:
+        now = company.now()
+        await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=company.user.id, now=now)
+    assert (await company.ask(company.assertion(iss=issuer, sub=subject))).status_code == 200
 
 
 @pytest.mark.parametrize("change", ["none", "ended", "other rules"])
