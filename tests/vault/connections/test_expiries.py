@@ -23,6 +23,7 @@ from vault.upkeep.expiries import (
     _SOON,  # pyright: ignore[reportPrivateUsage] -- as above
     BATCH,
     announce,
+    list_resting,
 )
 from vault.upstream import RotationMode
 
@@ -86,6 +87,19 @@ async def test_the_end_of_a_grant_that_is_always_near_is_no_news(store: Store, h
         assert without_renewal.status(now + hours * 3600) == "needs_reauth"
         ending = (await take_census(room.database)).ending
         assert ending == {1: 0, 7: is_news, 30: is_news}
+
+
+@pytest.mark.parametrize(("left", "count"), [(0, 0), (60, 1)])
+async def test_an_end_that_is_over_is_neither_announced_nor_put_off(store: Store, left: int, count: int) -> None:
+    async with open_room(store) as room:
+        await room.connect()
+        async with room.database.transaction() as transaction:
+            await transaction.execute(
+                "update connections set created_at = :begun, consented_ms = :ms, idle_expires_at = :at",
+                {"begun": room.now - 30 * DAY, "ms": (room.now - 30 * DAY) * 1000, "at": room.now + left},
+            )
+        assert len(await list_resting(room.database, "slack")) == count
+        assert await announce(room.database) == count
 
 
 async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(store: Store) -> None:
