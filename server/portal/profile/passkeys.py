@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
+from server.administration.people import removable_identities
 from server.http import pages
 from server.http.page_texts import text
 from server.portal.forms import PageRefused
@@ -101,7 +102,7 @@ async def remove(visit: OwnVisit) -> Response:
         held = {one.id: one for one in await passkeys.list_passkeys(transaction, user.id)}
         if which not in held:
             raise PageRefused("no_passkey", kind="not_found")
-        is_only_way = user.password_hash is None and not await users.list_identities(transaction, user.id)
+        is_only_way = user.password_hash is None and not await removable_identities(transaction, user)
         if is_only_way and len(held) == 1:
             raise PageRefused("last_passkey", kind="conflict")
         await passkeys.remove(transaction, user.id, which)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from server.sign_in import passkeys as ceremonies
 from server.sign_in.devices import describe_browser
 from server.sign_in.passkeys import PasskeyRefused, encode, read_answer
+from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
 from tests.support.doubles.authenticator import ALL, FLAG, Authenticator, decode
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_cookie, session_token
@@ -283,12 +284,20 @@ async def test_the_only_way_to_sign_in_is_not_removed(room: Room) -> None:
     (only,) = await passkeys.list_passkeys(room.deployment.database, one.user.id)
     async with room.deployment.transaction() as transaction:
         await transaction.execute("update users set password_hash = null where id = :id", {"id": one.user.id})
+        mark = {"issuer": OWNER_ISSUER, "subject": OWNER_SUBJECT}  # nobody signs in with it
+        await users.link_identity(transaction, **mark, user_id=one.user.id, now=room.deployment.now())
     refused = await one.person.submit(page, form=f"{ALL_OF_THEM}/{only.id}/remove")
     assert refused.status_code == 409
     assert "This passkey is your only way to sign in" in refused.text
     await one.add(name="Spare")
     page = await one.person.open("/account")
     assert "Passkey removed" in (await one.person.submit(page, form=f"{ALL_OF_THEM}/{only.id}/remove")).text
+    (spare,) = await passkeys.list_passkeys(room.deployment.database, one.user.id)
+    async with room.deployment.transaction() as transaction:
+        identity = {"issuer": "https://id.example", "subject": "42"}
+        await users.link_identity(transaction, **identity, user_id=one.user.id, now=room.deployment.now())
+    page = await one.person.open("/account")
+    assert "Passkey removed" in (await one.person.submit(page, form=f"{ALL_OF_THEM}/{spare.id}/remove")).text
 
 
 async def test_a_person_renames_their_own_passkeys_only(room: Room) -> None:
