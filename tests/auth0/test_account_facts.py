@@ -44,6 +44,19 @@ async def test_a_narrower_token_can_do_less_at_the_provider_and_a_wider_one_is_r
     assert wider.json()["error"] == "invalid_scope"
 
 
+async def test_a_token_names_no_scope_of_the_account_that_the_person_took_from_the_agent(
+    room: Room, application: Application
+) -> None:
+    connected = await application.connect("google-oauth2", scopes=[CALENDAR, f"{CALENDAR}.readonly"])
+    which = {"user_id": application.user.id, "client_id": application.client.id}
+    which["connection_id"] = str(connected["id"]).removeprefix("cac_")
+    async with room.deployment.transaction() as transaction:
+        less = frozenset({f"{CALENDAR}.readonly"})
+        await delegations.allow(transaction, **which, scopes=less, now=room.deployment.now())
+    answer = await application.account_token({"connection": "google-oauth2"})
+    assert answer.json()["scope"] == f"{CALENDAR}.readonly"
+
+
 async def test_many_exchanges_after_the_end_cause_one_refresh(room: Room, application: Application) -> None:
     await application.connect("google-oauth2", scopes=[CALENDAR])
     asked = {"connection": "google-oauth2"}
