@@ -107,6 +107,27 @@ async def test_one_agent_holds_few_large_bodies_at_a_time_and_no_others_back(
     assert (await put(handle, large)).status_code == 200
 
 
+async def test_a_body_that_streams_takes_no_slot(room: ProxyRoom, upstream: Upstream) -> None:
+    arrived, released = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body", False):
+            pass
+        arrived.release()
+        await released.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    upstream.answer, handle = slow, await room.ready()
+    headers, body = {"content-type": "application/octet-stream"}, b"x" * (LARGE + 1)
+    calls = [asyncio.create_task(handle.call(content=body, headers=headers)) for _ in range(MOST_EACH + 1)]
+    async with asyncio.timeout(30):
+        for _ in calls:
+            await arrived.acquire()
+    released.set()
+    assert [one.status_code for one in await asyncio.gather(*calls)] == [200] * len(calls)
+
+
 def test_places_are_few_for_each_and_for_all() -> None:
     bodies = LargeBodies()
     agents = [(f"u{number}", "c") for number in range(MOST)]

@@ -179,14 +179,20 @@ async def test_an_answer_over_the_limit_is_refused_or_cut_off(
                 await get(handle)
 
 
-async def test_an_answer_that_breaks_off_is_not_taken_for_whole(upstream: Upstream, handle: ProxyHandle) -> None:
+async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
+    room: ProxyRoom, upstream: Upstream, handle: ProxyHandle
+) -> None:
     async def break_off(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
 
-    upstream.answer = break_off
+    upstream.answer, before = break_off, len(await room.events(handle))
     with pytest.raises(httpx2.RemoteProtocolError):
         await get(handle)
+    async with asyncio.timeout(30):
+        while not (events := (await room.events(handle))[before:]):
+            await asyncio.sleep(0.05)
+    assert [(one.outcome, one.details["status"]) for one in events] == [("failed", 200)], "what the client was told"
 
 
 async def test_a_provider_that_hangs_costs_the_deadline_and_no_more(
