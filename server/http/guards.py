@@ -163,7 +163,7 @@ def _announces_too_much(headers: HeaderValues, limit: int) -> bool:
 
 
 def _too_large(limit: int) -> WholeAnswer:
-    return _refuse("body_too_large", f"the request body is larger than {limit // 1024 // 1024} MiB")
+    return _refuse("body_too_large", f"the request body is larger than {limit // 1024} KiB")
 
 
 def _refuse(name: str, message: str) -> WholeAnswer:
