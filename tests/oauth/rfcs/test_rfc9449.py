@@ -10,7 +10,8 @@ import pytest
 from joserfc.jwk import ECKey, RSAKey
 
 from server.oauth import tokens
-from server.oauth.dpop import token_hash
+from server.oauth.dpop import check_proof, token_hash
+from server.oauth.rules import OAuthError
 from tests.support.rooms.oauth_world import World, b64, claims_of, error_of, sign_jwt, vault_with
 from vault import grants, users
 
@@ -99,6 +100,10 @@ async def test_a_proof_names_the_address_as_it_was_called_and_nothing_more(world
 
     letter = f"%{ord(endpoint[1]):02X}{endpoint[2:]}"
     for htu in (
+        f"https://localhost:{port}{endpoint}",
+        f"http://other.localhost:{port}{endpoint}",
+        f"http://localhost:{int(port) - 1}{endpoint}",
+        f"http://localhost{endpoint}",
         f"http://user@localhost:{port}{endpoint}",
         f"http://user:word@localhost:{port}{endpoint}",
         f"http://@localhost:{port}{endpoint}",
@@ -126,6 +131,30 @@ async def test_a_proof_names_the_address_as_it_was_called_and_nothing_more(world
         f"{origin}{endpoint}?a=1#f",
     ):
         assert await passes(htu), htu
+
+
+@pytest.mark.parametrize(
+    ("htu", "url", "is_same"),
+    [
+        ("https://vault.example/token", "https://vault.example:443/token", True),
+        ("https://vault.example:443/token", "https://vault.example/token", True),
+        ("http://vault.example:80/token", "http://vault.example/token", True),
+        ("https://vault.example", "https://vault.example/", True),
+        ("https://vault.example:80/token", "https://vault.example/token", False),
+        ("https://vault.example:8443/token", "https://vault.example/token", False),
+        ("http://vault.example/token", "https://vault.example/token", False),
+        ("https://vault.example", "https://vault.example/token", False),
+    ],
+)
+async def test_a_proof_may_leave_out_the_usual_port_and_nothing_else(
+    world: World, htu: str, url: str, *, is_same: bool
+) -> None:
+    sent, now = proof(world, "POST", "", htu=htu), world.now()
+    if is_same:
+        assert check_proof(sent, method="POST", url=url, now=now).thumbprint == KEY.thumbprint()
+    else:
+        with pytest.raises(OAuthError):
+            check_proof(sent, method="POST", url=url, now=now)
 
 
 @pytest.mark.requirement("S-100")
