@@ -96,6 +96,16 @@ async def test_a_name_chooses_between_accounts_of_two_providers_at_one_host(room
                 assert (await access.choose(found, call)).connection_id == expected.id
 
 
+@pytest.mark.parametrize("allowed", [0, 1])
+async def test_an_account_that_the_agent_may_not_use_hides_no_other(room: ProgramRoom, allowed: int) -> None:
+    found, call = calls("/repos/octo/hello")
+    async with connect_another(room, "one") as one, connect_another(room, "two") as two:
+        connection = (one, two)[allowed]
+        await room.allow(READ, connection=connection)
+        async with room.access("one", "two") as access:
+            assert (await access.choose(found, call)).connection_id == connection.id
+
+
 async def test_no_other_account_takes_the_place_of_a_named_one(room: ProgramRoom) -> None:
     found, call = calls("/repos/octo/hello")
     async with room.access("work") as access:
