@@ -148,6 +148,23 @@ async def test_an_api_that_needs_a_persons_permission_is_no_resource_of_a_client
             await known_resource(deployment, resource, client=client)
 
 
+@pytest.mark.parametrize(
+    ("kind", "is_bound", "may"),
+    [(ClientKind.MANUAL, True, True), (ClientKind.MANUAL, False, False), (ClientKind.DYNAMIC, True, False)],
+)
+async def test_only_an_operators_client_that_is_bound_to_the_admin_api_gets_its_tokens(
+    office: Office, kind: ClientKind, *, is_bound: bool, may: bool
+) -> None:
+    resource = f"{office.url}/admin/v1"
+    bound = (resource,) if is_bound else ()
+    client = Client("c", kind, "Console", "none", ("https://c.example/cb",), office.now(), resources=bound)
+    if may:
+        assert await known_resource(office.deployment, resource, client=client) == resource
+    else:
+        with pytest.raises(OAuthError):
+            await known_resource(office.deployment, resource, client=client)
+
+
 @pytest.mark.parametrize("is_strong", [True, False])
 @pytest.mark.parametrize(("path", "is_admin"), [("/admin/v1", True), ("/mcp", False)])
 async def test_only_tokens_for_the_admin_api_say_how_the_person_signed_in(
