@@ -127,6 +127,7 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
     await check_may_connect(deployment, session, provider)
     check_is_on(deployment, provider)
     async with deployment.transaction() as transaction:
+        await trip.use_link(deployment, transaction)
         handle = await tickets.issue(
             transaction,
             deployment.keys,

@@ -15,7 +15,7 @@ from providers.definitions.catalog import Provider
 from server.connecting.app_returns import AppReturn, read_return
 from server.deployment import Deployment
 from server.errors import PersonRefused
-from vault import connections, delegations, limits, shared_connections, tickets
+from vault import connections, delegations, grants, limits, shared_connections, tickets
 from vault.audit import audit
 from vault.records import (
     Connection,
@@ -252,10 +252,18 @@ async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) ->
 async def consume_link(deployment: Deployment, handle: str) -> None:
     """Use up a connect link. Raises ConnectRefused if another request was faster."""
     async with deployment.transaction() as transaction:
-        await _consume(deployment, transaction, handle)
+        await use_link(deployment, transaction, handle)
 
 
-async def _consume(deployment: Deployment, transaction: Transaction, handle: str) -> None:
+async def use_link(
+    deployment: Deployment, transaction: Transaction, handle: str, *, client_id: str | None = None
+) -> None:
+    """`consume_link` in the transaction that stores what the link allows this client.
+
+    Both are one step, since whoever cuts off an agent ends its links.
+    """
+    if client_id is not None:
+        await grants.hold_client(transaction, client_id)  # before its tickets, as in every end of an agent
     try:
         await tickets.consume(transaction, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now())
     except TransitionRefused as error:
@@ -297,8 +305,8 @@ async def allow(
 ) -> None:
     """Let the agent use an existing connection with the scopes of the request, on these terms (see `Consent`).
 
-    `link`: the handle of the connect link that is used up by that. Both are one step, since whoever cuts off the agent
-    ends its links. Raises ConnectRefused if another request was faster.
+    `link`: the handle of the connect link that is used up by that (see `use_link`). Raises ConnectRefused if another
+    request was faster.
     """
     if request.client_id is None:
         if link:
@@ -308,7 +316,7 @@ async def allow(
     scopes = request.scopes & provider.own_scopes if provider.is_remote else request.scopes
     async with deployment.transaction() as transaction:
         if link:
-            await _consume(deployment, transaction, link)
+            await use_link(deployment, transaction, link, client_id=request.client_id)
         await delegations.extend(
             transaction,
             user_id=request.user_id,

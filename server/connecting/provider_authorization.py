@@ -19,7 +19,15 @@ from urllib.parse import urlencode, urlsplit
 from providers.definitions.catalog import Provider
 from providers.definitions.issuers import is_same_issuer
 from server.connecting.app_returns import AppReturn, read_return
-from server.connecting.links import LIFETIME, ConnectRefused, ConnectRequest, allow, issue_link, known_provider
+from server.connecting.links import (
+    LIFETIME,
+    ConnectRefused,
+    ConnectRequest,
+    allow,
+    issue_link,
+    known_provider,
+    use_link,
+)
 from server.connecting.provider_errors import fix_for
 from server.deployment import Deployment
 from server.settings import LOOPBACK_HOSTS
@@ -41,6 +49,7 @@ from vault.refresh import company, consents
 from vault.refresh.consents import Consent, StoredConsent
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 from vault.scopes import meet, missing_scopes
+from vault.storage.database import Transaction
 from vault.upstream import Account, TokenAnswer, UpstreamError
 
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
@@ -62,6 +71,7 @@ class ConsentRequest:
     back: AppReturn | None = None
     replaces: str | None = None  # the connection whose entered credential is replaced
     is_by_hand: bool = False  # the person chose the service's own page, even if their company vouches for them
+    link: str = field(default="", repr=False)  # the handle of the connect link that is used up by this
 
     def payload(self) -> dict[str, object]:
         """The fields that a ticket stores, in addition to its user and client."""
@@ -74,6 +84,11 @@ class ConsentRequest:
             "back": None if self.back is None else self.back.payload(),
             "replaces": self.replaces,
         }
+
+    async def use_link(self, deployment: Deployment, transaction: Transaction) -> None:
+        """Use up the connect link, if any, in the transaction that stores this. Raises ConnectRefused."""
+        if self.link:
+            await use_link(deployment, transaction, self.link, client_id=self.client_id)
 
     def consent_of(self, user_id: str, *, entered: Event | None = None) -> Consent:
         """The consent to store for this request. `entered`: the event that an admin gave it for the person."""
@@ -142,6 +157,7 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
     verifier = secrets.token_urlsafe(48)
     state = secrets.token_urlsafe(32)
     async with deployment.transaction() as transaction:
+        await trip.use_link(deployment, transaction)
         await tickets.issue(
             transaction,
             deployment.keys,
@@ -327,7 +343,12 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
     await check_may_connect(deployment, session, known_provider(deployment, trip.provider))
     consent = trip.consent_of(user.id)
     answer = TokenAnswer(access_token="", scopes=trip.scopes, account=Account(user.id, user.name))
-    at_ms, guard = consents.milliseconds(deployment.vault), deployment.check_caller
+    at_ms = consents.milliseconds(deployment.vault)
+
+    async def guard(transaction: Transaction) -> None:
+        await deployment.check_caller(transaction)
+        await trip.use_link(deployment, transaction)
+
     stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, guard=guard)
     if stored is None:
         raise ConnectRefused("Nothing was connected. Try again.", detail="state")
@@ -349,9 +370,9 @@ async def by_company(deployment: Deployment, trip: ConsentRequest, *, user: User
         return None
     policy = deployment.vault.policies[trip.provider]
     delegated = meet(trip.delegated, policy.delegable(connection.scopes), policy.covers)
-    if trip.client_id is not None and delegated:
-        request = ConnectRequest(user.id, trip.client_id, trip.provider, delegated, reason="missing", tool="")
-        await allow(deployment, request, connection=connection, ask=trip.ask, ends_at=trip.ends_at)
+    client_id = trip.client_id if delegated else None
+    request = ConnectRequest(user.id, client_id, trip.provider, delegated, reason="missing", tool="")
+    await allow(deployment, request, connection=connection, ask=trip.ask, ends_at=trip.ends_at, link=trip.link)
     not_granted = missing_scopes(trip.scopes, connection.scopes, policy.covers) - policy.always_granted
     return ConnectResult(connection, trip.client_id, delegated, not_granted)
 

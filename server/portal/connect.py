@@ -203,8 +203,8 @@ async def decide(visit: OwnVisit) -> Response:
     if chosen is not None and is_ready and decision == "allow":
         await allow(deployment, request, connection=chosen, ask=terms.ask, ends_at=terms.ends_at, link=handle)
         return await finish(visit, chosen, request.back, client_id=request.client_id)
-    await consume_link(deployment, handle)
     if decision == "deny":
+        await consume_link(deployment, handle)
         event = Event(
             kind="connect.declined",
             outcome="refused",
@@ -228,6 +228,7 @@ async def decide(visit: OwnVisit) -> Response:
         back=request.back,
         replaces=None if chosen is None else chosen.id,
         login_hint=login_hint(chosen) or _named_address(request.account),
+        link=handle,
     )
     return await go_to_provider(visit, trip)
 

@@ -10,12 +10,13 @@ import pytest
 from providers.simulator.person import consent
 from server.lifecycle.maintenance import run_step
 from server.lifecycle.periodic_steps import SWEEPS
+from server.portal.access.access_changes import end_agent
 from server.settings import SHORTEST_RETENTION, RetentionSettings
 from tests.conftest import Store
 from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.company_room import IDENTITY, LINEAR, CompanyRoom, mode, running_company
 from tests.support.simulator_apps import wait_until_held
-from vault import connections
+from vault import connections, delegations
 from vault.records import Connection, ConnectionState, Narrowing, User
 from vault.refresh import company as companies
 from vault.refresh import leases
@@ -549,3 +550,25 @@ async def test_an_answer_that_comes_after_the_identity_ended_brings_nothing_back
             faults.release()
             await company.vault.tasks.wait_until_finished(f"company:{user.id}", patience=60)
             assert ("linear" in await company.accounts(user)) is not is_ended
+
+
+async def test_an_agent_that_is_cut_off_while_the_company_connects_is_not_let_in(store: Store) -> None:
+    async with running_company(store.data, database_url=store.url, services=["linear"]) as company:
+        room = company.room
+        user, person = await company.sign_in("carol")
+        client = await room.agent()
+        for cuts_off in (True, False):
+            await disconnect(company, user, (await company.accounts(user))["linear"])
+            page = await person.open((await room.link(user, client, provider="linear", scopes=READ)).url)
+            company.simulator.fault(PROVIDER_TOKEN, "hold", when="after")
+            allowing = asyncio.create_task(person.submit(page, form="/connect/", button=("decision", "allow")))
+            await wait_until_held(company.simulator, PROVIDER_TOKEN, seconds=10)
+            if cuts_off:
+                await end_agent(room.deployment, user, client)
+            company.simulator.sandbox.faults.release()
+            answer = await allowing
+            account = (await company.accounts(user))["linear"]
+            which = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}
+            held = await delegations.get(room.deployment.database, **which)
+            assert (held is not None and held.revoked_at is None) is not cuts_off
+            assert answer.status_code == (410 if cuts_off else 200), answer.text

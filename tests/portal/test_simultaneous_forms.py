@@ -12,7 +12,8 @@ from tests.portal.test_held_forms import post
 from tests.support.inspection import until_waiting
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, query_of, running_room
-from vault import delegations, users
+from vault import delegations, tickets, users
+from vault.records import TicketPurpose
 
 READ, WRITE = frozenset({"channels:read"}), frozenset({"channels:read", "chat:write"})
 
@@ -106,3 +107,33 @@ async def test_a_sign_in_goes_on_if_a_permission_ends_while_the_person_allows_it
     held = await delegations.get(room.deployment.database, **which)
     assert held is not None
     assert (held.scopes, held.revoked_at is not None) == ((READ, True) if is_ended else (WRITE, False))
+
+
+async def test_an_agent_that_is_cut_off_while_a_link_leads_to_the_provider_gets_nothing_there(
+    room: Room, store: Store
+) -> None:
+    user, client = await room.user(), await room.agent()
+    for cuts_off in (True, False):
+        await room.grant(user, client)
+        person, other = await room.signed_in(user), await room.signed_in(user)
+        page = await person.open((await room.link(user, client, scopes=WRITE)).url)
+        ending = await other.open(f"/agents/{client.id}/cut-off")
+        async with room.deployment.transaction() as holding:
+            await users.hold_user(holding, user.id)
+            answers: dict[str, str | list[str] | None] = {"decision": "allow", "level.asked": "write"}
+            sent = [asyncio.ensure_future(post(person, page, answers, form="/connect/"))]
+            await until_waiting(holding, number=1, is_sqlite=store.is_sqlite, unless=sent[0])
+            if cuts_off:
+                sent.append(asyncio.ensure_future(post(other, ending, {}, form="/cut-off")))
+                await until_waiting(holding, number=2, is_sqlite=store.is_sqlite)
+        answer, *_ = await asyncio.gather(*sent)
+        assert answer.status_code == 303, answer.text
+        waiting = await tickets.list_unused(
+            room.deployment.database,
+            room.deployment.keys,
+            purpose=TicketPurpose.UPSTREAM_STATE,
+            user_id=user.id,
+            client_id=client.id,
+            now=room.deployment.now(),
+        )
+        assert bool(waiting) is not cuts_off
