@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -381,11 +382,20 @@ async def find_consent(deployment: Deployment, pending: PendingAuthorization, *,
     return found
 
 
-async def approve(deployment: Deployment, handle: str, *, user: User, session: Session, scopes: frozenset[str]) -> str:
+async def approve(
+    deployment: Deployment,
+    handle: str,
+    *,
+    user: User,
+    session: Session,
+    scopes: frozenset[str],
+    store: Callable[[Transaction], Awaitable[object]] | None = None,
+) -> str:
     """Record the approval; returns the URL that takes a new code to the client. `scopes` can only be a subset of the
     request.
 
-    A polling device gets the code by polling; the URL is then the page that explains this.
+    A polling device gets the code by polling; the URL is then the page that explains this. `store` stores the person's
+    other answers in the same transaction; its refusals leave the request unanswered.
 
     Raises TransitionRefused if the request was already answered or has expired, or its client is gone; SessionEnded.
     """
@@ -427,6 +437,8 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
             secret=None if wanted.device is None else wanted.device.code,
         )
         await audit.append(transaction, _event("consent.given", granted, user_id=user.id), now=now)
+        if store is not None:
+            await store(transaction)
     if wanted.device is not None:
         return deployment.url(_DEVICE_ANSWERED)
     return _answer_url(deployment, granted.redirect_uri, {"code": code}, state=granted.state)

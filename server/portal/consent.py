@@ -5,8 +5,8 @@ The authorization request's ticket holds the request; the form only approves or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,10 +23,13 @@ from server.portal.requests import OwnVisit, sign_in_path
 from server.sign_in import step_up
 from vault import connections
 from vault.records import Client
+from vault.storage.database import Transaction
 from vault.tokens import tokens
 
 _TYPE_THE_CODE: Final = "/device"  # for a browser that didn't enter a device's code
 _MOST_ACCOUNTS: Final = 25  # the others are on the agent's page
+
+_Store = Callable[[Transaction], Awaitable[object]]
 
 
 async def _load_pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorization:
@@ -117,7 +120,6 @@ async def decide(visit: OwnVisit) -> Response:
 
     Reads only `decision` and the selected accounts from the form.
     """
-    deployment, user = visit.deployment, visit.user
     pending = await _load_pending(visit, visit.form.one("request"))
     if not pending.belongs_to(visit.session):
         return pages.go(_TYPE_THE_CODE)
@@ -130,41 +132,33 @@ async def decide(visit: OwnVisit) -> Response:
         await _check_admin(visit, pending)
     match decision:
         case "deny":
-            return _onward(visit, pending, await authorize.deny(deployment, pending.handle, session=visit.session))
+            return _onward(
+                visit, pending, await authorize.deny(visit.deployment, pending.handle, session=visit.session)
+            )
         case "allow":
             try:
-                changes = access.changed_rows(await _rows(visit, pending), visit.form, now=deployment.now())
-                await tool_sets.save(
-                    deployment, user, client_id=pending.client.id, form=visit.form
-                )  # before it can call
+                target = await _approve(visit, pending, store=await _choices(visit, pending))
             except PageRefused as refused:
                 if refused.kind != "conflict":
                     raise
                 return pages.go(f"/consent?request={pending.handle}")  # ask about what is so now
-            target = await _approve(visit, pending)
-            await _give_access(visit, changes)
             return _onward(visit, pending, target)
         case recognition.AGAIN:
             earlier = await _earlier(visit, pending)
             if earlier is None or visit.form.one(recognition.FIELD) != earlier.fingerprint:  # ask about what is so now
                 return pages.go(f"/consent?request={pending.handle}")
-            target = await _approve(visit, pending)
-            await recognition.carry_over(
-                deployment,
-                user,
+            carry_over = partial(
+                recognition.carry_over,
+                user=visit.user,
                 earlier=earlier,
                 client_id=pending.client.id,
                 ends_earlier=visit.form.one(recognition.END_FIELD) == "yes",
+                now=visit.deployment.now(),
             )
+            target = await _approve(visit, pending, store=carry_over)
             return _onward(visit, pending, target)
         case _:
             raise PageRefused("no_decision")
-
-
-async def _give_access(visit: OwnVisit, changes: Sequence[access.Change]) -> None:
-    """Store the access, unless it was changed elsewhere at the same time: the agent is let in, so it must hear that."""
-    with suppress(PageRefused):
-        await access_changes.save(visit.deployment, visit.user, changes)
 
 
 def _onward(visit: OwnVisit, pending: authorize.PendingAuthorization, target: str) -> Response:
@@ -172,9 +166,21 @@ def _onward(visit: OwnVisit, pending: authorize.PendingAuthorization, target: st
     return pages.go(target) if pending.wanted.device is not None else pages.leave(visit.visit.request, target)
 
 
-async def _approve(visit: OwnVisit, pending: authorize.PendingAuthorization) -> str:
+async def _choices(visit: OwnVisit, pending: authorize.PendingAuthorization) -> _Store:
+    """Stores the tools and accounts that the form selects. Raises PageRefused, and so does what it returns."""
+    deployment, user, form = visit.deployment, visit.user, visit.form
+    changes = access.changed_rows(await _rows(visit, pending), form, now=deployment.now())
+
+    async def store(transaction: Transaction) -> None:
+        await tool_sets.save(deployment, user, client_id=pending.client.id, form=form, inside=transaction)
+        await access_changes.save(deployment, user, changes, inside=transaction)
+
+    return store
+
+
+async def _approve(visit: OwnVisit, pending: authorize.PendingAuthorization, *, store: _Store | None = None) -> str:
     return await authorize.approve(
-        visit.deployment, pending.handle, user=visit.user, session=visit.session, scopes=pending.scopes
+        visit.deployment, pending.handle, user=visit.user, session=visit.session, scopes=pending.scopes, store=store
     )
 
 

@@ -19,6 +19,7 @@ from server.portal.access.access import AccessRow
 from vault import clients, delegations, grants, tool_choices
 from vault.audit import audit, released_tokens
 from vault.records import Client, Event, User
+from vault.storage.database import Transaction
 
 FIELD: Final = "earlier"
 END_FIELD: Final = "end"
@@ -67,60 +68,58 @@ async def _allowed_accounts(deployment: Deployment, user: User, client: Client) 
 
 
 async def carry_over(
-    deployment: Deployment, user: User, *, earlier: EarlierAgent, client_id: str, ends_earlier: bool
+    transaction: Transaction, user: User, *, earlier: EarlierAgent, client_id: str, ends_earlier: bool, now: int
 ) -> None:
     """Allow the new client what the earlier one may do now: scopes, tools, what is asked about, ends, defaults.
 
     With `ends_earlier` every earlier registration is disconnected, as on the page of agents.
     """
-    now = deployment.now()
     shown = {account.connection.id for account in earlier.accounts}
-    async with deployment.transaction() as transaction:
-        await tool_sets.store(transaction, user, client_id=client_id, tool_set=earlier.tool_set, now=now)
-        events: list[Event] = []
-        for held in await delegations.list_for_client(transaction, user.id, client_id=earlier.client.id):
-            if not held.is_live(now) or held.connection_id not in shown:
-                continue
-            account = next(one for one in earlier.accounts if one.connection.id == held.connection_id)
-            scopes = account.setting.scopes  # what the page showed
-            which = {"user_id": user.id, "client_id": client_id, "connection_id": held.connection_id}
-            await delegations.allow(transaction, **which, scopes=scopes, now=now, expires_at=held.expires_at)
-            await delegations.set_ask(transaction, **which, ask=held.ask, now=now)
-            provider = account.connection.provider
-            if held.is_default:
-                await delegations.set_default(transaction, **which, provider=provider, now=now)
-            details: dict[str, object] = {
-                "provider": provider,
-                "account": account.connection.label,
-                "scopes": sorted(scopes),
-                "ask": sorted(held.ask),
-                "carried_from": earlier.client.id,
-            }
-            events.append(
-                Event(
-                    kind="delegation.changed",
-                    user_id=user.id,
-                    client_id=client_id,
-                    connection_id=held.connection_id,
-                    details=details,
-                )
+    await tool_sets.store(transaction, user, client_id=client_id, tool_set=earlier.tool_set, now=now)
+    events: list[Event] = []
+    for held in await delegations.list_for_client(transaction, user.id, client_id=earlier.client.id):
+        if not held.is_live(now) or held.connection_id not in shown:
+            continue
+        account = next(one for one in earlier.accounts if one.connection.id == held.connection_id)
+        scopes = account.setting.scopes  # what the page showed
+        which = {"user_id": user.id, "client_id": client_id, "connection_id": held.connection_id}
+        await delegations.allow(transaction, **which, scopes=scopes, now=now, expires_at=held.expires_at)
+        await delegations.set_ask(transaction, **which, ask=held.ask, now=now)
+        provider = account.connection.provider
+        if held.is_default:
+            await delegations.set_default(transaction, **which, provider=provider, now=now)
+        details: dict[str, object] = {
+            "provider": provider,
+            "account": account.connection.label,
+            "scopes": sorted(scopes),
+            "ask": sorted(held.ask),
+            "carried_from": earlier.client.id,
+        }
+        events.append(
+            Event(
+                kind="delegation.changed",
+                user_id=user.id,
+                client_id=client_id,
+                connection_id=held.connection_id,
+                details=details,
             )
-        if ends_earlier:
-            await access_changes.forget_ways_back(transaction, user, now=now)
-            for one in (earlier.client, *earlier.others):
-                await released_tokens.owe_receipts(transaction, one.id, user_id=user.id, now=now)
-                ended = await grants.revoke_client_grants(
-                    transaction, user_id=user.id, client_id=one.id, reason="signed_in_again", now=now
-                )
-                taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=one.id, now=now)
-                cut: dict[str, object] = {
-                    "agent": one.name,
-                    "grants": len(ended),
-                    "accounts": taken,
-                    "reason": "signed_in_again",
-                }
-                events.append(Event(kind="agent.cut_off", user_id=user.id, client_id=one.id, details=cut))
-        await audit.append(transaction, *events, now=now)
+        )
+    if ends_earlier:
+        await access_changes.forget_ways_back(transaction, user, now=now)
+        for one in (earlier.client, *earlier.others):
+            await released_tokens.owe_receipts(transaction, one.id, user_id=user.id, now=now)
+            ended = await grants.revoke_client_grants(
+                transaction, user_id=user.id, client_id=one.id, reason="signed_in_again", now=now
+            )
+            taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=one.id, now=now)
+            cut: dict[str, object] = {
+                "agent": one.name,
+                "grants": len(ended),
+                "accounts": taken,
+                "reason": "signed_in_again",
+            }
+            events.append(Event(kind="agent.cut_off", user_id=user.id, client_id=one.id, details=cut))
+    await audit.append(transaction, *events, now=now)
 
 
 def summary(accounts: Sequence[AccessRow]) -> list[tuple[str, str, list[str]]]:

@@ -83,10 +83,10 @@ async def test_an_agent_that_is_cut_off_while_a_link_lets_it_in_is_not_let_in(ro
 
 
 @pytest.mark.parametrize("is_ended", [True, False])
-async def test_a_sign_in_goes_on_if_a_permission_ends_while_the_person_allows_it(
+async def test_a_sign_in_asks_again_if_a_permission_ends_while_the_person_allows_it(
     room: Room, store: Store, *, is_ended: bool
 ) -> None:
-    """The agent is let in by then: it must hear so, and asks for what it lacks."""
+    """The agent is let in with what the page showed, or not at all."""
     user, client = await room.user(), await room.agent()
     account = await room.account(user, "slack", label="Team", scopes=WRITE)
     which, now = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}, room.deployment.now()
@@ -103,10 +103,39 @@ async def test_a_sign_in_goes_on_if_a_permission_ends_while_the_person_allows_it
             assert await delegations.revoke(ending, **which, now=now)
     answer = await sent
     assert answer.status_code == 303, answer.text
-    assert "code" in query_of(answer.headers["location"])
     held = await delegations.get(room.deployment.database, **which)
     assert held is not None
     assert (held.scopes, held.revoked_at is not None) == ((READ, True) if is_ended else (WRITE, False))
+    if is_ended:
+        page = await person.open(answer.headers["location"])
+        answer = await post(person, page, {"decision": "allow"}, form="/consent")
+    assert "code" in query_of(answer.headers["location"])
+
+
+async def test_an_agent_that_is_cut_off_while_the_person_lets_it_in_keeps_no_permission(
+    room: Room, store: Store
+) -> None:
+    """The code and the permissions are one step: the cut-off comes before both, or ends both."""
+    user, client = await room.user(), await room.agent()
+    account = await room.account(user, "slack", label="Team", scopes=WRITE)
+    which = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}
+    for cuts_off in (True, False):
+        person, other = await room.signed_in(user), await room.signed_in(user)
+        page = await person.open(room.authorize_path(client))
+        await room.grant(user, client)
+        ending = await other.open(f"/agents/{client.id}/cut-off")
+        async with room.deployment.transaction() as holding:
+            await users.hold_user(holding, user.id)
+            answers: dict[str, str | list[str] | None] = {f"level.{account.id}": "write", "decision": "allow"}
+            sent = [asyncio.ensure_future(post(person, page, answers, form="/consent"))]
+            await until_waiting(holding, number=1, is_sqlite=store.is_sqlite, unless=sent[0])
+            if cuts_off:
+                sent.append(asyncio.ensure_future(post(other, ending, {}, form="/cut-off")))
+                await until_waiting(holding, number=2, is_sqlite=store.is_sqlite, unless=sent[0])
+        answer, *_ = await asyncio.gather(*sent)
+        assert "code" in query_of(answer.headers["location"])
+        held = await delegations.get(room.deployment.database, **which)
+        assert (held is not None and held.revoked_at is None) is not cuts_off
 
 
 async def test_an_agent_that_is_cut_off_while_a_link_leads_to_the_provider_gets_nothing_there(

@@ -7,6 +7,7 @@ change something else or cut off an agent.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeGuard
 
@@ -33,12 +34,19 @@ class LastSave:
 
 
 async def save(
-    deployment: Deployment, user: User, changes: Sequence[Change], *, says: str = "saved.saved", spent: str = ""
+    deployment: Deployment,
+    user: User,
+    changes: Sequence[Change],
+    *,
+    says: str = "saved.saved",
+    spent: str = "",
+    inside: Transaction | None = None,
 ) -> str:
     """Store the changes in one transaction; returns the secret of the undo, empty if nothing changed.
 
-    `spent`: the secret of the undo that these changes carry out; it works only once, and not after a cut-off. Raises
-    PageRefused if a row has changed since it was read, so that a permission that was just ended stays so.
+    `spent`: the secret of the undo that these changes carry out; it works only once, and not after a cut-off. `inside`:
+    the transaction, if it is part of a larger one. Raises PageRefused if a row has changed since it was read, so that a
+    permission that was just ended stays so.
     """
     if not changes:
         return ""
@@ -56,7 +64,7 @@ async def save(
             for one in changes
         ],
     }
-    async with deployment.transaction() as transaction:
+    async with deployment.transaction() if inside is None else nullcontext(inside) as transaction:
         if spent:
             await tickets.consume(transaction, deployment.keys, spent, purpose=TicketPurpose.UNDO, now=now)
         events: list[Event] = []

@@ -6,6 +6,7 @@ depends on it.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,14 +57,19 @@ async def current_options(
     return options(deployment, client_id=client_id, chosen=chosen)
 
 
-async def save(deployment: Deployment, user: User, *, client_id: str, form: Form) -> None:
-    """Store the choice in the form if it is a change. Raises PageRefused if the form is too old."""
+async def save(
+    deployment: Deployment, user: User, *, client_id: str, form: Form, inside: Transaction | None = None
+) -> None:
+    """Store the choice in the form if it is a change. Raises PageRefused if the form is too old.
+
+    `inside`: the transaction, if it is part of a larger one.
+    """
     if FIELD not in form.fields:
         return
     wanted, shown = form.one(FIELD), form.one(SHOWN_FIELD)
     if wanted == shown:
         return
-    async with deployment.transaction() as transaction:
+    async with deployment.transaction() if inside is None else nullcontext(inside) as transaction:
         await users.hold_user(transaction, user.id)  # of two forms, one is first
         current = await tool_choices.get_tool_set(transaction, user.id, client_id=client_id)
         known = options(deployment, client_id=client_id, chosen=current)
