@@ -16,7 +16,7 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from server.errors import failure_label
-from server.telemetry.recorder import Recorder
+from server.telemetry.recorder import UNRECORDED, Recorder
 from server.telemetry.tally import MOST_SERIES, OTHER, Labels, Tally, Times
 from vault.refusals import VaultError
 from vault.spans import Attribute
@@ -27,7 +27,14 @@ _STORAGE: Final = "storage"
 _READS: Final = frozenset({"read", "look_up"})
 _QUICK: Final = 0.001  # seconds: a read that took less has no span of its own
 _MOST_BOUND: Final = 1000
-_LABELS: Final = ("provider", "tool", "transport", "operation", "status", "error")
+_LABELS: Final[Mapping[str, Sequence[str]]] = {  # by span; its other attributes are only in traces
+    "exchange": ("provider", "error"),
+    "refresh": ("provider", "error"),
+    "execute_tool": ("tool", "transport", "error"),
+    "proxy": ("provider", "error"),
+    "upstream": ("provider", "operation", "status", "error"),
+    "storage": ("operation", "error"),
+}
 TIMES: Final[Mapping[str, tuple[str, str]]] = {
     "exchange": ("token_vault.exchange.duration", "From the request to the token or its refusal"),
     "refresh": ("token_vault.refresh.duration", "A claim, the request to the provider, and the commit of its answer"),
@@ -113,26 +120,26 @@ class Meters:
     def end_storage(self, operation: str, began: float, error: BaseException | None = None) -> None:
         """Keep the time of what began then on the clock of `time.perf_counter`, and its span in a recorded trace."""
         seconds = time.perf_counter() - began
-        attributes: dict[str, Attribute] = {"operation": operation}
-        if error is not None:
-            attributes["error"] = code_of(error)
-        self.end(_STORAGE, seconds, attributes)
+        code = None if error is None else code_of(error)
+        times = self._bound.get((_STORAGE, operation, code))
+        if times is None:
+            times = self._bind(_STORAGE, _storage_attributes(operation, code))
+        times.add(seconds)
         if self.recorder is not None and (seconds >= _QUICK or operation not in _READS):
-            self.recorder.add(_STORAGE, seconds, attributes)
+            self.recorder.add(_STORAGE, seconds, _storage_attributes(operation, code))
 
     def end(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
         """Keep the time."""
-        said = (name, *map(attributes.get, _LABELS))
-        times = self._bound.get(said)
+        times = self._bound.get((name, *map(attributes.get, _LABELS[name])))
         if times is None:
-            times = self._bind(said, name, attributes)
+            times = self._bind(name, attributes)
         times.add(seconds)
 
-    def _bind(self, said: object, name: str, attributes: Mapping[str, Attribute]) -> Times:
-        labels = [self._label(key, str(attributes[key])) for key in _LABELS if key in attributes]
+    def _bind(self, name: str, attributes: Mapping[str, Attribute]) -> Times:
+        labels = [self._label(key, str(attributes[key])) for key in _LABELS[name] if key in attributes]
         found = self._tally.times(name, tuple(labels))
         if all(value != OTHER for _, value in labels) and len(self._bound) < _MOST_BOUND:
-            self._bound[said] = found
+            self._bound[(name, *map(attributes.get, _LABELS[name]))] = found
         return found
 
     def _label(self, key: str, value: str) -> tuple[str, str]:
@@ -142,6 +149,10 @@ class Meters:
 
 def _observe(counted: Mapping[Labels, int], options: CallbackOptions) -> Iterable[Observation]:
     return [Observation(number, dict(labels)) for labels, number in list(counted.items())]
+
+
+def _storage_attributes(operation: str, code: str | None) -> dict[str, Attribute]:
+    return {"operation": operation} if code is None else {"operation": operation, "error": code}
 
 
 def code_of(error: BaseException) -> str:
@@ -163,8 +174,11 @@ class RunningSpan:
         self.attributes = attributes
 
     def __enter__(self) -> RunningSpan:
-        recorder = self._meters.recorder
-        self._recorded = None if recorder is None else recorder.begin(self._name, self.attributes, self._parent)
+        recorder, parent = self._meters.recorder, self._parent
+        if recorder is None or (parent is None and UNRECORDED.get()):
+            self._recorded = None
+        else:
+            self._recorded = recorder.begin(self._name, self.attributes, parent)
         self._began = time.perf_counter()
         return self
 

@@ -12,11 +12,12 @@ from contextvars import ContextVar, Token
 from random import random
 from typing import Final
 
-from opentelemetry.context import Context, attach, detach
+from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.propagate import extract
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     SpanContext,
     SpanKind,
@@ -37,7 +38,7 @@ _CONVENTIONS: Final = {  # OpenTelemetry's names
     "tool": "gen_ai.tool.name",
 }
 _OK, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
-_UNRECORDED: Final = ContextVar("unrecorded", default=False)
+UNRECORDED: Final = ContextVar("unrecorded", default=False)  # whether the work above isn't recorded
 
 
 class Recorder:
@@ -55,12 +56,10 @@ class Recorder:
 
     def begin(
         self, name: str, attributes: Mapping[str, Attribute], parent: Mapping[str, str] | None
-    ) -> RecordedSpan | UnrecordedSpan | None:
-        """What ends with the work. None: it stands under work that is not recorded, and has no span of its own."""
-        if parent is None and _UNRECORDED.get():
-            return None
-        context = None if parent is None else extract(parent)
-        above = get_current_span(context).get_span_context()
+    ) -> RecordedSpan | UnrecordedSpan:
+        """What ends with the work. Without a `parent`, the work must not be under `UNRECORDED`."""
+        context = get_current() if parent is None else extract(parent)
+        above = get_current_span(context).get_span_context() if context else INVALID_SPAN_CONTEXT
         if not above.is_valid:
             if self._share is not None and random() >= self._share:  # noqa: S311 -- no secret
                 return UnrecordedSpan()
@@ -89,7 +88,7 @@ class Recorder:
 
     def add(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
         """A span that has just ended, and that nothing stands under; nothing outside of a recorded trace."""
-        if _UNRECORDED.get():
+        if UNRECORDED.get():
             return
         above = get_current_span().get_span_context()
         if above.is_valid and above.trace_flags.sampled and (made := self._make(name, above, None)) is not None:
@@ -142,8 +141,8 @@ class UnrecordedSpan:
     __slots__ = ("_reset",)
 
     def __init__(self) -> None:
-        self._reset = _UNRECORDED.set(True)
+        self._reset = UNRECORDED.set(True)
 
     def end(self, attributes: Mapping[str, Attribute]) -> None:
         """End the work; its siblings are recorded again."""
-        _UNRECORDED.reset(self._reset)
+        UNRECORDED.reset(self._reset)
