@@ -7,9 +7,9 @@ person, an agent or an account.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from types import TracebackType
 from typing import Final
 
@@ -17,7 +17,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from server.errors import failure_label
 from server.telemetry.recorder import UNRECORDED, Recorder
-from server.telemetry.tally import MOST_SERIES, OTHER, Labels, Tally, Times
+from server.telemetry.tally import MOST_SERIES, OTHER, Count, Labels, Tally, Times
 from vault.refusals import VaultError
 from vault.spans import Attribute
 from vault.storage.event_chain import ChainEntry
@@ -34,6 +34,9 @@ _LABELS: Final[Mapping[str, Sequence[str]]] = {  # by span; its other attributes
     "proxy": ("provider", "error"),
     "upstream": ("provider", "operation", "status", "error"),
     "storage": ("operation", "error"),
+}  # an error is last
+_SUCCESS: Final[Mapping[str, Callable[[Mapping[str, Attribute]], object]]] = {
+    name: itemgetter(*labels[:-1]) for name, labels in _LABELS.items()
 }
 TIMES: Final[Mapping[str, tuple[str, str]]] = {
     "exchange": ("token_vault.exchange.duration", "From the request to the token or its refusal"),
@@ -52,13 +55,14 @@ COUNTS: Final[Mapping[str, str]] = {
     "token_vault.events": "Committed events of the activity by kind and outcome",
 }
 _EVENTS: Final = "token_vault.events"
-_COUNTED: Final[Mapping[str, tuple[str, Sequence[str]]]] = {  # by kind of event: the counter, and its labels
+_COUNTED: Final[Mapping[str, tuple[str, Sequence[str]]]] = {  # by kind of event: its own counter, and its labels
     "tool.called": ("token_vault.tool.calls", ("tool", "outcome", "code", "narrowing")),
     "proxy.called": ("token_vault.proxy.calls", ("provider", "outcome", "code")),
     "token.exchanged": ("token_vault.exchanges", ("provider", "narrowing")),
     "exchange.refused": ("token_vault.refusals", ("provider", "code")),
     **dict.fromkeys(REFRESHES, ("token_vault.refreshes", ("provider", "outcome"))),
 }
+_SAID: Final = {kind: [one for one in labels if one != "outcome"] for kind, (_, labels) in _COUNTED.items()}
 
 
 class Meters:
@@ -79,67 +83,73 @@ class Meters:
         self.recorder = recorder
         self.span = partial(RunningSpan, self)
         self._tally = tally
-        self._bound: dict[object, Times] = {}  # labels by the attributes of spans, created once
-        self._named: dict[object, Labels] = {}  # by the attributes of events
+        self._bound: dict[str, dict[object, Times]] = {name: {} for name in TIMES}  # by the attributes of spans
+        self._counted: dict[object, tuple[Count, Count]] = {}  # by the attributes of events
         self._is_known = {"provider": is_provider, "tool": is_tool}
         for name, text in COUNTS.items():
-            counted = tally.counts[name] = Counter()
+            counted = tally.counts[name] = {}
             meter.create_observable_counter(name, [partial(_observe, counted)], description=text)
-        self._events = tally.counts[_EVENTS]
 
     def count(self, entries: Sequence[ChainEntry]) -> None:
         """Count events, once they are committed."""
         for entry in entries:
-            kind, outcome, said = entry.kind, entry.outcome, entry.said
-            self._events[("kind", kind), ("outcome", outcome)] += 1
-            if (counted := _COUNTED.get(kind)) is None:
-                continue
-            name, labels = counted
-            key = (kind, outcome, *map(said.get, labels))
-            found = self._named.get(key)
-            if found is None:
-                told = {**said, "outcome": REFRESHES.get(kind, outcome)}
-                found = self._name(key, labels, told, self._tally.counts[name])
+            said = entry.said
+            key = (entry.kind, entry.outcome, *map(said.get, _SAID.get(entry.kind, ())))
+            of_all, of_its_kind = self._counted.get(key) or self._bind_counts(key, entry)
+            of_all.times += 1
             repeats = said.get("repeats", 1)  # repeated refusals are counted in one event
-            self._tally.counts[name][found] += repeats if isinstance(repeats, int) else 1
+            of_its_kind.times += repeats if isinstance(repeats, int) else 1
 
-    def _name(
-        self, key: object, labels: Sequence[str], said: Mapping[str, object], counted: Mapping[Labels, int]
-    ) -> Labels:
-        values = {label: said.get(label) for label in labels}
-        code = values.get("code")
-        if said["outcome"] == "failed" and "tool" in labels and isinstance(code, str):  # may be a provider's
-            values["code"] = failure_label(code)
-        found = tuple(self._label(label, value if isinstance(value, str) else "") for label, value in values.items())
-        if found not in counted and len(counted) >= MOST_SERIES:
-            found = tuple((label, OTHER) for label in labels)
-        if values.get("code") == code and all(value != OTHER for _, value in found) and len(self._named) < _MOST_BOUND:
-            self._named[key] = found
-        return found
+    def _bind_counts(self, key: object, entry: ChainEntry) -> tuple[Count, Count]:
+        """What counts such an event among all, and in its kind's own counter if it has one."""
+        counts, outcome = self._tally.counts, entry.outcome
+        of_all = counts[_EVENTS].setdefault((("kind", entry.kind), ("outcome", outcome)), Count())
+        is_ours, own = True, Count()
+        if (counted := _COUNTED.get(entry.kind)) is not None:
+            name, labels = counted
+            told = {**entry.said, "outcome": REFRESHES.get(entry.kind, outcome)}
+            values = {label: told.get(label) for label in labels}
+            code = values.get("code")
+            if outcome == "failed" and "tool" in labels and isinstance(code, str):  # may be a provider's
+                values["code"] = failure_label(code)
+            found = tuple(self._label(label, one if isinstance(one, str) else "") for label, one in values.items())
+            if found not in counts[name] and len(counts[name]) >= MOST_SERIES:
+                found = tuple((label, OTHER) for label in labels)
+            is_ours = values.get("code") == code and all(value != OTHER for _, value in found)
+            own = counts[name].setdefault(found, own)
+        if is_ours and len(self._counted) < _MOST_BOUND:
+            self._counted[key] = of_all, own
+        return of_all, own
 
     def end_storage(self, operation: str, began: float, error: BaseException | None = None) -> None:
         """Keep the time of what began then on the clock of `time.perf_counter`, and its span in a recorded trace."""
         seconds = time.perf_counter() - began
-        code = None if error is None else code_of(error)
-        times = self._bound.get((_STORAGE, operation, code))
+        times = self._bound[_STORAGE].get(operation) if error is None else None
         if times is None:
-            times = self._bind(_STORAGE, _storage_attributes(operation, code))
-        times.add(seconds)
+            self.end(_STORAGE, seconds, _storage_attributes(operation, error))
+        else:
+            times.add(seconds)
         if self.recorder is not None and (seconds >= _QUICK or operation not in _READS):
-            self.recorder.add(_STORAGE, seconds, _storage_attributes(operation, code))
+            self.recorder.add(_STORAGE, seconds, _storage_attributes(operation, error))
 
     def end(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
         """Keep the time."""
-        times = self._bound.get((name, *map(attributes.get, _LABELS[name])))
+        try:
+            said = None if "error" in attributes else _SUCCESS[name](attributes)
+        except KeyError:
+            said = None
+        if said is None:  # rare, and three times as slow
+            said = tuple(map(attributes.get, _LABELS[name]))
+        times = self._bound[name].get(said)
         if times is None:
-            times = self._bind(name, attributes)
+            times = self._bind(said, name, attributes)
         times.add(seconds)
 
-    def _bind(self, name: str, attributes: Mapping[str, Attribute]) -> Times:
+    def _bind(self, said: object, name: str, attributes: Mapping[str, Attribute]) -> Times:
         labels = [self._label(key, str(attributes[key])) for key in _LABELS[name] if key in attributes]
-        found = self._tally.times(name, tuple(labels))
-        if all(value != OTHER for _, value in labels) and len(self._bound) < _MOST_BOUND:
-            self._bound[(name, *map(attributes.get, _LABELS[name]))] = found
+        found, bound = self._tally.times(name, tuple(labels)), self._bound[name]
+        if all(value != OTHER for _, value in labels) and len(bound) < _MOST_BOUND:
+            bound[said] = found
         return found
 
     def _label(self, key: str, value: str) -> tuple[str, str]:
@@ -147,12 +157,12 @@ class Meters:
         return key, value if is_known is None or not value or is_known(value) else OTHER
 
 
-def _observe(counted: Mapping[Labels, int], options: CallbackOptions) -> Iterable[Observation]:
-    return [Observation(number, dict(labels)) for labels, number in list(counted.items())]
+def _observe(counted: Mapping[Labels, Count], options: CallbackOptions) -> Iterable[Observation]:
+    return [Observation(one.times, dict(labels)) for labels, one in list(counted.items())]
 
 
-def _storage_attributes(operation: str, code: str | None) -> dict[str, Attribute]:
-    return {"operation": operation} if code is None else {"operation": operation, "error": code}
+def _storage_attributes(operation: str, error: BaseException | None) -> dict[str, Attribute]:
+    return {"operation": operation} if error is None else {"operation": operation, "error": code_of(error)}
 
 
 def code_of(error: BaseException) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -29,6 +28,13 @@ OTHER: Final = "other"  # replaces a value that isn't one of ours
 MOST_SERIES: Final = 10_000  # label sets of one name; all further ones count as one
 Labels = tuple[tuple[str, str], ...]
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
+
+
+@dataclass(slots=True)
+class Count:
+    """How often something happened."""
+
+    times: int = 0
 
 
 @dataclass(slots=True)
@@ -57,7 +63,7 @@ class Tally:
 
     def __init__(self, texts: Mapping[str, tuple[str, str]]) -> None:
         """`texts`: the full name and the description of each thing that is timed."""
-        self.counts: dict[str, Counter[Labels]] = {}
+        self.counts: dict[str, dict[Labels, Count]] = {}
         self._texts = texts
         self._times: dict[str, dict[Labels, Times]] = {name: {} for name in texts}
         self._began = time.time_ns()

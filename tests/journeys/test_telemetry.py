@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ from server.provider_settings import SettingsRefused
 from server.settings import load_settings
 from server.telemetry.figures_page import CONNECTIONS
 from server.telemetry.meters import TIMES, Meters
-from server.telemetry.tally import MOST_SERIES, OTHER, Tally
+from server.telemetry.tally import MOST_SERIES, OTHER, Count, Tally
 from tests.conftest import Store
 from tests.support.harness import free_socket, serve_app
 from tests.support.processes import ROOT, Place, free_port
@@ -435,10 +436,31 @@ def test_what_labels_ignore_takes_no_place_among_the_times() -> None:
     meters = Meters(NoOpMeter("test"), None, Tally(TIMES), is_provider=lambda _: True, is_tool=lambda _: True)
     for status in range(200, 210):
         meters.end("upstream", 0.1, {"provider": "slack", "method": "GET", "http_status": status})
-    assert len(meters._bound) == 1  # pyright: ignore[reportPrivateUsage]
+    assert len(meters._bound["upstream"]) == 1  # pyright: ignore[reportPrivateUsage]
+    for status in range(400, 410):
+        meters.end("upstream", 0.1, {"provider": "slack", "method": "GET", "http_status": status, "error": "NoAnswer"})
+    assert len(meters._bound["upstream"]) == 2  # pyright: ignore[reportPrivateUsage]
     for number in range(3):
         meters.end("upstream", 0.1, {"provider": f"slack-{number}", "method": "GET", "http_status": 200})
-    assert len(meters._bound) == 4  # pyright: ignore[reportPrivateUsage]
+    assert len(meters._bound["upstream"]) == 5  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_time_is_kept_under_the_labels_of_its_outcome() -> None:
+    meters, tally = counting_meters()
+    success = {"provider": "slack", "operation": "web", "method": "GET", "http_status": 200, "status": "2xx"}
+    for one in (success, success, success | {"error": "NoAnswer"}, {"provider": "slack", "error": "NoAnswer"}):
+        meters.end("upstream", 0.1, one)
+    for error in (None, TimeoutError(), None):
+        meters.end_storage("look_up", time.perf_counter(), error)
+    kept = {labels: times.count for labels, times in (tally._times["upstream"] | tally._times["storage"]).items()}
+    called = (("provider", "slack"), ("operation", "web"), ("status", "2xx"))
+    assert kept == {
+        called: 2,
+        (*called, ("error", "NoAnswer")): 1,
+        (("provider", "slack"), ("error", "NoAnswer")): 1,
+        (("operation", "look_up"),): 2,
+        (("operation", "look_up"), ("error", "TimeoutError")): 1,
+    }
 
 
 def counting_meters() -> tuple[Meters, Tally]:
@@ -454,9 +476,22 @@ def test_codes_that_providers_make_up_take_no_place_among_the_counts() -> None:
     meters, tally = counting_meters()
     meters.count([failed_call(f"code-{number}") for number in range(50)])
     meters.count([failed_call("timeout")] * 2)
-    counted = {dict(labels)["code"]: times for labels, times in tally.counts["token_vault.tool.calls"].items()}
+    counted = {dict(labels)["code"]: one.times for labels, one in tally.counts["token_vault.tool.calls"].items()}
     assert counted == {"upstream_refused": 50, "timeout": 2}
-    assert len(meters._named) == 1
+    assert len(meters._counted) == 1
+    assert [one.times for one in tally.counts["token_vault.events"].values()] == [52]
+
+
+def test_repeats_count_in_an_events_own_counter_and_once_among_all_events() -> None:
+    meters, tally = counting_meters()
+    refused = {"provider": "slack", "code": "connection_required"}
+    for said in (refused, {**refused, "repeats": 7}):
+        meters.count([ChainEntry("exchange.refused", "refused", None, None, None, "", said)])
+    meters.count([ChainEntry("grant.revoked", "ok", None, None, None, "", {})] * 3)
+    (refusals,) = tally.counts["token_vault.refusals"].items()
+    assert refusals == ((("provider", "slack"), ("code", "connection_required")), Count(8))
+    events = {dict(labels)["kind"]: one.times for labels, one in tally.counts["token_vault.events"].items()}
+    assert events == {"exchange.refused": 2, "grant.revoked": 3}
 
 
 def test_the_proxys_calls_are_counted_by_the_code_of_their_refusal_or_failure() -> None:
@@ -485,6 +520,6 @@ def test_series_have_a_bound_and_what_comes_after_it_is_one() -> None:
         meters.end("execute_tool", 0.1, {"tool": f"tool_{number}"})
     counted, timed = tally.counts["token_vault.tool.calls"], tally._times["execute_tool"]
     assert (len(counted), len(timed)) == (MOST_SERIES + 1, MOST_SERIES + 1)
-    assert [times for labels, times in counted.items() if dict(labels)["tool"] == OTHER] == [5]
+    assert [one.times for labels, one in counted.items() if dict(labels)["tool"] == OTHER] == [5]
     assert timed[("tool", OTHER),].count == 5
     assert timed[("tool", "tool_9999"),].count == 1
