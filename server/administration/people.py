@@ -6,7 +6,7 @@ out, or leave the vault without an admin.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from providers.definitions.issuers import is_same_issuer
@@ -223,11 +223,19 @@ async def _end_vouching(
     return ended
 
 
-async def delete(actor: Actor, person: User) -> None:
-    """Delete the person: their grants end now, at the providers as soon as these answer, and then their keys."""
+async def delete(
+    actor: Actor, person: User, *, check: Callable[[Transaction], Awaitable[object]] | None = None
+) -> None:
+    """Delete the person: their grants end now, at the providers as soon as these answer, and then their keys.
+
+    `check` raises, while the person is locked, if something else forbids it.
+    """
     _check_other(actor, person)
     async with actor.change() as transaction:
-        await _keep_an_admin(actor, transaction, await check_may_touch(actor, transaction, person))
+        current = await check_may_touch(actor, transaction, person)
+        if check is not None:
+            await check(transaction)
+        await _keep_an_admin(actor, transaction, current)
         event = actor.event("user.removed", user_id=person.id, name=person.name)
         owned = await remove_person(transaction, actor.deployment, person, event=event)
     await end_at_providers(actor.deployment, [one.id for one in owned])

@@ -43,6 +43,7 @@ class GroupSpec:
 # From the current state, which is locked, to the wanted state.
 DecidePerson = Callable[[Reader, ProvisionedPerson], Awaitable[PersonSpec]]
 DecideGroup = Callable[[Reader, Group], Awaitable[GroupSpec]]
+CheckPerson = Callable[[Reader, ProvisionedPerson], Awaitable[None]]
 CheckGroup = Callable[[Reader, Group], Awaitable[None]]
 
 
@@ -110,9 +111,16 @@ async def change_person(actor: Actor, user_id: str, decide: DecidePerson) -> Pro
     return await _person(actor.deployment.database, user_id)
 
 
-async def remove_person(actor: Actor, person: ProvisionedPerson) -> None:
-    """Delete the person with all that is theirs (RFC 7644 §3.6). Raises ChangeRefused for the last admin."""
-    await people.delete(actor, await people.person_with_id(actor.deployment.database, person.user_id))
+async def remove_person(actor: Actor, user_id: str, check: CheckPerson) -> None:
+    """Delete the person with all that is theirs (RFC 7644 §3.6).
+
+    Raises ChangeRefused for the last admin, and the exceptions of `check`.
+    """
+
+    async def check_current(transaction: Transaction) -> None:
+        await check(transaction, await _person(transaction, user_id))
+
+    await people.delete(actor, await people.person_with_id(actor.deployment.database, user_id), check=check_current)
 
 
 def _record_of(user: User, spec: PersonSpec, *, now: int) -> ProvisionedPerson:

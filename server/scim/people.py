@@ -58,9 +58,11 @@ async def patch(call: ScimCall) -> Response:
 
 async def remove(call: ScimCall) -> Response:
     """Delete a person with all that is theirs (RFC 7644 §3.6)."""
-    person = await _person(call)
-    call.check_version(await _user(call, person))
-    await provisioning.remove_person(call.actor, person)
+
+    async def check(reader: Reader, current: ProvisionedPerson) -> None:
+        call.check_version(await _user(call, current, reader))
+
+    await provisioning.remove_person(call.actor, (await _person(call)).user_id, check)
     return empty_answer()
 
 

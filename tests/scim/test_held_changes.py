@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.conftest import Store
 from tests.support.inspection import until_waiting
 from tests.support.network.held_requests import held_json
 from tests.support.rooms.scim_room import USER, ScimRoom, refusal, running_scim_room
+from vault import directory as stored_people
 from vault import users
 from vault.records import Role
 
@@ -102,3 +104,25 @@ async def test_a_change_of_an_admin_while_the_token_is_ended_locks_nothing_up(sc
     with pytest.raises(ScimRefused):
         async with directory(scim).change():
             pytest.fail("a change by an ended token")
+
+
+@pytest.mark.parametrize("is_changed", [True, False])
+async def test_a_person_that_changes_while_a_version_is_deleted_stays(
+    scim: ScimRoom, store: Store, *, is_changed: bool
+) -> None:
+    made = await scim.call("POST", "/Users", {"schemas": [USER], "userName": "ada"})
+    user_id, version = str(made.json()["id"]), {"If-Match": made.headers["etag"]}
+    async with scim.deployment.transaction() as changing:
+        await users.hold_user(changing, user_id)
+        deleting = asyncio.ensure_future(scim.call("DELETE", f"/Users/{user_id}", headers=version))
+        await until_waiting(changing, number=1, is_sqlite=store.is_sqlite, unless=deleting)
+        if is_changed:
+            current = await stored_people.get_person(changing, user_id)
+            assert current is not None
+            await stored_people.store_person(changing, replace(current, external_id="e1"))
+    answer = await deleting
+    if is_changed:
+        refusal(answer, 412)
+    else:
+        assert answer.status_code == 204, answer.text
+    assert (await users.get_user(scim.deployment.database, user_id) is not None) is is_changed
