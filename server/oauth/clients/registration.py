@@ -143,9 +143,11 @@ def _change(client: Client, accepted: AcceptedMetadata, *, now: int) -> tuple[Cl
 
 async def delete(deployment: Deployment, request: Request) -> Response:
     """RFC 7592 §2.3 also ends its grants, tokens, and codes."""
-    client, _ = await _managed_client(deployment, request)
+    client, management_token = await _managed_client(deployment, request)
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
+        await grants.hold_client(transaction, client.id)
+        client = await _with_token(transaction, client.id, management_token)  # which may have ended meanwhile
         ended = await clients.remove_client(transaction, client.id, now=now)
         if ended is None:
             raise TokenRefused("the client was removed")

@@ -7,8 +7,11 @@ import asyncio
 import httpx2
 import pytest
 
+from tests.conftest import Store
+from tests.support.inspection import until_waiting
 from tests.support.network.held_requests import held_json
 from tests.support.rooms.oauth_world import REDIRECT, WEB, World, error_of
+from vault import clients, grants
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
@@ -216,3 +219,19 @@ async def test_an_update_that_arrives_late_undoes_no_change_of_the_secrets(
     assert row is not None
     assert row[column] == bytes(32)
     assert (row["name"] == "Late") is (status == 200)
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+async def test_a_management_token_that_ends_while_it_deletes_a_client_deletes_nothing(
+    stored_world: World, store: Store, *, is_ended: bool
+) -> None:
+    client, database = await stored_world.register(), stored_world.vault.deployment.database
+    client_id = str(client["client_id"])
+    async with database.transaction() as ending:
+        await grants.hold_client(ending, client_id)
+        deleting = asyncio.ensure_future(stored_world.http.delete(path(client), headers=bearer(client)))
+        await until_waiting(ending, number=1, is_sqlite=store.is_sqlite, unless=deleting)
+        if is_ended:
+            await ending.execute("update clients set registration_hash = null where id = :id", {"id": client_id})
+    assert (await deleting).status_code == (401 if is_ended else 204)
+    assert (await clients.get_client(database, client_id) is not None) is is_ended
