@@ -41,8 +41,7 @@ async def person_with_id(reader: Reader, user_id: str) -> User:
 
 async def hold_person(transaction: Transaction, person_id: str) -> User:
     """The person, locked until the transaction ends, including against changes by admins. Raises ChangeRefused."""
-    if (await person_with_id(transaction, person_id)).is_admin:
-        await users.hold_admins(transaction)  # locked first, as in every action of an admin
+    await users.hold_admins(transaction)  # first, as in every action of an admin: the person may be becoming one
     await users.hold_user(transaction, person_id)
     return await person_with_id(transaction, person_id)
 

@@ -54,6 +54,8 @@ async def add_person(actor: Actor, spec: PersonSpec) -> ProvisionedPerson:
     """A new person. Raises NameRefused, NameTaken or UserNameTaken."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
+        if spec.is_active is False:
+            await users.hold_admins(transaction)  # before the name is taken, as in an admin's action
         user = await users.create_user(transaction, spec.user_name, now=now)
         person = _record_of(user, spec, now=now)
         await directory.store_person(transaction, person)

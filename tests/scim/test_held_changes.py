@@ -17,7 +17,7 @@ from tests.support.network.held_requests import held_json
 from tests.support.rooms.scim_room import USER, ScimRoom, refusal, running_scim_room
 from vault import directory as stored_people
 from vault import users
-from vault.records import Role
+from vault.records import Role, User
 
 End = Callable[[ScimRoom], Awaitable[object]]
 GHOST = {"schemas": [USER], "userName": "ghost", "active": True}
@@ -126,3 +126,30 @@ async def test_a_person_that_changes_while_a_version_is_deleted_stays(
     else:
         assert answer.status_code == 204, answer.text
     assert (await users.get_user(scim.deployment.database, user_id) is not None) is is_changed
+
+
+@pytest.mark.parametrize("is_promoted", [True, False])
+async def test_a_person_who_becomes_an_admin_while_a_directory_disables_them_locks_nothing_up(
+    scim: ScimRoom, store: Store, *, is_promoted: bool
+) -> None:
+    """Another admin's action waits for all admins meanwhile."""
+    ada, bob = [await add(scim, name) for name in ("ada", "bob")]
+    alice = await users.find_user(scim.deployment.database, "alice")
+    admin = Actor(scim.deployment, alice, "administration")
+    async with scim.deployment.transaction() as promoting:
+        await users.hold_admins(promoting)
+        await users.hold_user(promoting, ada.id)
+        changing = [asyncio.ensure_future(people.set_disabled(directory(scim), ada, is_disabled=True))]
+        await until_waiting(promoting, number=1, is_sqlite=store.is_sqlite, unless=changing[0])
+        changing.append(asyncio.ensure_future(people.set_disabled(admin, bob, is_disabled=True)))
+        await until_waiting(promoting, number=2, is_sqlite=store.is_sqlite, unless=changing[1])
+        if is_promoted:
+            await users.set_role(promoting, ada.id, Role.ADMINISTRATOR)
+    assert await asyncio.gather(*changing) == [True, True]
+
+
+async def add(scim: ScimRoom, name: str) -> User:
+    made = await scim.add_user(name)
+    found = await users.get_user(scim.deployment.database, str(made["id"]))
+    assert found is not None
+    return found
