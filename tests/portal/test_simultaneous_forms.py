@@ -7,9 +7,12 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from server.portal.access.access_changes import end_agent
+from server.sign_in.callers import SessionCaller
 from tests.conftest import Store
 from tests.portal.test_held_forms import post
-from tests.support.inspection import until_waiting
+from tests.portal.test_recognition import cursor
+from tests.support.inspection import session_of, until_waiting
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import delegations, tickets, users
@@ -112,29 +115,37 @@ async def test_a_sign_in_asks_again_if_a_permission_ends_while_the_person_allows
     assert "code" in query_of(answer.headers["location"])
 
 
+@pytest.mark.parametrize("decision", ["allow", "again"])
 async def test_an_agent_that_is_cut_off_while_the_person_lets_it_in_keeps_no_permission(
-    room: Room, store: Store
+    room: Room, store: Store, decision: str
 ) -> None:
     """The code and the permissions are one step: the cut-off comes before both, or ends both."""
-    user, client = await room.user(), await room.agent()
+    user, earlier = await room.user(), await cursor(room)
     account = await room.account(user, "slack", label="Team", scopes=WRITE)
-    which = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}
+    await room.grant(user, earlier)
+    which = {"user_id": user.id, "connection_id": account.id}
+    async with room.deployment.transaction() as transaction:
+        await delegations.allow(transaction, **which, client_id=earlier.id, scopes=WRITE, now=room.deployment.now())
     for cuts_off in (True, False):
+        client = await cursor(room, 40002)
         person, other = await room.signed_in(user), await room.signed_in(user)
         page = await person.open(room.authorize_path(client))
-        await room.grant(user, client)
-        ending = await other.open(f"/agents/{client.id}/cut-off")
+        caller = SessionCaller(room.deployment, await session_of(room.deployment, other))
+        ending = list[asyncio.Task[None]]()
         async with room.deployment.transaction() as holding:
             await users.hold_user(holding, user.id)
-            answers: dict[str, str | list[str] | None] = {f"level.{account.id}": "write", "decision": "allow"}
-            sent = [asyncio.ensure_future(post(person, page, answers, form="/consent"))]
-            await until_waiting(holding, number=1, is_sqlite=store.is_sqlite, unless=sent[0])
+            answers: dict[str, str | list[str] | None] = {"decision": decision}
+            if decision == "allow":
+                answers[f"level.{account.id}"] = "write"
+            sent = asyncio.ensure_future(post(person, page, answers, form="/consent"))
+            await until_waiting(holding, number=1, is_sqlite=store.is_sqlite, unless=sent)
             if cuts_off:
-                sent.append(asyncio.ensure_future(post(other, ending, {}, form="/cut-off")))
-                await until_waiting(holding, number=2, is_sqlite=store.is_sqlite, unless=sent[0])
-        answer, *_ = await asyncio.gather(*sent)
+                ending.append(asyncio.ensure_future(end_agent(room.deployment.for_caller(caller), user, client)))
+                await until_waiting(holding, number=2, is_sqlite=store.is_sqlite, unless=sent)
+        await asyncio.gather(*ending)
+        answer = await sent
         assert "code" in query_of(answer.headers["location"])
-        held = await delegations.get(room.deployment.database, **which)
+        held = await delegations.get(room.deployment.database, **which, client_id=client.id)
         assert (held is not None and held.revoked_at is None) is not cuts_off
 
 
