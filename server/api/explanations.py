@@ -89,7 +89,7 @@ class PolicyUse(Strict):
     call: str = Field(min_length=1, max_length=200, description="A tool, or `exchange`, `proxy`, or `request`")
     person_id: str = Field(min_length=1, max_length=64, description="Whose account it is")
     agent_id: str = Field(min_length=1, max_length=2048, description="The agent; an unknown one has no name or kind")
-    arguments: dict[str, object] = Field(default={}, description="The tool's arguments")
+    arguments: dict[str, object] = Field(default={}, repr=False, description="The tool's arguments")
     actors: list[str] = Field(default=[], max_length=20, description="IDs of the agents that it acts for")
     provider: str = Field(default="", max_length=200, description="The provider, if `call` isn't a tool")
     account: str = Field(default="", description="The account's display name")

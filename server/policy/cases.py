@@ -33,7 +33,7 @@ class PolicyCase(BaseModel):
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "call"
     call: str
-    arguments: Mapping[str, object] = Field(default_factory=dict[str, object])
+    arguments: Mapping[str, object] = Field(default_factory=dict[str, object], repr=False)
     user: str = "someone"
     groups: tuple[str, ...] = ()
     role: Literal["owner", "administrator", "auditor", "member"] = "member"

@@ -143,7 +143,6 @@ SHOWN = {
     "server.api.models.AgentChange.release": "names of rules",
     "server.api.models.AgentRecord.release": "names of rules",
     "server.api.models.AgentRegistration.release": "the name of a rule",
-    "server.policy.cases.PolicyCase.arguments": "of a test that the operator writes",
     "server.policy.facts.CallFacts.arguments": "a function",
     "server.policy.schema.Action.arguments": "types of a schema",
     "server.policy.syntax.Names.arguments": "names of a rule",
