@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from types import CoroutineType
 from typing import Any, TypeAlias, TypeVar
 
 from providers.outbound.client import Outbound
 from providers.outbound.messages import OutboundRequest, OutboundResponse
 from providers.outbound.sessions import StreamedAnswer
-from server.telemetry.meters import Meters
+from server.telemetry.meters import Meters, class_of, code_of, names_of
 from vault.spans import Attribute
 from vault.storage.database import NO_PARAMETERS, Database, Program, Row, Transaction, Value
 from vault.storage.event_chain import Batch
@@ -167,9 +166,19 @@ class ObservedOutbound(Outbound):
         """As `Outbound.send`."""
         if self.meters is None:
             return await super().send(request)
-        with self.meters.span("upstream", _attributes(request)) as current:
+        if self.meters.is_recorded():
+            with self.meters.span("upstream", _attributes(request)) as current:
+                answer = await super().send(request)
+                current.note(http_status=answer.status, status=class_of(answer.status))
+            return answer
+        began = time.perf_counter()
+        try:
             answer = await Outbound.send(self, request)  # `super()` would make an object for each request
-            current.note(http_status=answer.status, status=_class_of(answer.status))
+        except BaseException as error:
+            failed = {**_attributes(request), "error": code_of(error)}
+            self.meters.end("upstream", time.perf_counter() - began, failed)
+            raise
+        self.meters.end_upstream(request.peer, answer.status, began)
         return answer
 
     @asynccontextmanager
@@ -181,22 +190,10 @@ class ObservedOutbound(Outbound):
             return
         with self.meters.span("upstream", _attributes(request)) as current:
             async with super().open(request) as answer:
-                current.note(http_status=answer.status, status=_class_of(answer.status))
+                current.note(http_status=answer.status, status=class_of(answer.status))
                 yield answer
 
 
 def _attributes(request: OutboundRequest) -> dict[str, Attribute]:
-    provider, operation = _names_of(request.peer)
+    provider, operation = names_of(request.peer)
     return {"provider": provider, "operation": operation, "method": request.method}
-
-
-@lru_cache(maxsize=1000)
-def _names_of(peer: str) -> tuple[str, str]:
-    provider, _, operation = peer.partition(".")
-    return provider, operation or "document"
-
-
-@lru_cache(maxsize=1000)
-def _class_of(status: int) -> str:
-    """`2xx`: the exact status is in the span."""
-    return f"{status // 100}xx"

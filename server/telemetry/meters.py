@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter
 from types import TracebackType
 from typing import Final
@@ -132,6 +132,20 @@ class Meters:
         if self.recorder is not None and (seconds >= _QUICK or operation not in _READS):
             self.recorder.add(_STORAGE, seconds, _storage_attributes(operation, error))
 
+    def is_recorded(self) -> bool:
+        """Whether work that begins now may be in a recorded trace; otherwise it is only timed."""
+        return self.recorder is not None and not UNRECORDED.get()
+
+    def end_upstream(self, peer: str, status: int, began: float) -> None:
+        """Keep the time of a request that was answered, without a span; each tool call has one."""
+        seconds, key = time.perf_counter() - began, (peer, status)
+        times = self._bound["upstream"].get(key)
+        if times is None:
+            provider, operation = names_of(peer)
+            said: dict[str, Attribute] = {"provider": provider, "operation": operation, "status": class_of(status)}
+            times = self._bind(key, "upstream", said)
+        times.add(seconds)
+
     def end(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
         """Keep the time."""
         try:
@@ -168,6 +182,19 @@ def _storage_attributes(operation: str, error: BaseException | None) -> dict[str
 def code_of(error: BaseException) -> str:
     """A refusal by its code, anything else by its class: never its text."""
     return error.code if isinstance(error, VaultError) else type(error).__name__
+
+
+@lru_cache(maxsize=1000)
+def names_of(peer: str) -> tuple[str, str]:
+    """The provider and the operation of a request."""
+    provider, _, operation = peer.partition(".")
+    return provider, operation or "document"
+
+
+@lru_cache(maxsize=1000)
+def class_of(status: int) -> str:
+    """`2xx`: the exact status is in the span."""
+    return f"{status // 100}xx"
 
 
 class RunningSpan:

@@ -287,6 +287,33 @@ async def test_what_a_provider_refuses_is_one_label_whatever_it_says(tmp_path: P
     assert "not_found" not in str(samples)
 
 
+@pytest.mark.parametrize("sampler", [None, "always_on", "always_off"])
+async def test_requests_to_a_provider_are_timed_alike_with_and_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str | None
+) -> None:
+    address, telemetry = f"127.0.0.1:{free_port()}", {}
+    async with collector() as received:
+        if sampler is not None:
+            monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+            telemetry = {"otlp_endpoint": received.url}
+        async with room(tmp_path, telemetry={"prometheus": address, **telemetry}) as there:
+            agent = await there.agent()
+            await there.connect(agent, "slack", scopes=WRITE)
+            before = await scrape(address)
+            for fault in (None, {"kind": "status", "status": 503}, {"kind": "drop_after"}):
+                if fault is not None:
+                    there.simulator.control("faults", endpoint="slack.api.chat.postMessage", **fault)
+                await call(there, agent, "slack_post", {"channel": "#general", "text": "hello"})
+            after = await scrape(address)
+    counted = {
+        dict(labels).get("status") or dict(labels)["error"]: count - before.get((name, labels), 0)
+        for (name, labels), count in after.items()
+        if name == "token_vault_upstream_duration_seconds_count" and ("operation", "api") in labels
+    }
+    assert counted == {"2xx": 1, "5xx": 1, "NoAnswer": 1}
+    assert ("upstream slack" in received.spans()) == (sampler == "always_on")
+
+
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
