@@ -107,6 +107,21 @@ async def test_a_provider_that_lies_is_found_out_and_asked_again_for_days(room: 
     assert await is_shredded(room, connection)
 
 
+@pytest.mark.parametrize("lies", [True, False])
+async def test_a_receipt_counts_attempts_and_names_the_page_while_the_grant_may_live(room: Room, *, lies: bool) -> None:
+    page = "https://slack.example/apps"
+    slack = replace(room.vault.policies["slack"], removal_pages=(page,))
+    room.vault = replace(room.vault, policies={**room.vault.policies, "slack": slack})
+    room.slack.lies = True
+    connection, receipt = await end_connection(room)
+    claims = await claims_of(room, receipt)
+    assert (claims["attempts"], claims["pages"]) == (1, [page])
+    room.slack.lies = lies
+    await revocations.retry(room.vault, connection.id)
+    claims = await claims_of(room, await receipt_of(room, connection))
+    assert (claims["attempts"], claims.get("pages")) == (2, [page] if lies else None)
+
+
 async def test_a_lie_that_ends_is_verified_in_the_end(room: Room) -> None:
     room.slack.lies = True
     connection, _ = await end_connection(room)
