@@ -73,6 +73,21 @@ async def test_a_call_that_the_person_wants_to_be_asked_about_is_refused_until_t
     assert "approval.consumed" in await room.kinds()
 
 
+@pytest.mark.parametrize(
+    ("tool", "told"),
+    [
+        ("slack_post", "The person approves each slack_post call (slack as "),
+        (approvals.RELEASE, "The person approves each use of chat:write (slack as "),
+    ],
+)
+async def test_a_refused_release_names_scopes_and_a_refused_call_its_tool(room: Room, tool: str, told: str) -> None:
+    connection = await room.connect()
+    await room.set_ask(connection, "chat:write")
+    with pytest.raises(ApprovalRequired) as refused:
+        await run(room, call_of(tool=tool))
+    assert str(refused.value).startswith(told)
+
+
 async def test_what_nobody_wants_to_be_asked_about_needs_no_approval(room: Room) -> None:
     connection = await room.connect()
     await room.set_ask(connection, "channels:read", "tool:another_tool")
