@@ -217,16 +217,28 @@ async def renew_aside(
         "former": former,
     }
     row = await transaction.fetch_one(_SUPERSEDED, named)
-    if row is None:
-        if await transaction.fetch_one(_WAS_SUPERSEDED, named) is None:
-            return False
-        await set_aside(transaction, ring, grant, policy=policy, now=now, is_over=is_over)
+    if row is not None and await _renew(transaction, ring, text(row, "id"), grant, now=now):
         return True
-    aside_id = text(row, "id")
-    key = await ring.load_key(transaction, user_id=grant.user_id, connection_id=aside_id)
-    sealed = _seal_grant(key, grant)
-    changed: Mapping[str, Value] = {"tenant": TENANT, "id": aside_id, "sealed": sealed, "held": HELD, "now": now}
-    return await transaction.execute(_RENEW_ASIDE, changed) == 1
+    if await transaction.fetch_one(_WAS_SUPERSEDED, named) is None:
+        return False
+    await set_aside(transaction, ring, grant, policy=policy, now=now, is_over=is_over)
+    return True
+
+
+async def _renew(transaction: Transaction, ring: KeyRing, aside_id: str, grant: Aside, *, now: int) -> bool:
+    """Replace the tokens of a pending revocation; False if it just ended, and its key with it."""
+    try:
+        key = await ring.load_key(transaction, user_id=grant.user_id, connection_id=aside_id)
+    except CiphertextRejected:
+        return False
+    changed: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "id": aside_id,
+        "sealed": _seal_grant(key, grant),
+        "held": HELD,
+        "now": now,
+    }
+    return await transaction.execute(_RENEW_ASIDE, changed) > 0
 
 
 def seal_revocation(

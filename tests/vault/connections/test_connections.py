@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from tests.support.doubles.upstream_double import Fault
+from tests.support.inspection import until_waiting
 from tests.support.rooms.vault_room import SLACK_SCOPES, WAIT, Room
 from tests.support.seeded_grant import seed
-from vault import connections
+from vault import connections, endings
 from vault.audit.audit import list_events
 from vault.connections import find, get_connection, list_connections
 from vault.records import ADVISED, DAY, EXPIRING, SHORT, Connection, ConnectionState
@@ -457,8 +458,54 @@ async def test_the_answer_of_a_refresh_on_its_way_while_connecting_again_is_what
         await room.disconnect(connection)
     room.pass_time(61)
     await revocations.run_due(room.vault)
-    assert newest in [refresh_token for refresh_token, _ in room.slack.revocations]
+    assert [refresh_token for refresh_token, _ in room.slack.revocations].count(newest) == 1
     assert alive(room) == [False, not ends_grant]
+
+
+@pytest.mark.parametrize("is_key_gone", [False, True])
+async def test_tokens_that_come_just_as_the_grant_before_ends_are_ended_as_well(
+    room: Room, *, is_key_gone: bool
+) -> None:
+    give(room, ends_grant=False)
+    connection = await room.connect()
+    await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+    (aside,) = await revocations.list_revocations(room.database, room.alice.user.id)
+    late = endings.Aside(
+        room.alice.user.id,
+        "slack",
+        connection.account,
+        connection.label,
+        scopes=SLACK_SCOPES,
+        refresh_token="late-rt",
+        access_token=None,
+        generation=connection.generation,
+    )
+
+    async def store() -> bool:
+        async with room.database.transaction() as transaction:
+            return await endings.renew_aside(
+                transaction,
+                room.vault.keys,
+                late,
+                former=connection.id,
+                policy=room.vault.policies["slack"],
+                now=room.now,
+                is_over=False,
+            )
+
+    async with room.database.transaction() as ending:
+        if is_key_gone:
+            await room.vault.keys.destroy_connection_key(ending, aside.connection_id)
+        else:
+            await ending.execute(
+                "update upstream_revocations set outcome = :done, sealed = null, next_at = null, done_at = :now",
+                {"done": "revoked", "now": room.now},
+            )
+            storing = asyncio.create_task(store())
+            await until_waiting(ending, number=1, is_sqlite=room.store.is_sqlite)
+    assert await (store() if is_key_gone else storing)
+    await revocations.run_due(room.vault)
+    assert "late-rt" in [refresh_token for refresh_token, _ in room.slack.revocations]
 
 
 async def test_a_revocation_that_is_late_does_not_end_what_was_connected_since(room: Room) -> None:
