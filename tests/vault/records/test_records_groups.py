@@ -167,7 +167,10 @@ async def test_the_use_of_a_directorys_token_is_recorded_to_the_minute(database:
         assert found.used_at == NOW + seen
 
 
-async def test_a_group_that_is_deleted_as_empty_during_a_sign_in_is_made_again(database: Database) -> None:
+@pytest.mark.parametrize("is_former", [False, True])
+async def test_a_group_that_is_deleted_as_empty_during_a_sign_in_is_made_again(
+    database: Database, *, is_former: bool
+) -> None:
     user, is_postgres = await make_user(database), type(database).__name__ == "PostgresDatabase"
 
     async def sign_in() -> None:
@@ -176,9 +179,11 @@ async def test_a_group_that_is_deleted_as_empty_during_a_sign_in_is_made_again(d
 
     async with database.transaction() as pruning:
         group = await groups.create_group(pruning, "Sales", now=NOW)
+        if is_former:
+            await bring(pruning, user, "Sales", days=0)  # ends at once
     async with database.transaction() as pruning:
         await groups.hold_group(pruning, group.id)
-        assert not await groups.has_other_members(pruning, group.id, source=groups.LOCAL)
+        assert not await groups.count_members(pruning, group.id, now=NOW)
         joining = asyncio.create_task(sign_in())
         await until_waiting(pruning, joining, is_postgres=is_postgres)
         await groups.delete_group(pruning, group.id)
