@@ -151,6 +151,23 @@ async def test_a_search_that_takes_long_reads_no_further_slice(
     assert found == ([[22, 1]] if patience else [[], [22], [], [1]])
 
 
+async def test_each_event_is_in_one_slice(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SLICE", 4)
+    await record(database, *(call() for _ in range(22)), at=START)
+    assert await numbers(database, EventFilter(outcome="ok")) == list(range(22, 0, -1))
+    assert await numbers(database, EventFilter(outcome="ok"), limit=6) == [22, 21, 20, 19, 18, 17]
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+async def test_the_first_event_at_an_instant_is_found_among_any_number(database: Database, count: int) -> None:
+    for number in range(count):
+        await record(database, call(), call(), at=START + 10 * number)
+    for number in range(count):
+        for at in (START + 10 * number - 1, START + 10 * number):
+            assert await search.first_at(database, at) == 2 * number + 1
+    assert await search.first_at(database, START + 10 * count) == 2 * count + 1  # one after the last
+
+
 @pytest.mark.parametrize(("limit", "rest"), [(5, None), (4, 2), (6, None)])
 async def test_a_page_that_holds_the_last_event_has_no_next_one(
     database_with_events: Database, limit: int, rest: int | None

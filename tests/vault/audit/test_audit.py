@@ -154,10 +154,35 @@ async def test_all_who_waited_for_a_failed_commit_are_refused_with_it(
             callers = [asyncio.create_task(activity.record(Event("tool.called")))]
             await asyncio.sleep(0.1)
             callers += [asyncio.create_task(activity.record(Event("tool.called"))) for _ in range(3)]
+            given_up = asyncio.create_task(activity.record(Event("tool.called")))
             await asyncio.sleep(0.1)
+            given_up.cancel()
         refused = await asyncio.gather(*callers, return_exceptions=True)
         assert [type(one) for one in refused] == [StorageUnavailable] * 4
         assert [one.message for one in caplog.records].count("events couldn't be written") == 1
+        await change(database, "alter table heads_away rename to event_heads")
+        async with asyncio.timeout(30):
+            await activity.record(Event("tool.called", client_id="next"))
+        assert [one.client_id for one in await list_events(database)] == ["next"]
+    finally:
+        await activity.close()
+        await database.close()
+
+
+async def test_a_noted_event_is_tried_again_after_a_failed_commit(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    database = await store.open()
+    activity = Activity(database)
+    try:
+        async with database.transaction() as transaction:  # others' commits wait for its end
+            await transaction.execute("alter table event_heads rename to heads_away")
+            caller = asyncio.create_task(activity.record(Event("tool.called")))
+            await asyncio.sleep(0.1)
+            activity.note(Event("tool.called", client_id="noted"))
+        with pytest.raises(StorageUnavailable):
+            await caller
+        async with asyncio.timeout(30):
+            await activity.settle()
+        assert [one.message for one in caplog.records].count("events couldn't be written") == 2
         await change(database, "alter table heads_away rename to event_heads")
         await activity.record(Event("tool.called", client_id="next"))
         assert [one.client_id for one in await list_events(database)] == ["next"]
@@ -197,6 +222,8 @@ async def test_events_are_listed_by_user_range_and_order(database: Database) -> 
     assert await list_sequences(after=2, before=5) == [3, 4]
     assert await list_sequences(newest_first=True, before=3) == [2, 1]
     assert await list_sequences(user_id="nobody") == []
+    await add(database, *(Event("tool.called") for _ in range(95)))
+    assert await list_sequences() == list(range(1, 101))
 
 
 TAMPERINGS = {
@@ -335,6 +362,17 @@ def test_a_list_is_shortened_only_if_the_details_are_too_long_and_to_exactly_its
     assert uris_of(*[300] * 9, 301, *[300] * 20)[9:] == ["… 21 more"]
 
 
+def test_texts_are_kept_up_to_500_characters_and_details_up_to_8192() -> None:
+    for texts in (["x" * 500, "y" * 501], ("x" * 500, "y" * 501)):
+        assert json.loads(format_details({"list": texts}))["list"] == ["x" * 500, "y" * 499 + "…"]
+    assert json.loads(format_details({"text": "x" * 500}))["text"] == "x" * 500
+    details = {f"{number:02}": "x" * 500 for number in range(16)}
+    rest = 8192 - len(format_details(details)) - len(',"rest":""')
+    assert len(format_details({**details, "rest": "x" * rest})) == 8192
+    with pytest.raises(ValueError, match="too long"):
+        format_details({**details, "rest": "x" * (rest + 1)})
+
+
 async def test_a_single_event_waits_for_no_others_and_as_many_as_before_share_a_commit(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +388,49 @@ async def test_a_single_event_waits_for_no_others_and_as_many_as_before_share_a_
         await asyncio.gather(*waiting)
     assert ((await head(database)).height, (await head(database)).sequence) == (4, 12)
     await activity.close()
+
+
+async def test_a_commit_has_up_to_500_events_and_the_next_one_follows_by_itself(
+    database: Database, activity: Activity
+) -> None:
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(activity.record(Event("grant.created")) for _ in range(501)))
+    batches = await database.fetch("select first_sequence, last_sequence from event_batches order by height")
+    assert [(row["first_sequence"], row["last_sequence"]) for row in batches] == [(1, 500), (501, 501)]
+
+
+async def test_noted_events_are_written_when_the_first_of_them_is_due(
+    database: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+    for delays in ((3600.0, 0.0), (0.01, 3600.0)) * 2:
+        for delay in delays:
+            monkeypatch.setattr(vault.audit.audit, "NOTE_DELAY", delay)
+            activity.note(Event("tool.called"))
+            written += 1
+        async with asyncio.timeout(30):
+            while (await head(database)).sequence < written:
+                await asyncio.sleep(0.01)
+    monkeypatch.setattr(vault.audit.audit, "NOTE_DELAY", 3600.0)
+    activity.note(Event("tool.called"))
+    await asyncio.sleep(0.05)
+    assert (await head(database)).sequence == written
+
+
+async def test_settling_waits_for_a_commit_that_has_begun(
+    database: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.audit.audit, "NOTE_DELAY", 0.0)
+    async with database.transaction() as transaction:  # the commit waits for its end
+        await transaction.execute("update event_heads set height = height")
+        activity.note(Event("tool.called"))
+        await asyncio.sleep(0.1)
+        settling = asyncio.create_task(activity.settle())
+        await asyncio.sleep(0.1)
+        assert not settling.done()
+    async with asyncio.timeout(30):
+        await settling
+    assert len(await list_events(database)) == 1
 
 
 async def test_a_noted_event_is_durable_once_the_activity_has_settled(database: Database, activity: Activity) -> None:
