@@ -174,3 +174,12 @@ async def test_a_page_that_holds_the_last_event_has_no_next_one(
 ) -> None:
     found = await search.search(database_with_events, USER, EventFilter(), limit=limit)
     assert (len(found.events), found.before) == (min(limit, 5), rest)
+
+
+@pytest.mark.parametrize("text", ["100%_done!", 'a "quoted" letter%_!\\'])
+async def test_no_letter_of_a_tool_or_an_account_is_a_wildcard(database: Database, text: str) -> None:
+    for value in (text, text.replace("%", "x"), text.replace("_", "x"), text.replace("!", "x"), f"{text}s"):
+        details = {"tool": value, "account": value}
+        await record(database, Event("tool.called", user_id=USER, details=details), at=START)
+    for wanted in (EventFilter(tool=text), EventFilter(account=text)):
+        assert await numbers(database, wanted) == [1]

@@ -169,7 +169,9 @@ async def test_all_who_waited_for_a_failed_commit_are_refused_with_it(
         await database.close()
 
 
-async def test_a_noted_event_is_tried_again_after_a_failed_commit(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_noted_event_is_tried_again_after_a_failed_commit(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     database = await store.open()
     activity = Activity(database)
     try:

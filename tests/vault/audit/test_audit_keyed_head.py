@@ -80,6 +80,7 @@ async def forge(database: Database, *, after: int) -> None:
 
 @pytest.mark.requirement("V-09")
 async def test_events_written_with_the_key_are_proved_from_the_first_on(database: Database, key_ring: KeyRing) -> None:
+    assert await verify(database) == 0
     await fill(database)
     report = await prove(database)
     assert (report.first, report.last, report.keyed_from) == (1, 5, 1)
@@ -168,12 +169,12 @@ async def test_an_event_appended_by_the_rules_but_without_the_key_is_named(
 async def test_neighbors_without_the_key_are_named_as_one_span(database: Database, key_ring: KeyRing) -> None:
     await fill(database)
     key = database.event_key
-    for has_key in (False, False, True, False, False):
+    for has_key in (False, False, False, True, False, False):
         database.event_key = key if has_key else None
         await add(database, Event("grant.created", user_id="mallory"))
     database.event_key = key
     report = await prove(database)
-    assert (report.unkeyed, report.unkeyed_count) == (((6, 7), (9, 10)), 4)
+    assert (report.unkeyed, report.unkeyed_count) == (((6, 8), (10, 11)), 5)
     with pytest.raises(ChainBroken) as broken:
         await verify(database)
     assert broken.value.sequence == 6
@@ -281,7 +282,8 @@ async def test_any_text_is_chained_as_it_is_stored(
     assert {row["user_id"] for row in rows} == {text}
 
 
-async def test_the_key_takes_over_a_chain_that_began_without_it(store: Store) -> None:
+async def test_the_key_takes_over_a_chain_that_began_without_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "SEGMENT", 2)
     database = await store.open()
     try:
         await change(database, "delete from keys.event_starts")
@@ -298,6 +300,37 @@ async def test_the_key_takes_over_a_chain_that_began_without_it(store: Store) ->
             await restart_keyed_head(transaction, bytes(32), now=database.now())
         assert (await head(database)).sequence == 6
         assert (await prove(database)).last == 6
+        assert await segments.seal(database, now=database.now()) == 6  # the first segment ends before the key
+        report = await prove(database)
+        assert (report.last, report.keyed_from, report.unkeyed_count) == (6, 4, 0)
+        assert await segments.prune(database, retention_days=1, now=database.now() + 2 * 86400) == 6
+        report = await prove(database)
+        assert (report.first, report.keyed_from, report.unkeyed_count) == (7, 4, 0)
+    finally:
+        await database.close()
+
+
+async def test_a_chain_cut_back_to_before_the_key_came_into_use_is_noticed(store: Store) -> None:
+    database = await store.open()
+    try:
+        await change(database, "delete from keys.event_starts")
+        await change(database, "delete from event_heads")
+        await fill(database, 3)
+        await store.open_keys(database)
+        for height in (3, 2):
+            await change(database, "delete from events where sequence > :height", height=height)
+            await change(database, "delete from event_batches where height > :height", height=height)
+            (batch,) = await database.fetch("select hash from event_batches where height = :at", {"at": height})
+            await change(
+                database,
+                "update event_heads set height = :height, sequence = :height, hash = :hash, keyed = null",
+                height=height,
+                hash=binary(batch, "hash"),
+            )
+            why = "it's missing" if height == 3 else "there were once 3 events"
+            with pytest.raises(ChainBroken, match=why) as broken:
+                await verify(database)
+            assert (broken.value.sequence, broken.value.after) == (height + 1, 0)
     finally:
         await database.close()
 
@@ -336,7 +369,7 @@ async def test_where_the_key_came_into_use_cannot_be_forgotten_to_have_it_begin_
         assert await load_start(database) is None
         with pytest.raises(ChainBroken, match="came into use was removed") as broken:
             await prove(database)
-        assert broken.value.sequence == 1
+        assert (broken.value.sequence, broken.value.after) == (1, 0)
         if left == "everything":  # the twin: with the note, everything is as before
             names = ("tenant", "height", "sequence", "created_at")
             await change(

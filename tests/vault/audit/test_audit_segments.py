@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 import vault.audit.segments
 from tests.conftest import Store
 from tests.vault.audit.test_audit_keyed_head import add, change, fill, forge
+from vault import envelope
+from vault.audit import proof
 from vault.audit.audit import ChainBroken, list_events, verify
-from vault.audit.proof import last_checkpoint, prove
+from vault.audit.proof import head, last_checkpoint, prove
 from vault.audit.segments import prune, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import DAY, Event
@@ -50,6 +53,12 @@ async def test_segments_are_sealed_once_they_are_full_or_old(database: Database,
     assert await verify(database) == 7
 
 
+async def test_a_run_seals_up_to_its_limit_and_the_next_one_continues(database: Database, key_ring: KeyRing) -> None:
+    await fill(database, 10)
+    assert [await seal(database, now=database.now(), limit=limit) for limit in (3, 4, 3)] == [3, 6, 1]
+    assert await rows(database, "select sequence from event_checkpoints order by first_height") == [3, 6, 9]
+
+
 async def test_old_segments_are_pruned_and_the_rest_is_proved_from_their_checkpoint(
     database: Database, key_ring: KeyRing
 ) -> None:
@@ -79,6 +88,11 @@ async def test_events_without_the_key_still_count_after_they_were_pruned(databas
     assert (await prove(database)).unkeyed_count == 2
     assert await prune(database, retention_days=1, now=database.now() + 2 * DAY) == 6
     assert (await prove(database)).unkeyed_count == 2
+    database.event_key = None
+    await add(database, Event("grant.created"))
+    database.event_key = key
+    report = await prove(database)
+    assert (report.unkeyed, report.unkeyed_count) == (((9, 9),), 3)
 
 
 async def test_a_retention_of_no_days_keeps_everything(database: Database, key_ring: KeyRing) -> None:
@@ -127,6 +141,7 @@ TAMPERINGS = {  # and the event that is named
     ),
     "a kept event": ("update events set user_id = kind where sequence = 8", 8),
     "a kept event that is sealed, removed": ("delete from events where sequence = 12", 12),
+    "the tag of a kept batch": ("update event_batches set tag = null where height = 8", 7),
     "where a batch continues": ("update event_batches set previous_hash = hash where height = 14", 14),
 }
 
@@ -166,6 +181,17 @@ async def test_what_was_rewritten_without_the_key_differs_from_its_checkpoint_an
     with pytest.raises(ChainBroken, match="differ from their sealed record"):
         await verify(database)
     assert await rows(database, "select count(*) from events") == [12]
+
+
+@pytest.mark.parametrize(("height", "first"), [(2, 1), (11, 10)])
+async def test_a_segment_whose_tag_was_removed_differs_from_its_checkpoint(
+    database: Database, key_ring: KeyRing, height: int, first: int
+) -> None:
+    await days(database, count=2)
+    await change(database, "update event_batches set tag = null where height = :height", height=height)
+    with pytest.raises(ChainBroken, match=f"events up to {first + 2} differ from their sealed record") as broken:
+        await prove(database)
+    assert (broken.value.sequence, broken.value.after) == (first, first - 1)
 
 
 async def test_neither_sealing_nor_pruning_goes_over_a_broken_chain(database: Database, key_ring: KeyRing) -> None:
@@ -256,6 +282,64 @@ async def test_processes_that_seal_and_prune_at_once_do_it_once(store: Store) ->
     finally:
         for one in databases:
             await one.close()
+
+
+class Interruption:
+    """Follows a walk, and once does something after its first page, as another process may at any time."""
+
+    def __init__(self, happen: Callable[[], Awaitable[object]]) -> None:
+        self._happen: Callable[[], Awaitable[object]] | None = happen
+
+    def take(self, sequence: int, tails: Sequence[str]) -> None:
+        pass
+
+    async def settle(self) -> None:
+        happen, self._happen = self._happen, None
+        if happen is not None:
+            await happen()
+
+
+async def test_events_that_are_pruned_while_they_are_verified_are_no_fault(
+    database: Database, key_ring: KeyRing
+) -> None:
+    await days(database, count=3)
+    following = Interruption(lambda: prune(database, retention_days=2, now=database.now()))
+    report = await prove(database, follow=lambda: following)
+    assert [(one.first, one.last) for one in report.pruned] == [(1, 6)]
+    assert (report.first, report.last, report.is_complete) == (7, 20, True)
+    following = Interruption(lambda: change(database, "delete from events where sequence = 17"))
+    with pytest.raises(ChainBroken) as broken:
+        await prove(database, follow=lambda: following)
+    assert broken.value.sequence == 17
+
+
+async def test_events_that_are_sealed_while_others_are_verified_are_no_fault(
+    database: Database, key_ring: KeyRing
+) -> None:
+    await days(database, count=1)
+
+    async def add_and_seal(count: int) -> None:
+        await fill(database, count)
+        await seal(database, now=database.now())
+
+    for added, last in ((3, 6), (4, 9)):
+        following = Interruption(lambda added=added: add_and_seal(added))
+        report = await prove(database, follow=lambda following=following: following)
+        assert (report.last, report.is_complete) == (last, True)
+    assert (await head(database)).sequence == 13
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not JSON", '{"keyed":null,"height":null}'])
+async def test_a_checkpoint_with_other_content_is_refused(database: Database, key_ring: KeyRing, content: str) -> None:
+    await days(database, count=1)
+    assert await verify(database) == 6
+    key = database.event_key
+    assert key is not None
+    sealed = envelope.seal(content.encode(), key=key, key_id=proof._KEY_ID, context=proof._CONTEXT)
+    await change(database, "update event_checkpoints set sealed = :sealed where first_height = 4", sealed=sealed)
+    with pytest.raises(ChainBroken, match="a checkpoint wasn't made by this vault") as broken:
+        await verify(database)
+    assert broken.value.sequence == 4
 
 
 async def test_a_pruned_span_is_told_with_the_times_of_its_first_and_its_last_event(
