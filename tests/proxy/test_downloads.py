@@ -4,9 +4,12 @@ file.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
-from collections.abc import AsyncGenerator
+import socket
+import threading
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import httpx2
@@ -16,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from providers.definitions.catalog import ProviderOverrides, load_catalog
 from providers.outbound.addresses import matching_host
+from providers.outbound.client import FOREIGN_SHARE
 from server.proxy.downloads import download_headers
 from server.proxy.refusals import download_failed
 from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
@@ -47,9 +51,9 @@ class Place:
         self.upstream.answer = answer
         return arrived
 
-    async def handle(self) -> ProxyHandle:
+    async def handle(self, name: str = "m-1") -> ProxyHandle:
         agent = await self.room.agent()
-        connection = await self.room.account(agent, provider="microsoft", name="m-1", scopes=READ, delegated=READ)
+        connection = await self.room.account(agent, provider="microsoft", name=name, scopes=READ, delegated=READ)
         return await self.room.handle(agent, connection, scopes=READ)
 
 
@@ -65,7 +69,7 @@ async def shared_place(upstream: Upstream, tmp_path_factory: pytest.TempPathFact
             tmp_path_factory.mktemp("downloads"),
             apis_at=upstream.url,
             others={"microsoft": "graph"},
-            settings={"microsoft": {"downloads": [f"127.0.0.1:{files.port}"]}},
+            settings={"microsoft": {"downloads": [f"127.0.0.1:{files.port}", "*.files.localhost:1"]}},
             proxy={"answer_limit": 400_000},
         ) as room,
     ):
@@ -325,6 +329,41 @@ async def test_an_unreachable_place_is_told_without_its_address(place: Place) ->
     assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "upstream_unavailable")
     assert str(place.files.port) not in answer.text
     assert "canary" not in answer.text
+
+
+async def test_names_that_are_not_answered_use_up_only_the_lookups_of_their_account(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # whoever has an account at the service may have put the names there
+    handle, other = await place.handle(), await place.handle("m-4")
+    asked, may_end, look_up_address = list[str](), threading.Event(), socket.getaddrinfo
+
+    def look_up(host: str | bytes, *how: int, **more: int) -> Sequence[object]:
+        if isinstance(host, str) and host.endswith(".files.localhost"):
+            asked.append(host)
+            if host.startswith("slow"):
+                may_end.wait(10)
+            host = "127.0.0.1"
+        return look_up_address(host, *how, **more)
+
+    async def read_from(name: str, by: ProxyHandle) -> bool:
+        """Whether its address was looked up."""
+        place.redirect_to(f"https://{name}.files.localhost:1{SECRET}")
+        assert (await get(by)).headers["token-vault-refusal"] == "upstream_unavailable"  # no server is there
+        return f"{name}.files.localhost" in asked
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    waiting: list[asyncio.Task[bool]] = []
+    async with asyncio.timeout(10):
+        for number in range(FOREIGN_SHARE):
+            waiting.append(asyncio.create_task(read_from(f"slow{number}", handle)))
+            while len(asked) <= number:
+                await asyncio.sleep(0.01)
+        assert not await read_from("same", handle)
+        assert await read_from("other", other)
+        may_end.set()
+        assert all(await asyncio.gather(*waiting))
+        assert await read_from("same", handle)  # the twin
 
 
 async def test_a_handle_without_the_scope_gets_no_file(place: Place) -> None:
