@@ -60,9 +60,15 @@ async def test_a_file_is_judged_up_to_the_limit_and_a_refusal_names_the_setting(
     for size, refusal in ((4 * MIB, None), (4 * MIB + 1, "unknown_parameter")):
         answer = await put(handle, file_of(size - around))
         assert answer.headers.get("token-vault-refusal") == refusal, answer.text
-    assert "proxy.read_limit" in answer.text
+    assert "covers the content of this call's body" in answer.text
+    assert "`proxy.read_limit`" in answer.text
     wider = json.loads(file_of(2 * MIB)) | {"unknown": 1}
-    assert (await put(handle, json.dumps(wider).encode())).headers["token-vault-refusal"] == "unknown_parameter"
+    refused = await put(handle, json.dumps(wider).encode())
+    assert refused.headers["token-vault-refusal"] == "unknown_parameter"
+    assert "account can do more than the handle" in refused.text
+    assert "covers unknown in the query or body of this call" in refused.text
+    assert "Omit it" in refused.text
+    assert "proxy.read_limit" not in refused.text
 
     async def pieces(count: int) -> AsyncGenerator[bytes]:
         yield b'{"message":"m","content":"'
