@@ -150,6 +150,18 @@ async def test_an_address_whose_path_is_the_secret_is_masked_too(place: Place, p
     assert answer.text.endswith(" a/b/a")
 
 
+@pytest.mark.parametrize(("path", "is_masked"), [("/" + "p" * 14, False), ("/" + "p" * 15, True)])
+async def test_a_path_that_could_be_in_any_text_is_masked_only_in_its_address(
+    place: Place, path: str, *, is_masked: bool
+) -> None:
+    place.files.answer = lambda _: Reply(200, f"{place.files.url}{path} {path}".encode())
+    handle = await place.handle()
+    place.redirect_to(f"{place.files.url}{path}")
+    whole, alone = (await get(handle)).text.split(" ")
+    assert not whole.endswith(path)
+    assert alone == ("*" * len(path) if is_masked else path)
+
+
 @pytest.mark.parametrize("status", [206, 301, 302, 401, 403, 404, 429, 500])
 async def test_another_answer_than_the_file_is_a_failure_and_its_text_stays_inside(place: Place, status: int) -> None:
     location = {"Location": f"{place.files.url}/further"} if status in {301, 302} else {}

@@ -203,15 +203,31 @@ async def test_a_provider_that_hangs_costs_the_deadline_and_no_more(
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    upstream.answer = never_answer
-    async with proxy_room(tmp_path_factory.mktemp("hanging"), apis_at=upstream.url, proxy={"deadline": 1}) as room:
+    async def redirect_to_a_file(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/file":
+            await never_answer(scope, receive, send)
+        else:
+            await redirect(scope, receive, send)
+
+    redirect = reply_in_pieces(b"", status=302, headers=[(b"location", f"{upstream.url}/file".encode())])
+    async with proxy_room(
+        tmp_path_factory.mktemp("hanging"),
+        apis_at=upstream.url,
+        settings={"slack": {"downloads": [urlsplit(upstream.url).netloc]}},
+        proxy={"deadline": 1},
+    ) as room:
         handle = await room.ready()
-        answer = await handle.call(json={})
-        assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
-        assert "may have been carried out" in answer.json()["title"]
-        (event,) = await room.events(handle)
-        assert (event.outcome, event.details["code"]) == ("failed", "timeout")
-        assert 1000 <= int(str(event.details["milliseconds"])) < 60_000
+        for method, path, reply, is_unsure in (
+            ("POST", "/chat.postMessage", never_answer, True),
+            ("GET", "/conversations.list", redirect_to_a_file, False),
+        ):
+            upstream.answer = reply
+            answer = await handle.call(method, path)
+            assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
+            assert ("may have been carried out" in answer.json()["title"]) is is_unsure
+            event = (await room.events(handle))[-1]
+            assert (event.outcome, event.details["code"]) == ("failed", "timeout")
+            assert 1000 <= int(str(event.details["milliseconds"])) < 60_000
 
 
 async def test_a_client_that_leaves_ends_the_providers_answer(
