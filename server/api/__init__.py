@@ -24,7 +24,7 @@ def routes(deployment: Deployment) -> list[Route]:
     from server.api.reference import reference_page
     from server.api.table import OPERATIONS, ROOT
 
-    async def show_document(request: Request) -> Response:
+    def show_document(request: Request) -> Response:  # not async: the framework runs it in a thread
         return document_answer(deployment)
 
     async def show_reference(request: Request) -> Response:

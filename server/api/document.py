@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from providers.outbound.json_values import is_array, is_object
@@ -51,8 +53,13 @@ _SAID: Final[Mapping[str, str]] = {
 
 
 def document_answer(deployment: Deployment) -> Response:
-    """GET /admin/v1/openapi.json."""
-    return cached_answer(openapi_document(deployment.public_url), seconds=300)
+    """GET /admin/v1/openapi.json. Written once per process: it takes 50 ms, and anyone may request it."""
+    return cached_answer(_document_bytes(deployment.public_url), seconds=300)
+
+
+@lru_cache(maxsize=1)
+def _document_bytes(public_url: str) -> bytes:
+    return to_json(openapi_document(public_url))
 
 
 def openapi_document(public_url: str) -> dict[str, object]:

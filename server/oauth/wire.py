@@ -35,10 +35,11 @@ _log = logging.getLogger("token_vault.oauth")
 Handler = Callable[[Deployment, Request], Awaitable[Response]]
 
 
-def cached_answer(content: Mapping[str, object], *, seconds: int) -> Response:
-    """A public document."""
+def cached_answer(content: Mapping[str, object] | bytes, *, seconds: int) -> Response:
+    """A public document, perhaps in JSON already."""
     cached = (b"cache-control", f"public, max-age={seconds}".encode())
-    return WholeAnswer(HTTPStatus.OK, [JSON, cached, (b"x-content-type-options", b"nosniff")], to_json(dict(content)))
+    body = content if isinstance(content, bytes) else to_json(dict(content))
+    return WholeAnswer(HTTPStatus.OK, [JSON, cached, (b"x-content-type-options", b"nosniff")], body)
 
 
 def refusal_answer(error: OAuthError) -> Response:

@@ -22,7 +22,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi import checks
 
-from server.api.document import openapi_document
+from server.api.document import document_answer, openapi_document
 from server.api.endpoint import sufficient_scopes
 from server.api.table import OPERATIONS
 from server.oauth.rules import ADMIN_SCOPES
@@ -109,6 +109,12 @@ async def test_an_operation_refuses_a_token_without_its_scope_and_none_at_all(ro
 
 
 _tokens: dict[int, dict[str, str]] = {}
+
+
+async def test_anyone_may_request_the_document_so_it_is_written_once(room: AdminRoom) -> None:
+    first, second = (document_answer(room.room.deployment) for _ in range(2))
+    assert first.body is second.body
+    assert (await room.http.get("/admin/v1/openapi.json")).content == first.body
 
 
 async def test_the_document_is_valid_and_says_what_each_operation_needs(room: AdminRoom) -> None:
