@@ -135,8 +135,9 @@ async def connect_link(
         tool=tool,
         account=(account or "")[:_ACCOUNT_LIMIT],
     )
-    handle = await issue_link(deployment, request)
-    user_code = await _issue(deployment, request, TicketPurpose.DEVICE)
+    async with deployment.transaction() as transaction:
+        handle = await _issue(transaction, deployment, request, TicketPurpose.CONNECT)
+        user_code = await _issue(transaction, deployment, request, TicketPurpose.DEVICE)
     return ConnectLink(
         url=deployment.url(f"/connect/{handle}"),
         device_url=deployment.url("/device"),
@@ -176,21 +177,23 @@ def link_message(title: str, *, reason: str, tool: str) -> str:
 
 async def issue_link(deployment: Deployment, request: ConnectRequest) -> str:
     """The handle of a new connect link, which is valid for LIFETIME."""
-    return await _issue(deployment, request, TicketPurpose.CONNECT)
-
-
-async def _issue(deployment: Deployment, request: ConnectRequest, purpose: TicketPurpose) -> str:
     async with deployment.transaction() as transaction:
-        return await tickets.issue(
-            transaction,
-            deployment.keys,
-            purpose=purpose,
-            payload=request.payload(),
-            lifetime=LIFETIME,
-            now=deployment.now(),
-            user_id=request.user_id,
-            client_id=request.client_id,
-        )
+        return await _issue(transaction, deployment, request, TicketPurpose.CONNECT)
+
+
+async def _issue(
+    transaction: Transaction, deployment: Deployment, request: ConnectRequest, purpose: TicketPurpose
+) -> str:
+    return await tickets.issue(
+        transaction,
+        deployment.keys,
+        purpose=purpose,
+        payload=request.payload(),
+        lifetime=LIFETIME,
+        now=deployment.now(),
+        user_id=request.user_id,
+        client_id=request.client_id,
+    )
 
 
 def _request_of(ticket: Ticket) -> ConnectRequest:
@@ -244,9 +247,9 @@ async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) ->
     try:
         async with deployment.transaction() as transaction:
             await tickets.consume(transaction, deployment.keys, typed, purpose=TicketPurpose.DEVICE, now=now)
+            return await _issue(transaction, deployment, _request_of(ticket), TicketPurpose.CONNECT)
     except TransitionRefused as error:
         raise refused from error
-    return await issue_link(deployment, _request_of(ticket))
 
 
 async def consume_link(deployment: Deployment, handle: str) -> None:

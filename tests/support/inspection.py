@@ -1,10 +1,11 @@
-"""Functions that only tests need, to inspect a vault or to speed it up."""
+"""Functions that only tests need, to inspect a vault, to speed it up, or to make it fail."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 from server.deployment import Deployment
 from tests.support.person import Person, session_token
@@ -12,7 +13,7 @@ from vault.audit.audit import Activity, list_events
 from vault.grants import grant_from
 from vault.records import HOUR, TENANT, Event, Grant, Session
 from vault.sign_in import sessions
-from vault.storage.database import Reader, Transaction, integer
+from vault.storage.database import Database, Reader, Transaction, integer
 
 
 async def get_grant(reader: Reader, grant_id: str) -> Grant | None:
@@ -72,3 +73,28 @@ async def until_waiting(
             return
         await asyncio.sleep(0.01)
     assert is_sqlite
+
+
+@asynccontextmanager
+async def unstorable(
+    database: Database, table: str, column: str, value: str, *, is_sqlite: bool
+) -> AsyncGenerator[None]:
+    """While the block runs, no row of the table with this value can be written."""
+    add = [f"alter table {table} add constraint fault check ({column} <> $${value}$$) not valid"]
+    drop = [f"alter table {table} drop constraint fault"]
+    if is_sqlite:
+        writes = ("insert", "update")
+        refusal = f"when new.{column} = '{value}' begin select raise(abort, 'fault'); end"
+        add = [f"create trigger vault.fault_{one} before {one} on {table} {refusal}" for one in writes]
+        drop = [f"drop trigger vault.fault_{one}" for one in writes]
+    await _execute(database, add)
+    try:
+        yield
+    finally:
+        await _execute(database, drop)
+
+
+async def _execute(database: Database, statements: list[str]) -> None:
+    async with database.transaction() as transaction:
+        for one in statements:
+            await transaction.execute(one)

@@ -11,7 +11,9 @@ from server.administration import group_accounts
 from server.administration import groups as admin_groups
 from server.administration.actor import Actor
 from server.connecting.links import ConnectRefused, redeem_user_code
+from tests.conftest import Store
 from tests.support.harness import PASSWORD
+from tests.support.inspection import unstorable
 from tests.support.person import Person
 from tests.support.rooms.portal_room import (
     CHAT,
@@ -25,7 +27,7 @@ from tests.support.rooms.portal_room import (
 )
 from vault import delegations, users
 from vault.exchange.exchange import ExchangeRequest, exchange
-from vault.records import ConnectionState, Principal, User
+from vault.records import ConnectionState, Principal, TicketPurpose, User
 
 EVENTS = "https://www.googleapis.com/auth/calendar.events"
 READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
@@ -351,6 +353,22 @@ async def test_of_many_who_looked_at_a_code_one_uses_it(room: Room) -> None:
     attempts = (redeem_user_code(room.deployment, typed, user=user) for _ in range(5))
     answers = await asyncio.gather(*attempts, return_exceptions=True)
     assert sum(isinstance(one, ConnectRefused) for one in answers) == 4
+
+
+@pytest.mark.parametrize("can_store", [False, True])
+async def test_a_code_whose_link_cannot_be_stored_works_again(store: Store, *, can_store: bool) -> None:
+    overrides = None if store.is_sqlite else {"database": {"url": store.url}}
+    async with running_room(store.data, overrides=overrides) as room:
+        user, person, client = await someone(room)
+        typed = (await room.link(user, client)).user_code
+        page = await person.open("/device")
+        if not can_store:
+            purpose = TicketPurpose.CONNECT.value
+            async with unstorable(room.deployment.database, "tickets", "purpose", purpose, is_sqlite=store.is_sqlite):
+                assert (await person.submit(page, {"user_code": typed}, form="/device")).status_code >= 500
+        answer = await person.submit(page, {"user_code": typed}, form="/device")
+        assert answer.url.path.startswith("/connect/")
+        assert (await person.submit(page, {"user_code": typed}, form="/device")).status_code == 404
 
 
 async def test_an_answer_that_is_too_long_is_not_looked_at(room: Room) -> None:
