@@ -87,15 +87,10 @@ def _upgrade(connection: sqlite3.Connection, *, prefix: str) -> schema_shape.Sha
     _use_wal(connection, prefix)
     applied, found = _examine(connection, prefix)
     if applied < len(schema_files()):
-        connection.execute("begin immediate")
-        try:
-            applied, _ = _examine(connection, prefix)  # another process may have been first
-            _apply(connection, prefix, applied=applied)
-            connection.execute("commit")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("rollback")
-            raise
+        connection.execute("begin immediate")  # closing the connection ends it when something fails
+        applied, _ = _examine(connection, prefix)  # another process may have been first
+        _apply(connection, prefix, applied=applied)
+        connection.execute("commit")
         _, found = _examine(connection, prefix)
     wanted = schema_shape.expected_shape(len(schema_files()), keys=bool(prefix))
     building, dropping = schema_shape.missing_indexes(found, wanted), schema_shape.dropped_indexes(found)
