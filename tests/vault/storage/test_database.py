@@ -256,6 +256,7 @@ async def test_a_vault_tells_the_time_that_it_is(store: Store) -> None:
     """Of the server on PostgreSQL, which here is this machine, too."""
     database = await store.open()
     try:
+        assert database.clock_offset == 0
         for offset in (0, 3600, -3600):
             database.clock_offset = offset
             assert database.now() == pytest.approx(time.time() + offset, abs=2)

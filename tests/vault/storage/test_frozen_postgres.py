@@ -13,12 +13,17 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 import pytest
 
 import vault.storage.postgres
+import vault.storage.postgres_owners
 from tests.conftest import SILENCE, Store
 from tests.support.rooms.vault_room import open_room
 from vault.audit.audit import Activity, list_events, verify
 from vault.records import Event
 from vault.refusals import StorageBusy
 from vault.storage.database import Database, integer
+from vault.storage.database_url import open_database
+from vault.storage.postgres import PostgresDatabase
+from vault.storage.postgres_attempts import Attempts
+from vault.storage.postgres_hosts import DriverConnection, Servers, split_hosts
 
 SOCKET = ".s.PGSQL.5432"
 PATIENCE = 30.0  # seconds: twice both limits below, plus a busy machine; without them, it would be forever
@@ -171,6 +176,9 @@ async def test_work_that_is_alone_with_the_vault_may_pause_for_longer_than_a_cal
                     await transaction.fetch("select count(*) as n from users")
                     await pause(alone=alone)
                     await transaction.fetch("select count(*) as n from users")
+        async with database.transaction(alone=True) as transaction:
+            row = await transaction.fetch_one("select current_setting(:name) as value", {"name": SILENCE})
+            assert row == {"value": "10min"}
     finally:
         await other.close()
         await database.close()
@@ -183,3 +191,64 @@ async def count_pausing(database: Database) -> int:
     )
     assert row is not None
     return integer(row, "n")
+
+
+async def test_a_kept_connection_whose_server_froze_is_closed_when_its_caller_gives_up(postgres_store: Store) -> None:
+    async with relayed_store(postgres_store) as (store, relay):
+        servers = Servers(split_hosts(store.url), {})
+        made: list[DriverConnection] = []
+
+        async def connect() -> DriverConnection:
+            made.append(await servers.connect())
+            asyncio.get_running_loop().call_soon(leaving.cancel)
+            return made[-1]
+
+        attempts = Attempts(connect)
+        leaving = asyncio.create_task(attempts.take())
+        await asyncio.wait([leaving])
+        relay.freeze()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await attempts.take()
+        assert [one.is_closed() for one in made] == [True]
+        await attempts.close()
+
+
+async def test_a_lock_at_a_server_that_froze_is_taken_again_by_itself(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(vault.storage.postgres_owners, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0)
+    monkeypatch.setattr(vault.storage.postgres, "STATEMENT_TIMEOUT", 0.5)
+    other = await open_database(postgres_store.url, data=tmp_path)
+    try:
+        async with relayed_store(postgres_store) as (store, relay), asyncio.timeout(PATIENCE):
+            database = await store.open()
+            assert isinstance(database, PostgresDatabase)
+            try:
+                await database.hold_liveness("me")
+                held = database._sessions._connection
+                assert held is not None
+                relay.freeze()
+                while not held.is_closed():
+                    await asyncio.sleep(0.01)
+                with pytest.raises(StorageBusy):
+                    await database.hold_liveness("me")
+                relay.thaw()
+                while (now := database._sessions._connection) is None or now.is_closed():
+                    await asyncio.sleep(0.01)
+                assert now is not held
+                assert not await other.is_dead("me")
+            finally:
+                await database.close()
+    finally:
+        await other.close()
+
+
+async def test_a_silent_server_is_given_up_in_the_time_that_the_caller_has(postgres_store: Store) -> None:
+    async with relayed_store(postgres_store) as (store, relay):
+        relay.freeze()
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await Servers(split_hosts(store.url), {}).connect(within=0.2)
+        assert time.monotonic() - started < vault.storage.postgres.CONNECT_TIMEOUT / 2

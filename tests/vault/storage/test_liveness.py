@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+import vault.storage.postgres
 import vault.storage.postgres_owners
 from tests.conftest import Store
-from vault.refusals import StorageUnavailable
+from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database
 from vault.storage.database_url import open_database
 from vault.storage.host_files import lock
@@ -352,3 +355,65 @@ def test_the_folder_of_locks_is_made_where_it_is_missing_and_only_for_its_owner(
     assert stat.S_IMODE((tmp_path / "new" / "data" / FOLDER).stat().st_mode) == 0o700
     locks.close()
     assert locks.is_gone("me") is True
+
+
+async def test_a_name_whose_lock_another_session_has_is_held_once_it_is_free(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.postgres, "STATEMENT_TIMEOUT", 0.3)
+    database = await postgres_store.open()
+    other = await Servers(split_hosts(postgres_store.url), {}).connect()
+    try:
+        await other.execute(f"select pg_advisory_lock({owner_key('me')})")
+        with pytest.raises(StorageBusy):
+            await database.hold_liveness("me")
+        await other.execute(f"select pg_advisory_unlock({owner_key('me')})")
+        monkeypatch.setattr(vault.storage.postgres, "STATEMENT_TIMEOUT", WAIT)
+        await database.hold_liveness("me")
+        assert await other.fetchval("select cast(pg_try_advisory_lock($1) as int)", owner_key("me")) == 0
+    finally:
+        await other.close()
+        await database.close()
+
+
+def test_a_name_that_cant_be_put_in_place_leaves_no_file_open(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER
+    OwnerLocks(tmp_path).hold("me")
+    (path,) = folder.iterdir()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StorageUnavailable):
+        OwnerLocks(tmp_path).hold("me")
+    (unseen,) = (one for one in folder.iterdir() if one != path)
+    with unseen.open("rb") as left:
+        lock(left.fileno())  # nobody holds it
+
+
+def test_the_unfinished_file_of_a_process_that_died_is_not_marked_and_goes_after_a_month(tmp_path: Path) -> None:
+    """Another process may be about to lock such a file."""
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    unfinished = folder / ".01234567-name.lock"
+    unfinished.touch(mode=0o600)
+    for age, stays in ((0, True), (29, True), (31, False)):
+        if age:
+            os.utime(unfinished, (time.time() - age * 86400,) * 2)
+        OwnerLocks(tmp_path).hold(f"{age}")
+        assert unfinished.exists() is stays
+        assert not stays or unfinished.read_bytes() == b""
+
+
+def test_where_the_file_system_has_no_locks_nobody_is_known_to_be_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = OwnerLocks(tmp_path)
+    dead.hold("dead")
+    dead.close()
+    assert OwnerLocks(tmp_path).is_gone("dead") is True
+
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert OwnerLocks(tmp_path).is_gone("dead") is None
+    assert is_anybody_alive(tmp_path), "a restore must not run where nobody can be seen"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import vault.storage.snapshots
 from tests.conftest import Store
+from tests.support.processes import free_port
 from tests.vault.storage.test_database import add
 from tests.vault.storage.test_sqlite_locks import lock_holder
-from vault.refusals import TemporarilyUnavailable
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 from vault.storage.database import Database, text
 from vault.storage.snapshots import Snapshot, snapshot
 
@@ -71,3 +74,11 @@ async def test_a_vault_that_another_process_holds_is_copied_once_it_is_free(
     assert refused.value.retry_after == 5
     async with snapshot(sqlite_store.url, data=sqlite_store.data) as seen:
         assert await read(seen) == ([], [])
+
+
+async def test_a_server_that_cant_be_reached_is_not_copied(tmp_path: Path) -> None:
+    url = f"postgresql://vault:secret@127.0.0.1:{free_port()}/vault"
+    with pytest.raises(StorageUnavailable, match="can't be copied") as refused:
+        async with snapshot(url, data=tmp_path):
+            pass
+    assert refused.value.detail == "ConnectionRefusedError"
