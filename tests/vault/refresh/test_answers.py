@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import suppress
 from dataclasses import replace
 
@@ -299,6 +300,26 @@ async def test_an_answer_that_the_storage_refuses_is_offered_again_until_it_is_s
             await transaction.execute("alter table intents_away rename to intents")
         assert room.slack.issued[(await waiting).value]
     assert len(room.slack.sends) == 1
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_an_answer_that_the_journal_cannot_keep_is_stored_in_the_database(
+    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, is_full: bool
+) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    async with room.held_refresh() as slow:
+        with monkeypatch.context() as disk:
+            if is_full:
+                disk.setattr(os, "pwrite", lambda descriptor, data, at: 0)
+            room.slack.gate.set()
+            token = await slow
+    assert token.value in room.slack.issued
+    assert bool(await room.vault.journal.find(connection.id)) is not is_full
+    assert ("answer not journalled" in [one.message for one in caplog.records]) is is_full
+    room.pass_time(3600)
+    assert (await room.exchange()).value in room.slack.issued
+    assert [send.outcome for send in room.slack.sends] == ["Rotation"] * 2
 
 
 async def test_a_storage_that_cannot_take_the_intent_lets_nothing_be_sent(room: Room) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.conftest import Store
-from tests.support.rooms.vault_room import WAIT, open_room
+from tests.support.rooms.vault_room import WAIT, open_room, second_process
 from vault.refresh.accounts import HeldToken, skew_of
 from vault.refresh.concurrency import RefreshQueues, Watches
 from vault.refusals import TemporarilyUnavailable
@@ -85,6 +85,50 @@ async def test_more_accounts_than_places_are_all_refreshed_once(store: Store) ->
             tokens = await asyncio.gather(*(room.exchange(account=account) for account in accounts for _ in range(3)))
         assert len({token.value for token in tokens}) == len(accounts)
         assert len(room.slack.sends) == len(accounts)
+
+
+class WatchedQueues(RefreshQueues):
+    """`arrived` is set when a refresh asks for its place."""
+
+    def __init__(self) -> None:
+        super().__init__(places=1, ahead=1)
+        self.arrived = asyncio.Event()
+
+    async def enter(self, provider: str, *, patience: float) -> bool:
+        self.arrived.set()
+        return await super().enter(provider, patience=patience)
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "refreshed", "being refreshed"])
+async def test_a_caller_that_waited_for_its_place_reads_again_and_keeps_the_place(
+    sqlite_store: Store, meanwhile: str
+) -> None:
+    async with open_room(sqlite_store) as room, second_process(room) as other, asyncio.timeout(WAIT):
+        queues = room.vault.tasks.queues = WatchedQueues()
+        await room.connect()
+        for process in (room, other):
+            process.pass_time(3600)
+        assert await RefreshQueues.enter(queues, "slack", patience=0)
+        waiting = asyncio.create_task(room.exchange())
+        await queues.arrived.wait()
+        match meanwhile:
+            case "refreshed":
+                theirs = await other.exchange()
+                queues.leave("slack")
+                assert (await waiting).value == theirs.value
+            case "being refreshed":
+                async with other.held_refresh() as slow:
+                    queues.leave("slack")
+                    await asyncio.wait([waiting], timeout=0.1)
+                    room.slack.gate.set()
+                    assert (await waiting).value == (await slow).value
+            case _:
+                behind = asyncio.create_task(RefreshQueues.enter(queues, "slack", patience=WAIT))
+                await asyncio.sleep(0)
+                queues.leave("slack")
+                assert (await waiting).value in room.slack.issued
+                assert await behind is False
+        assert len(room.slack.sends) == 1
 
 
 async def test_a_caller_who_finds_no_place_in_time_is_told_when_to_come_again(
