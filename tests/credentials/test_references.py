@@ -29,6 +29,7 @@ from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.records import Connection, Event, User
+from vault.refresh import grant_checks
 from vault.refusals import ApprovalRequired
 from vault.upkeep import receipts
 
@@ -118,6 +119,7 @@ async def test_a_decision_about_what_is_kept_elsewhere_is_not_repeated(place: Pl
     request = ExchangeRequest(who, "mailroom", READ, is_kept=True)
     token = await exchange(request, vault=place.room.deployment.vault, now=now)
     assert (token.basis is None, token.secret_source) == (is_elsewhere, "bao" if is_elsewhere else "")
+    assert await grant_checks.source_of(place.room.deployment.vault, connection.id) == token.secret_source
 
 
 @pytest.mark.parametrize("is_gone", [True, False])

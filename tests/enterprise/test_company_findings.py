@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -95,6 +96,40 @@ async def test_only_a_live_sign_in_at_the_identity_provider_connects_anything(co
     assert (await companies.connect(company.vault, user.id, "linear", is_asked=True)).connection is not None
 
 
+@pytest.mark.parametrize("ends", [None, "needs a sign-in", "disconnected"])
+async def test_a_refresh_token_whose_connection_ends_before_its_turn_is_not_shown(
+    company: CompanyRoom, ends: str | None
+) -> None:
+    user, _ = await company.sign_in("bob")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    directory = company.simulator.sandbox.directory
+    directory.renews_id_tokens, directory.takes_refresh_tokens = False, True
+    company.pass_time(2 * 86400)
+    token = await company.exchange(agent, "linear")
+    identity, vault, may_end = (await company.accounts(user))[IDENTITY], company.vault, asyncio.Event()
+    turn = asyncio.create_task(vault.tasks.take_turn(identity.id, may_end.wait))
+    await asyncio.sleep(0)
+    asked = len(company.simulator.books()["assertions"])
+    waiting = asyncio.create_task(company.exchange(agent, "linear", spoiled=token.generation))
+    while vault.tasks._turns[identity.id][1] < 2:  # pyright: ignore[reportPrivateUsage]
+        await asyncio.sleep(0.01)
+    if ends == "disconnected":
+        await disconnect(company, user, identity)
+    elif ends:
+        facts = await leases.read(vault.database, identity.id)
+        assert facts is not None
+        async with company.room.deployment.transaction() as transaction:
+            assert await leases.end(transaction, facts, fence=facts.fence, reason="invalid_grant")
+    may_end.set()
+    await turn
+    if ends:
+        with pytest.raises(ConnectionRequired, match="Sign in to the vault again"):
+            await waiting
+        assert len(company.simulator.books()["assertions"]) == asked
+    else:
+        assert (await waiting).value != token.value
+
+
 async def test_a_disabled_person_is_told_so_and_connected_once_enabled(company: CompanyRoom) -> None:
     company.deny("linear", "bob")
     user, _ = await company.sign_in("bob")
@@ -110,6 +145,10 @@ async def test_a_disabled_person_is_told_so_and_connected_once_enabled(company: 
     assert "account_unknown" not in [one.details.get("reason") for one in events], "the company didn't refuse"
     async with company.room.deployment.transaction() as transaction:
         await users.enable_user(transaction, user.id, now=company.vault.database.now())
+    for reason in ("ambiguous", "scopes"):
+        other = ConnectionRequired("Reconnect it.", provider="linear", reason=reason, scopes=LINEAR)
+        assert not await companies.heal(company.vault, user.id, other), "another connection wouldn't help"
+    assert "linear" not in await company.accounts(user)
     assert await companies.heal(company.vault, user.id, missing)
     assert "linear" in await company.accounts(user)
 

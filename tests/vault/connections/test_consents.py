@@ -262,6 +262,21 @@ async def test_loading_the_page_again_stores_what_nobody_else_did(local: Place) 
     assert len(await trip.list_connections()) == local.live_grants() == 1
 
 
+@pytest.mark.parametrize("is_destroyed", [False, True])
+async def test_an_answer_whose_key_was_destroyed_is_not_waited_for(local: Place, *, is_destroyed: bool) -> None:
+    trip, deployment = await local.trip(), local.room.deployment
+    local.fail_at("answered")
+    assert (await trip.come_back()).status_code == 503
+    local.die()
+    await asyncio.sleep(0)
+    await local.bring_storage_back()
+    if is_destroyed:
+        async with deployment.transaction() as transaction:
+            await deployment.keys.destroy_user_key(transaction, trip.user.id)
+    assert await consents.adopt_all(deployment.vault) == (not is_destroyed)
+    assert (await trip.come_back()).status_code == (400 if is_destroyed else 200)
+
+
 async def test_loading_the_page_again_says_that_it_is_still_being_stored(
     local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,12 @@ async def test_a_consent_that_others_keep_preceding_may_be_tried_again(room: Roo
     assert await list_connections(room.database, room.alice.user.id) == ()
 
 
+async def test_consents_are_ordered_by_the_clock_of_the_vault(room: Room) -> None:
+    for passed in (0, 100_000):
+        room.pass_time(passed)
+        assert abs(consents.milliseconds(room.vault) - room.now * 1000) < 10_000
+
+
 @pytest.mark.parametrize("names_account", [True, False])
 async def test_a_grant_that_is_given_up_is_ended_with_its_account(room: Room, *, names_account: bool) -> None:
     answer = room.slack.consent("alice", SLACK_SCOPES)

@@ -86,12 +86,16 @@ async def row_without_intents(room: Room) -> leases.ConnectionFacts:
     return facts
 
 
-async def test_no_two_attempts_share_a_fence_although_they_read_the_same_row(room: Room) -> None:
+async def test_no_two_attempts_share_a_fence_although_they_read_the_same_row(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
     facts = await room.row(await connect_expired(room))
     fences = {leases.Lease.attempt(facts, owner=room.vault.owner).fence for _ in range(1000)}
     assert len(fences) == 1000
     assert min(fences) > facts.fence + 1  # the previous release increments by one
     assert max(fences) < 2**62
+    monkeypatch.setattr("secrets.randbits", lambda bits: 0)
+    assert leases.next_fence(facts.fence) > facts.fence + 1
 
 
 async def test_a_claim_that_was_not_written_undoes_none_that_came_after_it(room: Room) -> None:

@@ -64,6 +64,30 @@ async def test_callers_join_the_task_that_runs_and_the_next_starts_another() -> 
     assert await tasks.join(REQUEST, fly) == 3
 
 
+@pytest.mark.parametrize("ends", ["with a token", "broken", "cancelled"])
+async def test_a_refresh_that_broke_is_logged_with_its_account(ends: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    tasks = RefreshTasks()
+
+    async def fly() -> int:
+        await asyncio.sleep(0)
+        if ends == "broken":
+            raise RuntimeError(ends)
+        return 1
+
+    task = tasks.join(REQUEST, fly)
+    if ends == "cancelled":
+        task.cancel()
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    logged = [(one.message, vars(one).get("connection")) for one in caplog.records]
+    assert logged == ([("refresh broke", "c")] if ends == "broken" else [])
+    again = tasks.join(REQUEST, fly)
+    assert again is not task
+    again.cancel()
+    await asyncio.wait([again])
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError("broken"), StorageUnavailable("away")])
 async def test_work_that_broke_is_logged_and_a_refusal_is_not(
     error: Exception | None, caplog: pytest.LogCaptureFixture
