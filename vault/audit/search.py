@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from vault.audit.audit import event_of
+from vault.audit.audit import event_of, format_details
 from vault.classes.immutable import immutable
 from vault.records import LAST, TENANT, Event
 from vault.storage.database import Reader, Value, integer
@@ -77,8 +77,8 @@ class _Conditions:
             + (" and client_id = :client_id" if self.agent else "")
             + (" and connection_id = :connection_id" if self.connection else "")
             + (" and outcome = :outcome" if self.outcome else "")
-            + (" and details like :tool escape :escape" if self.tool else "")
-            + (" and details like :account escape :escape" if self.account else "")
+            + (_HAS.format("tool") if self.tool else "")
+            + (_HAS.format("account") if self.account else "")
             + " order by sequence desc limit :limit"
         )
 
@@ -107,8 +107,8 @@ async def search(
         "client_id": wanted.client_id,
         "connection_id": wanted.connection_id,
         "outcome": wanted.outcome,
-        "tool": _pattern("tool", wanted.tool),
-        "account": _pattern("account", wanted.account),
+        **_patterns("tool", wanted.tool),
+        **_patterns("account", wanted.account),
         "escape": "!",
         "after": low,
         "before": min(high, LAST if before is None else before),
@@ -142,10 +142,16 @@ async def _rest(reader: Reader, kind: _Conditions, which: Mapping[str, Value], e
     return None if row is None else integer(row, "sequence")
 
 
-def _pattern(name: str, value: str) -> str:
-    """The `like` pattern for a text in the stored details, which are canonical JSON."""
-    quoted = "".join(f"!{letter}" if letter in "!%_" else letter for letter in json.dumps(value))
-    return f'%"{name}":{quoted}%'
+def _patterns(name: str, value: str) -> Mapping[str, Value]:
+    """The `like` patterns for a text in the stored details: as `format_details` usually writes it, and escaped."""
+    usual = format_details({name: value})
+    escaped = json.dumps(json.loads(usual), separators=(",", ":"))  # written by release 0.1.0 and for long details
+    return {name: _pattern(usual[1:-1]), f"{name}_escaped": _pattern(escaped[1:-1])}
+
+
+def _pattern(member: str) -> str:
+    quoted = "".join(f"!{letter}" if letter in "!%_" else letter for letter in member)
+    return f"%{quoted}%"
 
 
 async def first_at(reader: Reader, at: int) -> int:
@@ -162,6 +168,7 @@ async def first_at(reader: Reader, at: int) -> int:
     return low
 
 
+_HAS: Final = " and (details like :{0} escape :escape or details like :{0}_escaped escape :escape)"
 _ENDS: Final = """
     select coalesce((select min(sequence) from events where tenant = :tenant), 0) as first,
         coalesce((select max(sequence) from events where tenant = :tenant), 0) as last

@@ -183,3 +183,16 @@ async def test_no_letter_of_a_tool_or_an_account_is_a_wildcard(database: Databas
         await record(database, Event("tool.called", user_id=USER, details=details), at=START)
     for wanted in (EventFilter(tool=text), EventFilter(account=text)):
         assert await numbers(database, wanted) == [1]
+
+
+@pytest.mark.parametrize("kept", [{}, {"other": "\ud83d"}, {"ids": ["x" * 400] * 30}])
+@pytest.mark.parametrize("text", ["José’s mail", "カレンダー", "Jos"])
+async def test_letters_beyond_ascii_are_found_however_they_are_stored(
+    database: Database, text: str, kept: dict[str, object]
+) -> None:
+    """Events of an earlier release, and those whose details were shortened, have them escaped."""
+    for value in (text, "José’s other mail", "Jose's mail"):
+        event = Event("tool.called", user_id=USER, details={"tool": value, "account": value, **kept})
+        await record(database, event, at=START)
+    for wanted in (EventFilter(tool=text), EventFilter(account=text)):
+        assert await numbers(database, wanted) == [1]
