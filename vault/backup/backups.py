@@ -154,7 +154,7 @@ async def write_backup(
         raise BackupRefused(f"can't write {path}: {error.strerror}", detail=str(error)) from error
     finally:
         with suppress(OSError):  # the refusal above names the file
-            partial.unlink(missing_ok=True)
+            partial.unlink()
     return Summary(header, rows)
 
 

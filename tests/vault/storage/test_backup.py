@@ -210,6 +210,7 @@ async def test_a_restore_is_written_into_the_activity_and_the_chain_holds(room: 
     assert kinds[-2:] == ["connection.quarantined", "vault.restored"]
     (quarantined,) = await room.events("connection.quarantined")
     assert (quarantined.connection_id, quarantined.user_id) == (connection.id, connection.user_id)
+    assert (await room.events("vault.restored"))[0].details["key_store"] == "kept"
     assert await verify(room.database) == len(kinds)
 
 
@@ -498,6 +499,7 @@ async def test_a_backup_with_the_key_store_brings_the_vault_to_another_database(
             backup, database, source=source_of(room.store), policies={"google": google()}, force=False
         )
         assert [one.connection_id for one in judged] == [connection.id]
+        assert (await list_events(database))[-1].details["key_store"] == "restored"
         keys = await elsewhere.open_keys(database)
         key = await keys.load_key(database, user_id=connection.user_id, connection_id=connection.id)
         row = await database.fetch_one("select access_sealed, access_generation, account from connections")

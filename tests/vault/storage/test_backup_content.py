@@ -180,3 +180,16 @@ async def test_a_file_that_cant_be_written_or_read_is_named(room: Room, tmp_path
     (tmp_path / "damaged").write_bytes(sealed_file(b"", header=damaged.encode()))
     with pytest.raises(KeyUnavailable, match="can't open the backup"):
         await Backup.open(tmp_path / "damaged", source)
+
+
+async def test_a_file_that_appears_while_a_backup_is_written_is_kept(room: Room, tmp_path: Path) -> None:
+    def appear(step: str, done: int, total: int | None) -> None:
+        (tmp_path / "b").write_text("another")
+
+    async with snapshot(room.store.url, data=room.store.data) as seen:
+        with pytest.raises(BackupRefused, match="already exists: choose another name"):
+            await backups.write_backup(
+                tmp_path / "b", seen, ring=room.vault.keys, with_keys=False, now=room.now, tell=appear
+            )
+    assert (tmp_path / "b").read_text() == "another"
+    assert [one.name for one in tmp_path.iterdir() if "partial" in one.name] == []

@@ -14,8 +14,11 @@ from server.app import open_deployment
 from server.cli import app
 from server.settings import load_settings
 from tests.conftest import Store
+from tests.support.rooms.vault_room import Room
 from vault import connections, users
 from vault.audit.audit import list_events
+from vault.backup import quarantine
+from vault.backup.quarantine import RestoreVerdict
 from vault.records import Event
 from vault.refresh import recovery, sightings
 from vault.refusals import StorageBusy
@@ -73,9 +76,41 @@ async def test_a_dry_run_says_what_would_become_of_each_account_and_changes_noth
     after = await facts(place)
     assert [one[:2] for one in after] == [("google", False), ("slack", True)]
     database = await place.open()
-    kinds = [event.kind for event in await list_events(database)]
+    *_, held, last = await list_events(database)
     await database.close()
-    assert kinds[-2:] == ["connection.quarantined", "vault.quarantined"]
+    assert (held.kind, last.kind) == ("connection.quarantined", "vault.quarantined")
+    assert (last.details["connections"], last.details["quarantined"]) == (2, 1)
+    assert last.details["known"] == held.sequence - 1
+
+
+async def test_a_preview_names_each_account_its_owner_and_until_when_it_works(room: Room) -> None:
+    active, ending = await room.connect(), await room.connect(account="other")
+    kept = await room.connect("google")
+    alice = room.alice.user
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            "update connections set access_expires_at = :now where id = :id", {"now": room.now, "id": ending.id}
+        )
+    policies = room.vault.policies
+    found = {one.connection_id: one for one in await quarantine.preview(room.database, policies, now=room.now)}
+    assert {(one.user_id, one.user) for one in found.values()} == {(alice.id, alice.name)}
+    until = {
+        name: (found[one.id].verdict, found[one.id].until)
+        for name, one in {"active": active, "ending": ending, "kept": kept}.items()
+    }
+    assert until == {
+        "active": (RestoreVerdict.UNTIL_EXPIRY, room.now + 3600),
+        "ending": (RestoreVerdict.RECONNECT, None),
+        "kept": (RestoreVerdict.UNAFFECTED, None),
+    }
+    async with room.database.transaction() as transaction:
+        await quarantine.quarantine(transaction, policies, now=room.now)
+        await transaction.execute("delete from users where id = :id", {"id": alice.id})
+    for one, state, reason in ((active, "active", None), (ending, "needs_reauth", "restored"), (kept, "active", None)):
+        row = await room.database.fetch_one("select state, reason from connections where id = :id", {"id": one.id})
+        assert row == {"state": state, "reason": reason}
+    for one in await quarantine.preview(room.database, policies, now=room.now):
+        assert (one.user_id, one.user) == (alice.id, alice.id)  # nobody has this id any more
 
 
 @pytest.mark.parametrize(("option", "is_alarm_after"), [((), False), (("--accept",), False), (("--dry-run",), True)])
