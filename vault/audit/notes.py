@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64decode, b64encode
-from binascii import Error as NotBase64
 from collections.abc import Iterable, Sequence
 
 from cryptography.exceptions import InvalidSignature
@@ -173,5 +172,5 @@ def _is_name(name: str) -> bool:
 def _decode(text: str) -> bytes:
     try:
         return b64decode(text, validate=True)
-    except (NotBase64, ValueError) as error:
+    except ValueError as error:
         raise NoteRefused("a note's base64 doesn't decode") from error

@@ -60,6 +60,10 @@ def test_a_signature_has_at_least_a_byte_after_the_id_of_its_key() -> None:
         f"— na+me {b64encode(b'1234s').decode()}",
         f"name {b64encode(b'1234s').decode()}",
         "— name MTIz!NHM=",
+        "— name MTIzNHMé",
+        "— name MTIzNHM",
+        "—  MTIzNHM=",
+        "— na\u00a0me MTIzNHM=",
     ):
         with pytest.raises(NoteRefused):
             Signature.parse(line)
@@ -77,6 +81,9 @@ def test_a_note_is_readable_text_up_to_a_limit() -> None:
 def test_a_verifier_has_an_ed25519_key(key: bytes, kind: int) -> None:
     with pytest.raises(NoteRefused):
         Verifier.parse(str(Verifier("witness", key, kind)))
+    for name in ("", "wit ness", "wit\u00a0ness"):
+        with pytest.raises(NoteRefused):
+            Verifier.parse(str(Verifier(name, bytes(32))))
     witness = Verifier("witness", bytes(32), COSIGNATURE)
     assert Verifier.parse(str(witness)) == witness
 

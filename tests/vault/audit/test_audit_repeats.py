@@ -95,8 +95,26 @@ def test_1000_refusals_are_told_apart() -> None:
     repeats = RepeatedRefusals()
     made = [Event("session.refused", outcome="refused", details={"reason": f"{number}"}) for number in range(1500)]
     assert sum(not repeats.is_repeat(event, at=1, now=1.0) for event in made) == 1001
-    (many,) = repeats.due(None)
+    assert repeats.is_repeat(made[0], at=1, now=1.0)
+    one, many = repeats.due(None)
+    assert (one.details["reason"], one.details["repeats"]) == ("0", 1)
     assert (many.details["of"], many.details["repeats"]) == ("many", 499)
+
+
+async def test_refusals_that_end_are_forgotten_and_the_next_one_is_the_first(
+    database: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.audit.repeats, "WINDOW", 0.01)
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+    for count in (1, 2):
+        activity.note_refusal(REFUSED)
+        async with asyncio.timeout(30):
+            while activity._repeats.next_due() is not None:
+                await asyncio.sleep(0.01)
+        await activity.settle()
+        assert [one.details for one in await list_events(database)] == [REFUSED.details] * count
+    assert failures == []
 
 
 async def test_a_refusal_that_could_not_be_written_is_the_first_again(store: Store) -> None:

@@ -13,6 +13,7 @@ from tests.conftest import Store
 from tests.support.rooms.vault_room import Room, open_room, principal_of
 from tests.vault.connections.test_receipts import is_canonical
 from vault import clients, connections, delegations
+from vault.audit import released_tokens
 from vault.audit.released_tokens import ReleasedTokens, TokenRelease, owe_receipts, sweep
 from vault.backup import quarantine
 from vault.records import TENANT, Connection
@@ -114,6 +115,26 @@ async def test_another_processs_token_counts_and_one_that_is_over_does_not(room:
     async with room.database.transaction() as transaction:
         assert await sweep(transaction, now=now + 3500) == 0
         assert await sweep(transaction, now=now + 3600) == 1
+
+
+async def test_a_process_stores_a_token_again_only_if_it_lives_longer_or_was_forgotten(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(released_tokens, "KNOWN", 1)
+    first, second = await room.connect(), await room.connect(account="other")
+    process, end = ReleasedTokens(), room.now + 900
+
+    async def is_stored(connection: Connection, expires_at: int | None) -> bool:
+        """Whether the process writes this token where no other one is stored."""
+        async with room.database.transaction() as transaction:
+            await transaction.execute("delete from released_tokens")
+        await hand_out(room, connection, token="token", expires_at=expires_at, by=process)
+        return bool(await room.database.fetch("select 1 from released_tokens"))
+
+    assert [await is_stored(first, one) for one in (end, end, end - 1, end + 1)] == [True, False, False, True]
+    assert [await is_stored(first, one) for one in (None, None, end)] == [True, False, False]
+    assert [await is_stored(second, one) for one in (end, end)] == [True, False]
+    assert await is_stored(first, end)  # the process remembers one
 
 
 async def test_a_token_without_an_end_is_named_so(room: Room) -> None:
