@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
+import httpx2
 import pytest
 
 from server.portal.access.access_changes import end_agent
@@ -16,7 +17,7 @@ from tests.support.inspection import session_of, until_waiting
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import delegations, tickets, users
-from vault.records import TicketPurpose
+from vault.records import Client, TicketPurpose, User
 
 READ, WRITE = frozenset({"channels:read"}), frozenset({"channels:read", "chat:write"})
 
@@ -61,27 +62,37 @@ async def test_a_permission_that_ends_while_a_form_changes_it_stays_ended(
         assert (held.revoked_at, held.scopes) == (None, READ if undoes else WRITE)
 
 
+async def answer_while_cut_off(
+    room: Room, store: Store, user: User, client: Client, *, account: str | None = None, cuts_off: bool
+) -> httpx2.Response:
+    """Allow what a new link asks for; with `cuts_off`, another page cuts the agent off at the same time."""
+    await room.grant(user, client)
+    person, other = await room.signed_in(user), await room.signed_in(user)
+    page = await person.open((await room.link(user, client, scopes=WRITE)).url)
+    ending = await other.open(f"/agents/{client.id}/cut-off")
+    answers: dict[str, str | list[str] | None] = {"decision": "allow", "level.asked": "write"}
+    if account is not None:
+        answers["account"] = account
+    async with room.deployment.transaction() as holding:
+        await users.hold_user(holding, user.id)
+        sent = [asyncio.ensure_future(post(person, page, answers, form="/connect/"))]
+        await until_waiting(holding, number=1, is_sqlite=store.is_sqlite, unless=sent[0])
+        if cuts_off:
+            sent.append(asyncio.ensure_future(post(other, ending, {}, form="/cut-off")))
+            await until_waiting(holding, number=2, is_sqlite=store.is_sqlite)
+    answer, *_ = await asyncio.gather(*sent)
+    return answer
+
+
 async def test_an_agent_that_is_cut_off_while_a_link_lets_it_in_is_not_let_in(room: Room, store: Store) -> None:
     """Using the link and giving the permission are one step: the cut-off comes before both, or ends both."""
     user, client = await room.user(), await room.agent()
     account = await room.account(user, "slack", label="Team", scopes=WRITE)
-    which = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}
     for cuts_off in (True, False):
-        await room.grant(user, client)
-        person, other = await room.signed_in(user), await room.signed_in(user)
-        page = await person.open((await room.link(user, client, scopes=WRITE)).url)
-        ending = await other.open(f"/agents/{client.id}/cut-off")
-        async with room.deployment.transaction() as holding:
-            await users.hold_user(holding, user.id)
-            answers: dict[str, str | list[str] | None] = {"account": account.id, "level.asked": "write"}
-            answers["decision"] = "allow"
-            sent = [asyncio.ensure_future(post(person, page, answers, form="/connect/"))]
-            await until_waiting(holding, number=1, is_sqlite=store.is_sqlite)
-            if cuts_off:
-                sent.append(asyncio.ensure_future(post(other, ending, {}, form="/cut-off")))
-                await until_waiting(holding, number=2, is_sqlite=store.is_sqlite)
-        await asyncio.gather(*sent)
-        held = await delegations.get(room.deployment.database, **which)
+        await answer_while_cut_off(room, store, user, client, account=account.id, cuts_off=cuts_off)
+        held = await delegations.get(
+            room.deployment.database, user_id=user.id, client_id=client.id, connection_id=account.id
+        )
         assert (held is not None and held.revoked_at is None) is not cuts_off
 
 
@@ -154,19 +165,7 @@ async def test_an_agent_that_is_cut_off_while_a_link_leads_to_the_provider_gets_
 ) -> None:
     user, client = await room.user(), await room.agent()
     for cuts_off in (True, False):
-        await room.grant(user, client)
-        person, other = await room.signed_in(user), await room.signed_in(user)
-        page = await person.open((await room.link(user, client, scopes=WRITE)).url)
-        ending = await other.open(f"/agents/{client.id}/cut-off")
-        async with room.deployment.transaction() as holding:
-            await users.hold_user(holding, user.id)
-            answers: dict[str, str | list[str] | None] = {"decision": "allow", "level.asked": "write"}
-            sent = [asyncio.ensure_future(post(person, page, answers, form="/connect/"))]
-            await until_waiting(holding, number=1, is_sqlite=store.is_sqlite, unless=sent[0])
-            if cuts_off:
-                sent.append(asyncio.ensure_future(post(other, ending, {}, form="/cut-off")))
-                await until_waiting(holding, number=2, is_sqlite=store.is_sqlite)
-        answer, *_ = await asyncio.gather(*sent)
+        answer = await answer_while_cut_off(room, store, user, client, cuts_off=cuts_off)
         assert answer.status_code == 303, answer.text
         waiting = await tickets.list_unused(
             room.deployment.database,
