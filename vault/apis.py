@@ -39,7 +39,7 @@ async def add_api(
             "resource": resource,
             "name": name,
             "scopes": format_scope(scopes or frozenset()),
-            "keeps_scopes": 1 if scopes is None else 0,
+            "keeps_scopes": int(scopes is None),
             "now": now,
         },
     )

@@ -101,14 +101,14 @@ class StoredRegistration:
         """When an expiring secret is renewed: after two thirds of its life, or a week before its end."""
         if self.secret_ends_at is None:
             return None
-        life = max(0, self.secret_ends_at - self.changed_at)
+        life = self.secret_ends_at - self.changed_at
         return max(self.changed_at + life * 2 // 3, self.secret_ends_at - _WEEK)
 
     def is_ending(self, now: int) -> bool:
         """Whether its secret is about to expire and a quarter of the time for its renewal has passed."""
         if self.secret_ends_at is None or self.renew_at is None:
             return False
-        return now >= self.renew_at + max(0, self.secret_ends_at - self.renew_at) // 4
+        return now >= self.renew_at + (self.secret_ends_at - self.renew_at) // 4
 
     @property
     def key_name(self) -> str:
