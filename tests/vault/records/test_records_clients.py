@@ -173,8 +173,8 @@ async def test_clients_are_walked_by_age_a_page_at_a_time_however_many_came_at_o
         await transaction.execute_many(
             "insert into clients (tenant, id, kind, name, auth_method, redirect_uris, grant_types, resources, metadata,"
             " created_at) select tenant, :id, kind, name, auth_method, redirect_uris, grant_types, resources, metadata,"
-            " created_at + 1 from clients where id = :from",
-            [{"id": f"agent-{number:05}", "from": "zz"} for number in range(count)],
+            " created_at + :later from clients where id = :from",
+            [{"id": f"agent-{one:05}", "from": "zz", "later": 1 + (one >= 498)} for one in range(count)],
         )
     pages = [[client.id for client in page] async for page in clients.walk_clients(database)]
     assert [len(page) for page in pages] == [500, 500, 4]
@@ -225,6 +225,13 @@ async def test_use_is_noted_at_most_once_an_hour(database: Database) -> None:
             found = await clients.get_client(transaction, "agent-1")
             assert found is not None
             assert found.last_used_at == (NOW + 3600 if now == NOW + 3600 else NOW)
+    for now, noted in ((NOW + 7199, NOW + 3600), (NOW + 7200, NOW + 7200)):
+        client = await clients.get_client(database, "agent-1")
+        assert client is not None
+        await clients.note_use(database, client, now=now)
+        found = await clients.get_client(database, "agent-1")
+        assert found is not None
+        assert found.last_used_at == noted
 
 
 async def test_an_api_is_found_by_its_exact_resource_and_its_removal_ends_its_grants(database: Database) -> None:

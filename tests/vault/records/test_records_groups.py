@@ -37,7 +37,9 @@ async def test_a_group_is_found_by_its_name_whatever_its_case_and_is_made_once(d
         with pytest.raises(groups.GroupNameTaken):
             await groups.create_group(transaction, "STRASSE 7", now=NOW)
         other = await groups.create_group(transaction, "STRASSE 8", now=NOW)
+        longest = await groups.create_group(transaction, "ä" * 200, now=NOW)
     assert await groups.find_group(database, "strasse 7") == made
+    assert await groups.find_group(database, "A\N{COMBINING DIAERESIS}" * 200) == longest
     assert await groups.get_group(database, other.id) == other
 
 

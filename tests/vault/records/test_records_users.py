@@ -38,6 +38,9 @@ async def test_a_user_is_found_by_id_and_by_name_whatever_its_case(database: Dat
     assert await users.find_user(database, "A\N{COMBINING DIAERESIS}lice") == made
     assert await users.find_user(database, "alice") is None
     assert await users.get_user(database, "nobody") is None
+    async with database.transaction() as transaction:
+        longest = await users.create_user(transaction, "ä" * 200, now=NOW)
+    assert await users.find_user(database, "A\N{COMBINING DIAERESIS}" * 200) == longest
     assert "'h'" not in repr(made)
 
 
