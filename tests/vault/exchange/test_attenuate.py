@@ -272,6 +272,12 @@ def test_asking_for_everything_means_what_was_delegated_and_granted() -> None:
     assert not made.not_delegated | made.not_granted
 
 
+def test_a_request_for_everything_that_was_delegated_is_given_as_it_was_asked() -> None:
+    everything = expand(scopes("calendar"), CALENDAR)
+    made = plan(everything, delegation=everything, connection=scopes("calendar"), policy_scopes=None, policy=GOOGLE)
+    assert (made.scopes, made.scope_key) == (everything, scope_key(everything))
+
+
 def test_a_narrowed_answer_may_carry_identity_scopes_but_nothing_else() -> None:
     assert is_within(scopes("calendar.readonly", "openid"), scopes("calendar.readonly"), policy=GOOGLE)
     assert is_within(scopes("events.read"), scopes("calendar"), policy=GOOGLE)
