@@ -46,6 +46,7 @@ FEW = 24  # tests that name a model, which all meet its mutants
 MOST_AT_IMPORT = 60  # tests for a mutant that needs its own process,
 ALONE = 120  # and seconds until such a process has imported everything
 ON_POSTGRES = ("tests/vault/storage/", "tests/cli/test_completion.py")
+TWINS = 10  # tests on PostgreSQL for a mutant that none on SQLite detects, as where two transactions meet
 OF_RECORDS = "tests/leaks/test_hidden_fields.py"  # for mutants that show a field: they only import and reach no line
 
 
@@ -80,6 +81,7 @@ class MutantTrials:
         # mutants that need their own process come last
         self._mutants = sorted((PlannedMutant(**one) for one in given["mutants"]), key=lambda one: bool(one.name))
         self._items: dict[str, pytest.Item] = {}
+        self._twins: dict[str, pytest.Item] = {}  # on PostgreSQL, by the name of the test on SQLite
         self._failed = False
         self._children = 0
         self._functions: dict[str, list[FunctionType]] = {}
@@ -91,9 +93,13 @@ class MutantTrials:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._items = {item.nodeid: item for item in session.items if _counts(item)}
+        everything = {item.nodeid: item for item in session.items if item.get_closest_marker("long") is None}
+        twins = {one: name for one in self._items if (name := twin_name(one)) != one and name in everything}
+        self._twins = {} if self._is_quick else {one: everything[name] for one, name in twins.items()}
         say(f"{len(self._items):,} tests collected")
         self._wording = Wording({name: _text_of(item) for name, item in self._items.items()})
-        if any(_on_postgres(one) for one in self._items) and "TEST_DATABASE_URL" not in os.environ:
+        needs_postgres = bool(self._twins) or any(map(_on_postgres, self._items))
+        if needs_postgres and "TEST_DATABASE_URL" not in os.environ:
             os.environ["TEST_DATABASE_URL"] = postgres()
         for one in self._sources:  # some are imported only when needed
             with suppress(ImportError):  # from a package that isn't installed for the tests
@@ -298,6 +304,9 @@ class MutantTrials:
             else:
                 by = self._run(reliable, reach, change=change)
             if not isinstance(by, str):
+                if (not mutant.name or is_swapped) and (twin := self._detecting_twin(reliable, reach, change=change)):
+                    kind, _, test = twin.partition(" ")
+                    return kind, test, len(reliable)
                 is_decided = not left and len(reliable) == len(tests)
                 return "survived" if is_decided else "undecided", "", len(reliable)
             if by == BROKE:  # before any test began
@@ -321,6 +330,18 @@ class MutantTrials:
                 once.add(test)
             else:
                 return kind, test, reliable.index(test) + 1
+
+    def _detecting_twin(self, tests: Sequence[str], reach: Reach, *, change: tuple[str, str, str]) -> str:
+        """`killed TEST` or `hung TEST` for a test on PostgreSQL that detects the mutant; empty when none does."""
+        twins = {item.nodeid: item for one in tests if (item := self._twins.get(one)) is not None}
+        self._items |= twins
+        first = list(twins)[:TWINS]
+        by = self._run(first, reach, change=change) if first else None
+        kind, _, test = by.partition(" ") if isinstance(by, str) else ("", "", "")
+        if not test or self._run([test], reach, change=None, longer=LONGER) is not None:
+            return ""
+        is_detected = self._run([test], reach, change=change, longer=LONGER) is not None
+        return f"{kind} {test}" if is_detected else ""
 
     def _run(
         self, tests: Sequence[str], reach: Reach, *, change: tuple[str, str, str] | None, longer: int = 1
@@ -433,7 +454,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _counts(item: pytest.Item) -> bool:
-    """Of the tests on PostgreSQL, only ON_POSTGRES, and only where no others reach; no browser or Node tests."""
+    """Of the tests on PostgreSQL, only ON_POSTGRES, and only where no others reach; no browser or Node tests.
+
+    The others are twins.
+    """
     if item.get_closest_marker("long") is not None:
         return False
     if _on_postgres(item.nodeid):
@@ -457,6 +481,11 @@ def _text_of(item: pytest.Item) -> str:
             case _:
                 pass
     return " ".join(found)
+
+
+def twin_name(test: str) -> str:
+    """The name on PostgreSQL of a test that runs on both databases; of any other test, its own name."""
+    return re.sub(r"(?<=[\[-])sqlite(?=[\]-])", "postgres", test)
 
 
 def _on_postgres(test: str) -> bool:

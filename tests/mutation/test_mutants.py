@@ -30,6 +30,7 @@ from tests.mutation.names import (
     lines_of_statement,
     name_at_import,
 )
+from tests.mutation.plugin import twin_name
 from tests.mutation.reach import FileRecord, Reach, Wording
 
 MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
@@ -51,6 +52,18 @@ def test_a_child_ends_when_a_step_takes_longer_than_it_said(
 
     assert in_child(work, seconds=300, step=step) == expected
     assert step_name(step) == ("a" if expected == HUNG else "b")
+
+
+@pytest.mark.parametrize(
+    ("test", "twin"),
+    [
+        ("a.py::test[sqlite]", "a.py::test[postgres]"),
+        ("a.py::test[1-sqlite-x]", "a.py::test[1-postgres-x]"),
+        ("sqlite.py::test_sqlite[no-sqlite_at]", "sqlite.py::test_sqlite[no-sqlite_at]"),
+    ],
+)
+def test_a_test_on_sqlite_may_have_a_twin_on_postgresql(test: str, twin: str) -> None:
+    assert twin_name(test) == twin
 
 
 def test_a_quick_test_never_takes_less_than_no_time() -> None:
