@@ -27,7 +27,13 @@ _TAKE: Final = """
         and not exists (
             select 1 from intents i where i.tenant = connections.tenant and i.connection_id = connections.id
         )
-    returning generation, access_generation, refresh_sealed, access_sealed, access_expires_at, grant_expires_at
+    returning generation, access_generation, refresh_sealed, access_sealed, access_expires_at, grant_expires_at,
+        idle_expires_at, consented_ms, created_at
+"""
+# Giving it is neither a use nor a consent.
+_KEEP_TIMES: Final = """
+    update connections set idle_expires_at = :idle_expires_at, consented_ms = :consented_ms
+    where tenant = :tenant and id = :id
 """
 _EMPTY: Final = "update connections set refresh_sealed = null, access_sealed = null where tenant = :tenant and id = :id"
 _DROP_NARROWED: Final = "delete from narrowed_tokens where tenant = :tenant and connection_id = :id"
@@ -125,9 +131,13 @@ async def give(
         policy=policy,
         now=now,
     )
+    begun_ms = integer(row, "created_at") * 1000
+    consented_ms, idle_at = integer_or_none(row, "consented_ms") or begun_ms, integer_or_none(row, "idle_expires_at")
+    times: Mapping[str, Value] = {"idle_expires_at": idle_at, "consented_ms": consented_ms}
+    await transaction.execute(_KEEP_TIMES, {"tenant": TENANT, "id": given.id, **times})
     facts: Mapping[str, Value] = {"scopes": format_scope(rule.scopes), "ask": format_scope(rule.ask), "given_by": by}
     await transaction.execute(_RULE, {"tenant": TENANT, "id": given.id, "group_id": group.id, "now": now, **facts})
-    return given
+    return replace(given, idle_expires_at=idle_at, consented_at=consented_ms // 1000)
 
 
 async def change_rule(transaction: Transaction, shared: SharedConnection, rule: SharingRule) -> bool:
@@ -166,9 +176,9 @@ async def _answer_of(
         access_token,
         refresh_token,
         scopes=connection.scopes,
-        expires_in=None if expires_at is None else max(1, expires_at - now),
+        expires_in=None if expires_at is None else expires_at - now,
         account=Account(connection.account, connection.label),
-        grant_expires_in=None if ends_at is None else max(1, ends_at - now),
+        grant_expires_in=None if ends_at is None else ends_at - now,
         metadata=connection.metadata,
     )
 

@@ -221,6 +221,23 @@ async def test_it_is_refreshed_and_outlives_the_person_who_gave_it(room: Room) -
     assert after.generation > before.generation
 
 
+@pytest.mark.parametrize("has_ends", [True, False])
+async def test_giving_it_postpones_none_of_its_ends(room: Room, *, has_ends: bool) -> None:
+    """Neither the token's nor the grant's, whose people are notified in time because it lived long."""
+    lifetime, idle = (90 * DAY, 91 * DAY) if has_ends else (None, None)
+    policy = replace(room.vault.policies["slack"], grant_lifetime=lifetime, grant_idle=idle)
+    room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
+    connection = await room.connect(consented_ms=room.now * 1000 if has_ends else None)
+    room.pass_time(89 * DAY)
+    given = await give(room, connection, await make_group(room, room.alice))
+    for one in (given, await connections.get_connection(room.database, given.id, user_id=given.user_id)):
+        assert one is not None
+        assert one.access_expires_at == connection.access_expires_at
+        assert (one.grant_expires_at, one.idle_expires_at) == (connection.grant_expires_at, connection.idle_expires_at)
+        assert one.consented_at == connection.created_at
+        assert one.status(room.now) == ("expiring" if has_ends else "active")
+
+
 async def test_of_the_persons_own_nothing_is_left(room: Room) -> None:
     own = await room.connect(scopes=BOTH)
     given = await give(room, own, await make_group(room))
