@@ -7,7 +7,7 @@ with the grant behind all its tokens (`server.oauth.service_accounts`).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from typing import Final
@@ -397,14 +397,22 @@ async def check_target(actor: Actor, named: str, *, field: str) -> str:
 async def set_release(actor: Actor, client: Client, *, target: str, policy: str) -> tuple[Client, str]:
     """Set how an agent receives upstream tokens of a provider or connection; returns the agent and the previous
     policy."""
-    name = await _check_release(actor, client, target=target, policy=policy)
+    changed, (before,) = await set_releases(actor, client, {target: policy})
+    return changed, before
+
+
+async def set_releases(actor: Actor, client: Client, wanted: Mapping[str, str]) -> tuple[Client, Sequence[str]]:
+    """`set_release` for several targets as one change; returns the previous policies in the same order."""
+    names = [await _check_release(actor, client, target=one, policy=policy) for one, policy in wanted.items()]
     async with actor.change() as transaction:
         before = await _held_agent(transaction, client.id)  # another admin may have changed it meanwhile
-        chosen = {one: value.value for one, value in release.policies_of(before).items()} | {name: policy}
+        chosen = {one: value.value for one, value in release.policies_of(before).items()}
+        chosen |= dict(zip(names, wanted.values(), strict=True))
         changed = replace(before, metadata={**before.metadata, release.MEMBER: chosen})
         await clients.update_client(transaction, changed)
-        await audit.append(transaction, _release_event(actor, changed, name), now=actor.deployment.now())
-    return changed, release.policy_of(before, provider=name, connection_id=name).value
+        events = [_release_event(actor, changed, name) for name in names]
+        await audit.append(transaction, *events, now=actor.deployment.now())
+    return changed, [release.policy_of(before, provider=name, connection_id=name).value for name in names]
 
 
 async def _held_agent(transaction: Transaction, client_id: str) -> Client:

@@ -15,6 +15,7 @@ from vault import apis
 from vault.apis import Api
 from vault.audit import audit
 from vault.records import Client
+from vault.storage.database import Transaction
 
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")  # RFC 6749 §3.3
 _LONGEST: Final = 2000  # characters of an identifier
@@ -29,10 +30,15 @@ async def api_with_url(actor: Actor, url: str) -> Api:
 
 
 async def save(
-    actor: Actor, url: str, *, name: str | None, scopes: Sequence[str] | None, linked: Sequence[Client] = ()
+    actor: Actor,
+    url: str,
+    *,
+    name: str | None,
+    scopes: Sequence[str] | None,
+    linked: Sequence[Client] = (),
+    unlinks_others: bool = False,
 ) -> Api:
-    """Register an API, or change a registered one; None keeps a value. Links the given clients without unlinking
-    others."""
+    """Register an API, or change a registered one; None keeps a value. Links the given clients."""
     deployment, now = actor.deployment, actor.deployment.now()
     check_identifier(deployment, url)
     for scope in scopes or ():
@@ -53,8 +59,12 @@ async def save(
         api = await apis.add_api(transaction, url, name=called, now=now, scopes=wanted)
         for client in linked:
             await apis.link_client(transaction, url, client_id=client.id, now=now)
-        event = actor.event("api.added", resource=url, clients=[one.id for one in linked], scopes=sorted(api.scopes))
+        wanted_ids = [one.id for one in linked]
+        event = actor.event("api.added", resource=url, clients=wanted_ids, scopes=sorted(api.scopes))
         await audit.append(transaction, event, now=now)
+        for other in await apis.linked_clients(transaction, url) if unlinks_others else ():
+            if other not in wanted_ids:
+                await _unlink(actor, transaction, url, other)
     return api
 
 
@@ -68,11 +78,15 @@ async def remove(actor: Actor, url: str) -> None:
 
 async def unlink(actor: Actor, url: str, client: Client) -> bool:
     """Unlink a client from an API. False if it wasn't linked."""
-    now = actor.deployment.now()
     async with actor.change() as transaction:
-        if not await apis.unlink_client(transaction, url, client_id=client.id, now=now):
-            return False
-        await audit.append(transaction, actor.event("api.removed", resource=url, client=client.id), now=now)
+        return await _unlink(actor, transaction, url, client.id)
+
+
+async def _unlink(actor: Actor, transaction: Transaction, url: str, client_id: str) -> bool:
+    now = actor.deployment.now()
+    if not await apis.unlink_client(transaction, url, client_id=client_id, now=now):
+        return False
+    await audit.append(transaction, actor.event("api.removed", resource=url, client=client_id), now=now)
     return True
 
 

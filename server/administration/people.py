@@ -118,27 +118,53 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
     return has_changed
 
 
+async def change(
+    actor: Actor,
+    person: User,
+    *,
+    is_disabled: bool | None = None,
+    is_admin: bool | None = None,
+    role: Role | None = None,
+) -> None:
+    """`set_disabled`, `set_admin`, and `set_role` as one change, in this order; None leaves a value as it is."""
+    async with actor.change() as transaction:
+        if is_disabled is not None:
+            await change_disabled(actor, transaction, person, is_disabled=is_disabled)
+        if is_admin is not None:
+            await _change_admin(actor, transaction, person, is_admin=is_admin)
+        if role is not None:
+            await _change_role(actor, transaction, person, role)
+
+
 async def set_admin(actor: Actor, person: User, *, is_admin: bool) -> bool:
     """Make the person an admin, or no longer; at least one admin must remain. False if nothing changed."""
     async with actor.change() as transaction:
-        current = await hold_person(transaction, person.id)
-        if current.is_admin == is_admin:  # someone else may have changed it meanwhile, for example made them an owner
-            return False
-        await _change_role(actor, transaction, current, Role.ADMINISTRATOR if is_admin else Role.MEMBER)
+        return await _change_admin(actor, transaction, person, is_admin=is_admin)
+
+
+async def _change_admin(actor: Actor, transaction: Transaction, person: User, *, is_admin: bool) -> bool:
+    current = await hold_person(transaction, person.id)
+    if current.is_admin == is_admin:  # someone else may have changed it meanwhile, for example made them an owner
+        return False
+    await _store_role(actor, transaction, current, Role.ADMINISTRATOR if is_admin else Role.MEMBER)
     return True
 
 
 async def set_role(actor: Actor, person: User, role: Role) -> bool:
     """Change the person's own role. Only an owner can add or remove owners. False if nothing changed."""
     async with actor.change() as transaction:
-        current = await hold_person(transaction, person.id)
-        if current.role is role:
-            return False
-        await _change_role(actor, transaction, current, role)
+        return await _change_role(actor, transaction, person, role)
+
+
+async def _change_role(actor: Actor, transaction: Transaction, person: User, role: Role) -> bool:
+    current = await hold_person(transaction, person.id)
+    if current.role is role:
+        return False
+    await _store_role(actor, transaction, current, role)
     return True
 
 
-async def _change_role(actor: Actor, transaction: Transaction, current: User, role: Role) -> None:
+async def _store_role(actor: Actor, transaction: Transaction, current: User, role: Role) -> None:
     """Store another role of the person, who is locked."""
     now = actor.deployment.now()
     if Role.OWNER in (role, current.role):

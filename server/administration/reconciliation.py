@@ -300,11 +300,7 @@ async def _plan_apis(
 async def _save_api(actor: Actor, url: str, declared: DeclaredApi) -> None:
     known = await declared_agents(actor)
     linked = [known.get(one) or await agents.agent_with_id(actor, one) for one in declared.clients]
-    await own_apis.save(actor, url, name=declared.name, scopes=declared.scopes, linked=linked)
-    wanted = {one.id for one in linked}
-    for other in await apis.linked_clients(actor.deployment.database, url):
-        if other not in wanted:
-            await own_apis.unlink(actor, url, await agents.agent_with_id(actor, other))
+    await own_apis.save(actor, url, name=declared.name, scopes=declared.scopes, linked=linked, unlinks_others=True)
 
 
 # Providers

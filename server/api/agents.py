@@ -181,9 +181,8 @@ async def get_agent(call: AdminCall) -> AgentRecord:
 async def change_agent(call: AdminCall, body: AgentChange) -> AgentRecord:
     """Set how an agent receives upstream tokens."""
     client = await agents.agent_with_id(call.actor, call.param("client_id"))
-    for target, policy in body.release.items():
-        client, _ = await agents.set_release(call.actor, client, target=target, policy=policy)
-    return agent_record(client)
+    changed, _ = await agents.set_releases(call.actor, client, body.release)
+    return agent_record(changed)
 
 
 @operation("DELETE", "/agents/{client_id:path}", scope="admin:agents", status=204)
@@ -249,13 +248,10 @@ async def get_api(call: AdminCall) -> ApiRecord:
 @operation("PUT", "/apis/{resource:path}", scope="admin:agents")
 async def save_api(call: AdminCall, body: ApiDefinition) -> ApiRecord:
     """Register an API, or change one. `clients` replaces the list of the API's clients."""
-    url, reader = call.param("resource"), call.deployment.database
-    linked = [await agents.agent_with_id(call.actor, one) for one in body.clients or ()]
-    api = await own_apis.save(call.actor, url, name=body.name, scopes=body.scopes, linked=linked)
-    if body.clients is not None:
-        for other in await apis.linked_clients(reader, url):
-            if other not in body.clients:
-                await own_apis.unlink(call.actor, url, await agents.agent_with_id(call.actor, other))
+    url, linked = call.param("resource"), [await agents.agent_with_id(call.actor, one) for one in body.clients or ()]
+    api = await own_apis.save(
+        call.actor, url, name=body.name, scopes=body.scopes, linked=linked, unlinks_others=body.clients is not None
+    )
     return await _api_record(call, api)
 
 

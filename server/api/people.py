@@ -67,13 +67,8 @@ async def change_person(call: AdminCall, body: PersonChange) -> PersonDetails:
 
     Setting the present value isn't an error. An admin can't disable themselves, and the last admin can't be removed.
     """
-    person = await person_of(call)
-    if body.disabled is not None:
-        await people.set_disabled(call.actor, person, is_disabled=body.disabled)
-    if body.admin is not None:
-        await people.set_admin(call.actor, person, is_admin=body.admin)
-    if body.role is not None:
-        await people.set_role(call.actor, await person_of(call), Role(body.role))
+    person, role = await person_of(call), None if body.role is None else Role(body.role)
+    await people.change(call.actor, person, is_disabled=body.disabled, is_admin=body.admin, role=role)
     return await _details(call, await person_of(call))
 
 
