@@ -1,16 +1,18 @@
-"""Locks of files, and which call makes a file durable on which system."""
+"""Locks of files, which call makes a file durable on which system, and which clock counts its sleep."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from vault.storage.clock import boot_time
 from vault.storage.host_files import is_supported, lock, sync, sync_data
 
 
@@ -92,3 +94,18 @@ def test_a_host_needs_locks_and_safe_opening(monkeypatch: pytest.MonkeyPatch, mo
 def test_a_host_without_kernel_locks_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert not is_supported()
+
+
+@pytest.mark.parametrize(("system", "clock"), [("linux", "BOOTTIME"), ("darwin", "MONOTONIC"), ("win32", "monotonic")])
+def test_the_clock_of_each_system_counts_the_time_that_it_sleeps(
+    monkeypatch: pytest.MonkeyPatch, system: str, clock: str
+) -> None:
+    """Windows has no such clock."""
+    clocks = {time.CLOCK_BOOTTIME: "BOOTTIME", time.CLOCK_MONOTONIC: "MONOTONIC"}
+    seconds = {"BOOTTIME": 30.0, "MONOTONIC": 20.0, "monotonic": 10.0}
+    monkeypatch.setattr(sys, "platform", system)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "clock_gettime", lambda number: seconds[clocks[number]])
+        patch.setattr(time, "monotonic", lambda: seconds["monotonic"])
+        told = boot_time()
+    assert told == seconds[clock]

@@ -82,9 +82,11 @@ async def test_a_database_of_a_newer_program_is_refused_and_of_this_one_opens(st
 
 async def test_addresses_that_cannot_work_are_refused_with_the_fix(tmp_path: Path) -> None:
     for url, words in {
-        "mysql://localhost/vault": "postgresql://",
-        "vault.sqlite": "sqlite",
+        "mysql://localhost/vault": "unknown scheme mysql; use sqlite:, sqlite:///path, or postgresql://",
+        "vault.sqlite": "unknown scheme none; use sqlite:",
         "sqlite://vault.sqlite": "sqlite:///",
+        "sqlite:?mode=ro": "sqlite:///",
+        "sqlite:#vault": "sqlite:///",
         "sqlite:///proc/nowhere/vault.sqlite": "can't use",
         "postgresql://vault:hunter2@127.0.0.1:1/vault": "127.0.0.1:1/vault",
         "postgresql://vault:hunter2@127.0.0.1:port/vault": "database.url",
@@ -207,11 +209,24 @@ async def test_a_server_that_never_starts_is_waited_for_as_long_as_asked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = f"postgresql://vault:secret@127.0.0.1:{free_port()}/vault"
-    for patience in (0.0, 0.7):
+    for patience in (None, 0.0, 0.7):
         caplog.clear()
         with pytest.raises(StorageUnavailable, match="can't use PostgreSQL"):
             async with asyncio.timeout(30):
-                await open_database(url, data=tmp_path, patience=patience)
+                if patience is None:
+                    await open_database(url, data=tmp_path)
+                else:
+                    await open_database(url, data=tmp_path, patience=patience)
         waits = [one for one in caplog.records if one.message == "waiting for the database"]
-        assert bool(waits) == (patience > 0)
+        assert bool(waits) == bool(patience)
         assert all("secret" not in str(one.__dict__) for one in waits)
+
+
+async def test_without_the_driver_of_postgres_its_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "vault.storage.postgres")
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(StorageUnavailable, match=r"pip install 'mcp-token-vault\[postgres\]'"):
+        await open_database("postgresql://vault@127.0.0.1:1/vault", data=tmp_path)
+    await (await open_database("sqlite:", data=tmp_path)).close()

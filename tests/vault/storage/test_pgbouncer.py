@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +22,8 @@ from vault.records import Event
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database, Transaction
 from vault.storage.database_url import open_database
+from vault.storage.names import Whose, read_names
+from vault.storage.postgres_hosts import CONNECT_TIMEOUT, ERRORS, Servers, split_hosts
 
 
 @pytest.fixture(autouse=True)
@@ -214,3 +217,31 @@ async def fresh_default(store: Store) -> str:
         return str(await connection.fetchval("show synchronous_commit"))
     finally:
         await connection.close()
+
+
+async def test_a_pooler_that_lends_no_connection_is_given_up_in_the_time_that_the_caller_has(
+    postgres_store: Store,
+) -> None:
+    async with pgbouncer(postgres_store.url, {"default_pool_size": 1}) as url:
+        servers = Servers(split_hosts(url), {})
+        first = await servers.connect()
+        try:
+            await first.execute("begin")  # on the only connection
+            started = time.monotonic()
+            with pytest.raises(ERRORS):
+                await servers.connect(within=0.5)
+            assert time.monotonic() - started < CONNECT_TIMEOUT
+            await first.execute("commit")
+            await (await servers.connect()).close()
+        finally:
+            await first.close()
+
+
+async def test_names_for_completion_need_no_prepared_statement(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes, which both begin to number their statements, meet at a pooler that passes the names through."""
+    async with pgbouncer(postgres_store.url, {"max_prepared_statements": 0, "default_pool_size": 1}) as url:
+        for _ in range(2):
+            monkeypatch.setattr(asyncpg.connection, "_uid", 0)
+            assert await asyncio.to_thread(read_names, "apis", url, sqlite=None, whose=Whose("")) == []

@@ -165,9 +165,9 @@ async def test_the_vault_is_at_the_server_that_takes_writes(postgres_store: Stor
         await set_read_only(other, "on")
         theirs = folder_of(other.url)
         for order in ((ours, theirs), (theirs, ours), (stopped, theirs, ours), ("/nowhere", stopped, ours)):
+            started = time.monotonic()
             database = await open_database(at(postgres_store.url, *order), data=postgres_store.data)
             try:
-                started = time.monotonic()
                 assert await writes(database)
                 assert time.monotonic() - started < CONNECT_TIMEOUT
                 await database.hold_liveness("me")
@@ -176,8 +176,9 @@ async def test_the_vault_is_at_the_server_that_takes_writes(postgres_store: Stor
         with pytest.raises(StorageUnavailable, match="accepts writes"):
             await open_database(at(postgres_store.url, theirs, "/nowhere"), data=postgres_store.data)
         await set_read_only(other, "off")
-        database = await open_database(at(postgres_store.url, theirs, "/nowhere"), data=postgres_store.data)
+        database = await open_database(at(postgres_store.url, "/nowhere", theirs, ours), data=postgres_store.data)
         try:
+            assert await where(database) == theirs, "the first that accepts writes"
             assert await writes(database)
         finally:
             await database.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import vault.storage.database
+import vault.storage.postgres
 import vault.storage.postgres_schema
 import vault.storage.schema_shape
 import vault.storage.sqlite_files
@@ -356,3 +357,51 @@ async def test_a_database_of_the_release_before_is_upgraded_and_that_release_sti
         assert [row["number"] for row in rows] == [1]
         await database.close()
         assert await open_with(old, empty_store) == 0
+
+
+async def test_a_vault_that_is_up_to_date_waits_for_no_other_process_that_upgrades(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncpg
+
+    for name, value in (("PATIENT_TIMEOUT", 0.5), ("PAUSE", 0.05)):
+        monkeypatch.setattr(vault.storage.postgres_schema, name, value)
+    other = await asyncpg.connect(postgres_store.url)
+    try:
+        await other.execute(f"begin; select pg_advisory_xact_lock({vault.storage.postgres_schema.SCHEMA_LOCK})")
+        await (await postgres_store.open()).close()
+        await execute(postgres_store, "drop index grants_client")
+        with pytest.raises(StorageUnavailable, match="another process has been upgrading the schema"):
+            await postgres_store.open()
+        await other.execute("commit")
+        monkeypatch.undo()
+        await (await postgres_store.open()).close()
+    finally:
+        await other.close()
+
+
+async def test_building_an_index_waits_for_a_transaction_longer_than_a_call_would(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncpg
+
+    limit = "lock_timeout"
+    monkeypatch.setitem(vault.storage.postgres.SESSION, limit, "100")
+    await execute(postgres_store, "drop index grants_client")
+    using = await asyncpg.connect(postgres_store.url)
+    waits = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    try:
+        async with asyncio.timeout(WAIT):
+            await using.execute("begin; lock table grants in row exclusive mode")
+            opening = asyncio.create_task(postgres_store.open())
+            while not await using.fetchval(waits):
+                await asyncio.wait([opening], timeout=0.01)
+                assert not opening.done()
+            await asyncio.wait([opening], timeout=0.4)
+            await using.execute("commit")
+            database = await opening
+        row = await database.fetch_one("select current_setting(:name) as value", {"name": limit})
+        assert row == {"value": "100ms"}, "calls have their limit again"
+        await database.close()
+    finally:
+        await using.close()
