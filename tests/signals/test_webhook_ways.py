@@ -57,7 +57,7 @@ async def test_the_outbox_of_endpoints_works_on_both_databases(store: Store) -> 
                 await endpoints.rotate(transaction, deployment.keys, "unknown", previous_until=until, now=now) is None
             )
             secrets = [made.secret, changed.secret]
-            signing = ((0, 60, "210"), (60, 7200, "320"), (61, 7200, "4320"), (62, 7200, "5432"), (63, 0, "6"))
+            signing = ((0, 3600, "210"), (1, 59, "3210"), (60, 7200, "4310"), (61, 7200, "5431"), (62, 0, "6"))
             for later, lifetime, numbers in signing:
                 at = now + later
                 changed = await endpoints.rotate(

@@ -365,6 +365,31 @@ async def allow(_question: PolicyQuestion, _reader: Reader, /, *, now: int) -> P
     return PolicyVerdict(PolicyOutcome.ALLOW)
 
 
+@pytest.mark.parametrize(("changes", "is_given"), [(1, True), (99, False)])
+async def test_an_account_that_changes_during_each_answer_of_the_policy_is_read_again_only_a_few_times(
+    room: Room, changes: int, *, is_given: bool
+) -> None:
+    held, asked = [await room.connect(account="account 0")], list[PolicyQuestion]()
+
+    async def slow_service(question: PolicyQuestion, _reader: Reader, /, *, now: int) -> PolicyVerdict:
+        asked.append(question)
+        if len(held) <= changes:
+            await room.disconnect(held[-1])
+            held.append(await room.connect(account=f"account {len(held)}"))
+        return PolicyVerdict(PolicyOutcome.ALLOW, has_waited=True)
+
+    room.vault = replace(room.vault, policy_check=slow_service)
+    if is_given:
+        assert (await room.exchange()).connection_id == held[-1].id
+    else:
+        with pytest.raises(TemporarilyUnavailable) as refused:
+            await room.exchange()
+        assert refused.value.retry_after == 2
+        (event,) = await room.events("exchange.refused")
+        assert event.details["code"] == refused.value.code
+    assert [one.connection_id for one in asked] == [one.id for one in held[: len(asked)]]
+
+
 async def test_what_a_token_was_decided_by_is_kept_only_on_request_and_without_rules(room: Room) -> None:
     await room.connect()
     kept = replace(room.request(), is_kept=True)
