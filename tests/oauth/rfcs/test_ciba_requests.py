@@ -233,7 +233,8 @@ async def test_a_code_can_be_replaced_and_removed(asker: Asker) -> None:
     await set_code(asker, "second-code")
     assert error_of(await other.post({"user_code": "first-code"})) == "invalid_user_code"
     assert (await other.post({"user_code": "second-code"})).status_code == 200
-    assert "Code removed" in read(await set_code(asker, "", "remove"))
+    for _ in range(2):  # the second time, there is none
+        assert "Code removed" in read(await set_code(asker, "", "remove"))
     assert error_of(await other.post({"user_code": "second-code"})) == "invalid_user_code"
     await set_code(asker, "x" * 64)
     assert (await other.post({"user_code": "x" * 64})).status_code == 200, "the longest one"

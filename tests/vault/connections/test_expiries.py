@@ -11,6 +11,7 @@ import pytest
 from providers.definitions.catalog import ProviderOverrides, load_catalog
 from server.lifecycle.periodic_steps import keep_alive
 from tests.conftest import Store
+from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.vault_room import Room, open_room, second_process
 from vault import replay
 from vault.connections import get_connection
@@ -100,6 +101,20 @@ async def test_an_end_that_is_over_is_neither_announced_nor_put_off(store: Store
             )
         assert len(await list_resting(room.database, "slack")) == count
         assert await announce(room.database) == count
+
+
+async def test_the_next_end_is_announced_in_the_second_of_the_one_before(sqlite_store: Store) -> None:
+    async with open_room(sqlite_store) as room:
+        await room.connect()
+        with stopped_clock(room.database) as now:
+            async with room.database.transaction() as transaction:
+                await transaction.execute(
+                    "update connections set grant_expires_at = :now, idle_expires_at = :next",
+                    {"now": now, "next": now + 1},
+                )
+            assert await announce(room.database) == 1
+        (event,) = await room.events("connection.expiring")
+        assert (event.details["ends_at"], event.details["why"]) == (now + 1, "unused")
 
 
 async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(store: Store) -> None:

@@ -104,7 +104,9 @@ async def test_a_yes_reaches_beyond_the_rule_for_this_agent_until_its_end(shared
     assert not await shared_account.can_write()
     request = await shared_account.ask()
     assert not await shared_account.can_write()
-    await shared_account.allow(request)
+    allowed = await shared_account.allow(request)
+    for one, status in ((request, "pending"), (allowed, "allowed")):
+        assert [one.status(one.expires_at - left) for left in (1, 0)] == [status, "ended"]
     assert (await room.exchange("slack", *BOTH, whose=shared_account.bob)).scopes == BOTH
     dave = await seed(room.database, name="dave", client_id="agent-4")
     async with room.database.transaction() as transaction:

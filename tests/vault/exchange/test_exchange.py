@@ -387,6 +387,7 @@ async def test_an_account_that_changes_during_each_answer_of_the_policy_is_read_
         assert refused.value.retry_after == 2
         (event,) = await room.events("exchange.refused")
         assert event.details["code"] == refused.value.code
+    assert len(asked) == (2 if is_given else 6)
     assert [one.connection_id for one in asked] == [one.id for one in held[: len(asked)]]
 
 

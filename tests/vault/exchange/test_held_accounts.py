@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from vault.exchange.decision import ExchangeRequest, list_refusals, settle
+from vault.exchange.recent import basis_of
 from vault.records import ConnectionState, Narrowing, Principal
-from vault.refresh.accounts import MARGIN, HeldAccount, HeldToken, skew_of
+from vault.refresh.accounts import MARGIN, AccountQuery, HeldAccount, HeldToken, skew_of
 from vault.refusals import CiphertextRejected, ConnectionRequired, DelegationRequired, ScopeRefused, VaultError
 from vault.scopes import Plan, scope_key
 from vault.upstream import Downscope, RotationMode, UpstreamPolicy
@@ -66,6 +67,18 @@ def test_a_permission_and_a_membership_count_until_their_end(end: int | None, *,
     assert held.is_delegated(NOW) is lasts
     assert held.delegation_ended(NOW) is not lasts
     assert replace(HELD, shared_until=end).is_within(NOW) is lasts
+
+
+@pytest.mark.parametrize("name", ["delegated_until", "shared_until", "beyond_until"])
+@pytest.mark.parametrize(("end", "until"), [(None, 1497), (NOW, 1497), (NOW + 1, NOW + 1), (1497, 1497), (1498, 1497)])
+def test_a_kept_decision_lasts_until_the_token_or_a_permission_ends(name: str, end: int | None, until: int) -> None:
+    accounts = (HELD, replace(HELD, **{name: end}))
+    wanted = AccountQuery(Principal("u", "a", "g", READ, "https://vault.example"), "slack", "")
+    basis = basis_of(wanted, accounts, HELD, rows=(), token=token(skew=6), purpose="access_token", now=NOW)
+    assert basis.until == until
+    assert basis.ends == (until, 1494)
+    endless = basis_of(wanted, accounts, HELD, rows=(), token=token(left=None), purpose="access_token", now=NOW)
+    assert endless.until == (None if end in (None, NOW) else end)
 
 
 def test_only_a_live_permission_for_something_is_one() -> None:

@@ -281,6 +281,7 @@ async def test_a_file_that_takes_something_away_ends_the_programs_before_it(
     known = schema_files()
     know(monkeypatch, *known, later(len(known) + 1))
     newer = await store.open()
+    await check_schema(newer)
     monkeypatch.undo()
     know(monkeypatch, *known)
     with pytest.raises(StorageUnavailable, match="Start the newer Token Vault"):
