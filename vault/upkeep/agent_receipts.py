@@ -168,7 +168,7 @@ def _sign(row: Row, key: RSAKey, *, receipt_id: str, reason: str, issuer: str, n
     if (digest := text_or_none(row, "token_hash")) is not None:
         known = {} if digest == UNKNOWN else {"sha256": digest, "released_at": integer(row, "released_at")}
         claims["last_token"] = {**known, "expires_at": integer_or_none(row, "expires_at")}
-    header = {"alg": "RS256", "typ": TYPE, "kid": key.kid or key.thumbprint()}
+    header = {"alg": "RS256", "typ": TYPE, "kid": key.kid}
     payload = json.dumps(claims, separators=(",", ":"), sort_keys=True).encode()
     return jws.serialize_compact(header, payload, key, algorithms=["RS256"])
 

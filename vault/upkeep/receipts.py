@@ -160,7 +160,7 @@ def sign(
     }
     if verdict.result is not ReceiptResult.VERIFIED_DEAD and grant.pages:
         claims["pages"] = list(grant.pages)
-    header = {"alg": "RS256", "typ": TYPE, "kid": key.kid or key.thumbprint()}
+    header = {"alg": "RS256", "typ": TYPE, "kid": key.kid}
     payload = json.dumps(claims, separators=(",", ":"), sort_keys=True).encode()
     token = jws.serialize_compact(header, payload, key, algorithms=["RS256"])
     return Receipt(
