@@ -107,9 +107,9 @@ async def search(
         "client_id": wanted.client_id,
         "connection_id": wanted.connection_id,
         "outcome": wanted.outcome,
-        **_patterns("tool", wanted.tool),
-        **_patterns("account", wanted.account),
-        "escape": "!",
+        **_members("tool", wanted.tool),
+        **_members("account", wanted.account),
+        "empty": "",
         "after": low,
         "before": min(high, LAST if before is None else before),
     }
@@ -142,16 +142,11 @@ async def _rest(reader: Reader, kind: _Conditions, which: Mapping[str, Value], e
     return None if row is None else integer(row, "sequence")
 
 
-def _patterns(name: str, value: str) -> Mapping[str, Value]:
-    """The `like` patterns for a text in the stored details: as `format_details` usually writes it, and escaped."""
+def _members(name: str, value: str) -> Mapping[str, Value]:
+    """A text as it is in the stored details: as `format_details` usually writes it, and escaped."""
     usual = format_details({name: value})
     escaped = json.dumps(json.loads(usual), separators=(",", ":"))  # written by release 0.1.0 and for long details
-    return {name: _pattern(usual[1:-1]), f"{name}_escaped": _pattern(escaped[1:-1])}
-
-
-def _pattern(member: str) -> str:
-    quoted = "".join(f"!{letter}" if letter in "!%_" else letter for letter in member)
-    return f"%{quoted}%"
+    return {name: usual[1:-1], f"{name}_escaped": escaped[1:-1]}
 
 
 async def first_at(reader: Reader, at: int) -> int:
@@ -168,7 +163,8 @@ async def first_at(reader: Reader, at: int) -> int:
     return low
 
 
-_HAS: Final = " and (details like :{0} escape :escape or details like :{0}_escaped escape :escape)"
+# `like` would ignore case on SQLite.
+_HAS: Final = " and (replace(details, :{0}, :empty) <> details or replace(details, :{0}_escaped, :empty) <> details)"
 _ENDS: Final = """
     select coalesce((select min(sequence) from events where tenant = :tenant), 0) as first,
         coalesce((select max(sequence) from events where tenant = :tenant), 0) as last
