@@ -91,7 +91,9 @@ class PolicyUse(Strict):
     agent_id: str = Field(min_length=1, max_length=2048, description="The agent; an unknown one has no name or kind")
     arguments: dict[str, object] = Field(default={}, repr=False, description="The tool's arguments")
     actors: list[str] = Field(default=[], max_length=20, description="IDs of the agents that it acts for")
-    provider: str = Field(default="", max_length=200, description="The provider, if `call` isn't a tool")
+    provider: str = Field(
+        default="", max_length=200, description="Needed if `call` isn't a tool; for `request`: token-vault"
+    )
     account: str = Field(default="", description="The account's display name")
     scopes: list[str] = Field(default=[], max_length=200, description="Scopes. Default: those of the tool")
     at: AwareDatetime | None = Field(default=None, description="When; a year from 2000 to 2099. Default: now")

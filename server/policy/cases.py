@@ -12,13 +12,14 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from providers.definitions.catalog import Catalog
 from providers.definitions.suggestions import did_you_mean
 from providers.tools.spec import ToolSpec
 from server.policy.decisions import Decider
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
 from server.policy.files import RulesRefused
 from server.policy.rules import PolicyRule, RuleSet
-from server.policy.schema import Action
+from server.policy.schema import EXCHANGE, OWN_PROVIDER, PROXY, REQUEST, Action
 from vault import groups, users
 from vault.refresh.policy_checks import PolicyVerdict
 from vault.upstream import UpstreamPolicy
@@ -53,6 +54,10 @@ class PolicyCase(BaseModel):
     path: str = ""
     expect: Literal["allow", "ask", "forbid"] = "allow"
     rule: str = ""
+
+
+class ProviderUnusable(ValueError):
+    """A case without the provider that its call would be about; the message says which to name."""
 
 
 class _CaseFile(BaseModel):
@@ -151,6 +156,22 @@ def _meets(rule: PolicyRule, action: Action, facts: CallFacts) -> bool:
 
 def _meets_any(rule: PolicyRule, tools: Sequence[Action], facts: CallFacts) -> bool:
     return rule.is_about_tools and any(_meets(rule, one, facts) for one in tools)
+
+
+def with_known_provider(case: PolicyCase, catalog: Catalog) -> PolicyCase:
+    """The case with its provider as the gate names it. Raises ProviderUnusable for one that no gate ever sees."""
+    if case.call == REQUEST:
+        if case.provider != OWN_PROVIDER:
+            raise ProviderUnusable(f"request uses no account: write {OWN_PROVIDER}")
+        return case
+    if not case.provider:
+        if case.call in {EXCHANGE, PROXY}:
+            raise ProviderUnusable(f"name the provider of the account that {case.call} uses")
+        return case
+    found = catalog.get(case.provider)
+    if found is None:
+        raise ProviderUnusable("no provider has this name")
+    return case.model_copy(update={"provider": found.name})
 
 
 def run_cases(files: Sequence[Path], rules: RuleSet, place: CasePlace) -> list[CaseResult]:

@@ -96,6 +96,24 @@ async def test_the_schema_names_every_tool_and_explain_says_which_rules_a_call_m
     assert (unknown.exit_code, "slack_post" in unknown.output) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("call", "provider", "wrong", "says"),
+    [
+        ("exchange", "slack", "", "name the provider of the account that exchange uses"),
+        ("proxy", "gmail", "nowhere", "no provider has this name"),
+        ("request", "token-vault", "", "request uses no account: write token-vault"),
+    ],
+)
+async def test_explain_takes_no_case_that_the_rules_never_see(
+    place: Place, folder: Path, call: str, provider: str, wrong: str, says: str
+) -> None:
+    for name, is_right in ((wrong, False), (provider, True)):
+        case = json.dumps({"provider": name} if name else {})
+        told = await run(place, "policy", "explain", call, "--case", case, "--folder", str(folder))
+        assert (told.exit_code == 0) == is_right, told.output
+        assert is_right or f"--case: provider: {says}" in " ".join(told.output.split())
+
+
 async def test_explain_takes_a_person_with_the_role_that_their_groups_give(place: Place, folder: Path) -> None:
     (place.data / "config.toml").write_text('[admin.group_roles]\n"Book keepers" = "auditor"\n')
     (folder / "rules.cedar").write_text(f'{RULE[:-1]} when {{ principal.role == "auditor" }};')

@@ -92,6 +92,28 @@ async def test_time_and_role_and_provider_count(room: AdminRoom) -> None:
     assert await outcome(room, user, "exchange", provider="gitlab") == ("allow", None)
 
 
+@pytest.mark.parametrize(
+    ("call", "provider", "seen"),
+    [
+        ("exchange", "github", "github"),
+        ("proxy", "gmail", "google"),
+        ("request", "token-vault", "token-vault"),
+        ("slack_channels", "", "slack"),
+    ],
+)
+async def test_rules_see_the_provider_that_the_gate_sees(room: AdminRoom, call: str, provider: str, seen: str) -> None:
+    user, gate, folder = await room.room.user(), room.deployment.policy, room.deployment.settings.policy.folder
+    assert gate is not None
+    assert folder is not None
+    for name in (seen, "another"):
+        about = f'forbid(principal, action == Action::"{call}", resource) when {{ resource.provider == "{name}" }};'
+        put(folder / "rules.cedar", f'@id("seen") {about}')
+        await look_twice(gate)
+        given = {"provider": provider} if provider else {}
+        told = await outcome(room, user, call, **given)  # pyright: ignore[reportArgumentType]
+        assert told == (("forbid", "seen") if name == seen else ("allow", None))
+
+
 async def test_the_rules_about_tools_that_a_token_could_replace_are_listed_as_well(room: AdminRoom) -> None:
     user = await room.room.user()
     for scope, outcome, rule, met in (
@@ -158,6 +180,10 @@ async def test_a_vault_without_rules_says_so(tmp_path: Path) -> None:
         ({"call": "slack_pots"}, "/call", "Did you mean slack_post?"),
         ({"arguments": {"channel": "#general"}}, "/arguments", "slack_post: text: Field required"),
         ({"call": "exchange", "provider": "nowhere"}, "/provider", "no provider has this name"),
+        ({"call": "exchange"}, "/provider", "name the provider of the account that exchange uses"),
+        ({"call": "proxy"}, "/provider", "name the provider of the account that proxy uses"),
+        ({"call": "request"}, "/provider", "request uses no account: write token-vault"),
+        ({"call": "request", "provider": "slack"}, "/provider", "request uses no account: write token-vault"),
         ({"at": "1999-12-31T23:59:59Z"}, "/at", "use a year from 2000 to 2099"),
         ({"at": "2026-11-30T05:00:00"}, "/at", "timezone"),
         ({"signed_in_seconds": -1}, "/signed_in_seconds", "greater than or equal to 0"),

@@ -50,12 +50,14 @@ async def explain_rules(
     if rules is None:
         setting = "policy.shadow_folder" if is_shadow else "policy.folder"
         raise ChangeRefused("no_rules", f"This vault has no such rules: set {setting}.", kind="not_found")
-    from server.policy.cases import CasePlace, PolicyCase  # imported here: needs the extra `policy`
+    from server.policy import cases  # imported here: needs the extra `policy`
 
-    wanted = PolicyCase.model_validate({**case, "agent": agent_id})
-    if wanted.provider and deployment.catalog.get(wanted.provider) is None:
-        raise UseRefused("provider", "no provider has this name")
-    place = CasePlace(live.current.tools, live.policies, ZoneInfo(settings.policy.time_zone))
+    wanted = cases.PolicyCase.model_validate({**case, "agent": agent_id})
+    try:
+        wanted = cases.with_known_provider(wanted, deployment.catalog)
+    except cases.ProviderUnusable as error:
+        raise UseRefused("provider", str(error)) from None
+    place = cases.CasePlace(live.current.tools, live.policies, ZoneInfo(settings.policy.time_zone))
     try:
         facts = place.facts_of(wanted, rules.actions)
     except ValueError as error:

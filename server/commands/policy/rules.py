@@ -238,9 +238,15 @@ def _case_fields(one: CaseResult) -> dict[str, object]:
 
 
 async def _explain(setup: Setup, call: str, *, case: str, user: str | None, folder: Path | None) -> dict[str, object]:
+    from server.policy.cases import ProviderUnusable, with_known_provider
+
     wanted = _case(call, case)
     async with _place(setup, _folder(setup, folder)) as place:
         rules = place.load()
+        try:
+            wanted = with_known_provider(wanted, place.providers.catalog)
+        except ProviderUnusable as error:
+            fail(f"--case: provider: {error}")
         person_id: str | None = None
         if user is not None:
             wanted, person_id = await _with_person(place, wanted, user)
