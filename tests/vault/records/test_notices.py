@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from tests.conftest import Store
+from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.vault_room import open_room, second_process
 from tests.support.seeded_grant import seed
 from vault import groups, users
@@ -14,6 +15,7 @@ from vault.audit import audit
 from vault.keys.key_ring import KeyRing
 from vault.notices import channels, endpoints, outbox
 from vault.notices.channels import NoticeSettings
+from vault.notices.outbox import Notice
 from vault.records import TENANT, Event
 from vault.storage.database import SWEEP_BATCH, Transaction, Value
 
@@ -143,6 +145,29 @@ async def test_a_notice_is_worth_sending_for_a_time(
         async with room.database.transaction() as transaction:
             (taken,) = await outbox.take(transaction, channel_id, now=room.now)
         assert taken.expires_at - now == seconds
+
+
+@pytest.mark.parametrize(("age", "count"), [(2 * 86400 - 1, 1), (2 * 86400, 0)])
+async def test_what_is_no_longer_worth_sending_is_not_entered(sqlite_store: Store, age: int, count: int) -> None:
+    async with open_room(sqlite_store) as room:
+        keys, alice = room.vault.keys, room.alice.user.id
+        await outbox.enter(room.database, keys, due_at=at_once)
+        with stopped_clock(room.database) as now:
+            async with room.database.transaction() as transaction:
+                await _add_channel(transaction, keys, alice, now=now)
+                await audit.append(transaction, Event("connection.needs_reauth", user_id=alice), now=now - age)
+            assert await outbox.enter(room.database, keys, due_at=at_once) == count
+
+
+@pytest.mark.parametrize(("left", "state"), [(31, "waiting"), (30, "failed")])
+async def test_a_notice_that_would_expire_before_the_next_try_fails(store: Store, left: int, state: str) -> None:
+    async with open_room(store) as room:
+        now, event = room.now, Event("connection.needs_reauth", sequence=1)
+        async with room.database.transaction() as transaction:
+            await transaction.execute_many(_ENTER, [_waiting_row("x", 1, due_at=now)])
+            await outbox.try_again(transaction, [Notice("x", "reconnect", 1, now + left, event)], now=now)
+        row = await room.database.fetch_one("select state, due_at from notices")
+        assert row == {"state": state, "due_at": now + 30 if state == "waiting" else None}
 
 
 async def test_of_an_endpoints_failed_events_the_newest_500_are_listed(store: Store) -> None:
