@@ -148,3 +148,23 @@ async def test_a_user_sees_every_agent_and_an_agent_only_its_own(room: Room) -> 
     mine = await delegations.list_for_client(room.database, room.alice.user.id, client_id="agent-9")
     assert [one.scopes for one in mine] == [WRITE]
     assert await delegations.list_for_user(room.database, "nobody") == ()
+
+
+async def test_a_change_says_whether_it_changed_anything_and_only_a_live_permission_is_held(room: Room) -> None:
+    connection = await room.connect(delegated=READ)
+    agent = {"user_id": room.alice.user.id, "client_id": room.alice.client.id}
+    which = {**agent, "connection_id": connection.id}
+    async with room.database.transaction() as transaction:
+        for ask, changes in ((READ, True), (READ, False), (frozenset[str](), True), (frozenset[str](), False)):
+            assert await delegations.set_ask(transaction, **which, ask=ask, now=room.now) is changes
+        for default, changes in ((connection.id, True), (connection.id, False), (None, True), (None, False)):
+            changed = await delegations.set_default(
+                transaction, **agent, provider="slack", connection_id=default, now=room.now
+            )
+            assert changed is changes
+        held = await delegations.hold(transaction, **which)
+        assert held is not None
+        assert held == await delegations.get(transaction, **which)
+        assert await delegations.revoke(transaction, **which, now=room.now)
+        assert await delegations.hold(transaction, **which) is None
+        assert not await delegations.set_ask(transaction, **which, ask=READ, now=room.now)
