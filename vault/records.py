@@ -1,4 +1,4 @@
-"""Frozen records of the vault and their legal transitions. Pure except for `new_id`: no storage, no clock.
+"""Frozen records of the vault. Pure except for `new_id`: no storage, no clock.
 
 Instants are integer seconds since the epoch (`*_at`). Scopes are frozensets of single scope strings. A field that can
 hold a secret is hidden from `repr`.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from enum import StrEnum
 from typing import Final
 
 from vault.classes.immutable import immutable
-from vault.refusals import TransitionRefused
 
 TENANT = "default"
 Tell = Callable[
@@ -149,9 +148,6 @@ class Session:
     proved_at: int | None = None
     tenant: str = TENANT
 
-    def is_live(self, now: int) -> bool:
-        return self.ended_at is None and now < self.expires_at
-
     @property
     def id(self) -> str:
         """Identifies the session in its person's forms. Half of a hash of 256 random bits, so useless as a cookie."""
@@ -233,10 +229,6 @@ class Grant:
     def is_live(self) -> bool:
         return self.revoked_at is None
 
-    def revoke(self, now: int, *, reason: str) -> Grant:
-        """The revoked grant; revoking twice keeps the first reason."""
-        return self if self.revoked_at is not None else replace(self, revoked_at=now, revoked_reason=reason)
-
 
 @immutable
 class RefreshToken:
@@ -300,15 +292,6 @@ class Ticket:
     binding: bytes | None = field(repr=False)  # hash of the browser session it belongs to
     consumed_at: int | None
     tenant: str = TENANT
-
-    def check(self, now: int) -> None:
-        """Raises TransitionRefused when it was used or has expired."""
-        if self.consumed_at is not None:
-            raise TransitionRefused(
-                "this link or code was already used", detail=f"the ticket ({self.purpose}) was already used"
-            )
-        if now >= self.expires_at:
-            raise TransitionRefused("this link or code has expired", detail=f"the ticket ({self.purpose}) has expired")
 
 
 class ConnectionState(StrEnum):

@@ -78,7 +78,7 @@ async def test_revoking_again_keeps_the_first_reason_and_one_contender_is_told(d
 
     told = [grant for grant in await asyncio.gather(*(contend(f"reason-{n}") for n in range(8))) if grant is not None]
     assert len(told) == 1
-    assert told[0] == seeded.grant.revoke(NOW, reason=told[0].revoked_reason or "")
+    assert told[0] == replace(seeded.grant, revoked_at=NOW, revoked_reason=told[0].revoked_reason)
     assert await contend("later") is None
     assert await get_grant(database, seeded.grant.id) == told[0]
 

@@ -495,7 +495,7 @@ async def test_revocation_ends_the_grant_for_its_own_client_only(database: Datab
     async with database.transaction() as transaction:
         ended = await tokens.revoke_token(transaction, first, client_id="agent-1", now=NOW)  # an older generation, too
         assert await tokens.revoke_token(transaction, second, client_id="agent-1", now=NOW) is None
-    assert ended == seeded.grant.revoke(NOW, reason="token_revoked")
+    assert ended == replace(seeded.grant, revoked_at=NOW, revoked_reason="token_revoked")
     assert await grants.live_principal_facts(database, seeded.grant.id) is None
     assert await _count_sealed(database) == 0
     for token in (first, second):
