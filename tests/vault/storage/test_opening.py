@@ -230,3 +230,22 @@ async def test_without_the_driver_of_postgres_its_package_is_named(
     with pytest.raises(StorageUnavailable, match=r"pip install 'mcp-token-vault\[postgres\]'"):
         await open_database("postgresql://vault@127.0.0.1:1/vault", data=tmp_path)
     await (await open_database("sqlite:", data=tmp_path)).close()
+
+
+async def test_a_vault_that_is_refused_leaves_no_session_at_its_server(postgres_store: Store) -> None:
+    await (await postgres_store.open()).close()
+    looking = await asyncpg.connect(postgres_store.url)
+    sessions = (
+        "select count(*) from pg_stat_activity "
+        "where datname = current_database() and application_name like 'token-vault%'"
+    )
+    try:
+        await looking.execute("insert into schema_versions (number, applied_at) values (9999, 1)")
+        with pytest.raises(StorageUnavailable, match="newer") as refused:
+            await postgres_store.open()
+        assert refused.value.__traceback__, "it still refers to what was opened"
+        async with asyncio.timeout(10):
+            while await looking.fetchval(sessions):
+                await asyncio.sleep(0.01)
+    finally:
+        await looking.close()
