@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -417,3 +418,28 @@ def test_where_the_file_system_has_no_locks_nobody_is_known_to_be_dead(
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert OwnerLocks(tmp_path).is_gone("dead") is None
     assert is_anybody_alive(tmp_path), "a restore must not run where nobody can be seen"
+
+
+def test_a_process_that_sweeps_the_folder_keeps_no_other_from_holding_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It locks each new file for a moment to see whether its owner is alive."""
+    really, sweeping = os.open, list[threading.Timer]()
+
+    def open_and_sweep(path: Path, flags: int, mode: int = 0o777) -> int:
+        opened = really(path, flags, mode)
+        if flags & os.O_CREAT:
+            seen = really(path, os.O_RDONLY)
+            fcntl.flock(seen, fcntl.LOCK_SH)
+            sweeping.append(threading.Timer(0.1, os.close, [seen]))
+            sweeping[-1].start()
+        return opened
+
+    monkeypatch.setattr(os, "open", open_and_sweep)
+    locks = OwnerLocks(tmp_path)
+    locks.hold("me")
+    for one in sweeping:
+        one.join()
+    assert len(sweeping) == 1
+    assert locks.is_gone("me") is False
+    locks.close()
