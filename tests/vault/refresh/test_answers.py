@@ -21,9 +21,11 @@ from tests.support.rooms.vault_room import (
 )
 from vault import connections
 from vault.refresh import leases
+from vault.refresh.concurrency import UpstreamTokenRequest
+from vault.refresh.refresh_request import Spender, open_refresh_token
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
 from vault.upkeep.revocations import revoke_upstream, run_due
-from vault.upstream import RotationMode
+from vault.upstream import RotationMode, TokenAnswer
 
 
 async def test_a_caller_that_is_cancelled_does_not_lose_the_answer(room: Room) -> None:
@@ -220,6 +222,23 @@ async def test_an_answer_to_an_earlier_grant_is_ended_without_the_newer_one(room
     room.pass_time(61)
     await run_due(room.vault)
     assert late in {token for token, _ in room.slack.revocations}
+
+
+async def test_a_used_token_that_an_answer_leaves_alive_is_ended_whatever_else_is_answered(room: Room) -> None:
+    connection = await room.connect()
+    facts = await room.row(connection)
+    policy = replace(room.vault.policies["slack"], revoke_ends_grant=False)
+    room.vault, key = replace(room.vault, policies={"slack": policy}), facts.key(room.vault.keys)
+    used, request = open_refresh_token(key, facts), UpstreamTokenRequest(connection.id, 1)
+    spender = Spender(room.vault, room.slack, policy, facts=facts, request=request, key=key, refresh_token=used)
+    generations: list[int | None] = []
+    for number, leaves_earlier in ((1, True), (2, False)):
+        answer = TokenAnswer(f"at-{number}", f"rt-{number}", expires_in=3600, leaves_earlier=leaves_earlier)
+        lease = leases.Lease(connection.id, f"owner {number}", generation=1, fence=facts.fence + number)
+        generations.append(await spender.commit(lease, answer, at=room.now))
+    assert generations == [2, None]
+    assert await run_due(room.vault) == 1
+    assert room.slack.revocations == [(used, None)]
 
 
 async def test_a_refresh_token_that_stays_is_revoked_with_the_access_token_that_came_late(store: Store) -> None:

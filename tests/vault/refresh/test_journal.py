@@ -435,8 +435,12 @@ async def test_an_answer_that_came_a_moment_ago_is_found_although_its_lease_has_
         assert [send.outcome for send in room.slack.sends] == ["Rotation"]
 
 
-async def test_a_start_commits_what_the_last_run_could_not(room: Room) -> None:
+@pytest.mark.parametrize("has_lapsed", [False, True])
+async def test_a_start_commits_what_the_last_run_could_not(room: Room, *, has_lapsed: bool) -> None:
     connection = await die_before_the_commit(room)
+    if has_lapsed:
+        async with room.database.transaction() as transaction:
+            await leases.lapse(transaction, await room.row(connection))
     assert await adopt_all(room.vault) == 1
     assert await adopt_all(room.vault) == 0
     assert sightings.read(room.store.data) is None, "the crash explains it: the database isn't older"
