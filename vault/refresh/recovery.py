@@ -16,6 +16,7 @@ from vault.records import TENANT, ConnectionState
 from vault.refresh import journal_recovery, leases, rotation, sightings, takeover
 from vault.refresh.concurrency import Vault
 from vault.refresh.leases import ConnectionFacts
+from vault.refresh.rules import CLOCKS, PAUSE
 from vault.storage.database import Reader, Value, integer, text
 
 log = logging.getLogger("token_vault.rotation")
@@ -31,7 +32,8 @@ _UNFINISHED = """
     ) i
     cross join connections k
     where k.tenant = :tenant and k.id = i.connection_id and k.generation = i.generation
-        and k.state = :active and k.ended_at is null and (k.retry_at is null or k.retry_at <= :now)
+        and k.state = :active and k.ended_at is null
+        and (k.retry_at is null or k.retry_at <= :now or k.retry_at > :latest)
     order by k.id
 """
 # As in `Connection.status`: a send without a lease, which can no longer be answered.
@@ -85,10 +87,12 @@ async def watch(vault: Vault) -> sightings.Rollback | None:
 async def take_up(vault: Vault) -> int:
     """Refresh each connection with an unknown result of its last refresh, if allowed now; returns how many."""
     await takeover.settle_gone(vault)
+    now = vault.database.now()
     which: dict[str, Value] = {
         "tenant": TENANT,
         "active": ConnectionState.ACTIVE.value,
-        "now": vault.database.now(),
+        "now": now,
+        "latest": now + PAUSE[1] + CLOCKS,  # a later end was written by another clock, as in `may_send`
     }
     waiting = [text(row, "id") for row in await vault.database.fetch(_UNFINISHED, which)]
     count = 0

@@ -106,18 +106,17 @@ async def refusal(
         sends = await unresolved_sends(vault, facts)
     expires_at = now if spoiled >= facts.access_generation else facts.access_expires_at
 
-    def may_be_sent(*, retry_at: int | None) -> bool:
+    def may_be_sent(*, expires_at: int | None, retry_at: int | None) -> bool:
         decided = may_send(policy, sends, now=now, access_expires_at=expires_at, retry_at=retry_at)
         return decided is SendDecision.SEND
 
-    if may_be_sent(retry_at=facts.retry_at):
+    if may_be_sent(expires_at=expires_at, retry_at=facts.retry_at):
         vault.tasks.watches.forget(facts.connection_id)
         return None
     if all(one.is_settled for one in sends):
-        paused_until = now if facts.retry_at is None else facts.retry_at
-        if expires_at is not None and not may_be_sent(retry_at=None):
-            paused_until = max(paused_until, expires_at)
-        return silent(facts, wait=max(1, paused_until - now))
+        pause_ends = None if may_be_sent(expires_at=now, retry_at=facts.retry_at) else facts.retry_at
+        token_ends = None if may_be_sent(expires_at=expires_at, retry_at=None) else expires_at
+        return silent(facts, wait=max(pause_ends or now, token_ends or now) - now)
     watched = _seconds_watched(vault, facts, now=now)
     if watched >= LEASE:
         return ConnectionRequired(
