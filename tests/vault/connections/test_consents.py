@@ -195,6 +195,11 @@ async def end_everything(place: Place, trip: Trip) -> None:
     assert place.live_grants() == 0
 
 
+async def late_openings(place: Place, trip: Trip) -> list[object]:
+    """What each event of an opened connection says about being late."""
+    return [one.details.get("late") for one in await place.room.events(trip.user) if one.kind == "connection.opened"]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_consent_that_comes_while_the_storage_is_away_is_stored_when_it_is_back(
     place: Place, stage: str
@@ -216,6 +221,7 @@ async def test_a_consent_that_comes_while_the_storage_is_away_is_stored_when_it_
     assert len(await trip.list_connections()) == 1
     rows = await place.room.deployment.database.fetch("select connection_id from keys.connection_keys")
     assert [row["connection_id"] for row in rows] == [connection.id], "the key of the kept answer is destroyed"
+    assert await late_openings(place, trip) == [True]
     await end_everything(place, trip)
 
 
@@ -305,6 +311,7 @@ async def test_a_person_who_is_gone_while_the_provider_answers_gets_no_connectio
     local.watch(at)
     answer = await trip.person.http.get(trip.callback)
     assert answer.status_code == (400 if change else 303)
+    assert await late_openings(local, trip) == ([] if change else [None])
     assert (f"This user {change}, so nothing was connected." in answer.text) is bool(change)
     await revocations.run_due(deployment.vault)
     assert local.live_grants() == len(await trip.list_connections()) == (0 if change else 1)

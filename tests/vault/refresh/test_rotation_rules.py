@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -15,7 +15,7 @@ from tests.support.rooms.vault_room import open_room, second_process
 from tests.vault.refresh.test_refresh_model import BROKEN
 from vault.refresh import leases, rotation, rules, takeover
 from vault.refresh.accounts import AccountQuery, read_accounts
-from vault.refusals import TemporarilyUnavailable
+from vault.refusals import CiphertextRejected, TemporarilyUnavailable
 from vault.upstream import SEND_DEADLINE, RotationMode, UpstreamPolicy
 
 
@@ -215,3 +215,14 @@ def test_a_token_is_sent_again_where_that_costs_nothing(
 def test_a_lease_and_a_claim_end_at_their_second() -> None:
     assert [rules.may_claim(lease_until=100, now=now, holder_is_gone=False) for now in (99, 100)] == [False, True]
     assert [rules.is_claim_void(SEND_DEADLINE + late) for late in (0, 0.1)] == [False, True]
+
+
+async def test_a_row_tells_when_its_lease_ends_and_whether_its_key_was_destroyed(sqlite_store: Store) -> None:
+    async with open_room(sqlite_store) as room:
+        facts = await room.row(await room.connect())
+        leased = [replace(facts, lease_until=end).is_leased(100) for end in (None, 100, 101)]
+        assert leased == [False, False, True]
+        assert facts.key(room.vault.keys)
+        for destroyed in (replace(facts, wrapped=None), replace(facts, salt=None)):
+            with pytest.raises(CiphertextRejected):
+                destroyed.key(room.vault.keys)
