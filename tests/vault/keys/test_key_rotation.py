@@ -517,7 +517,8 @@ async def test_what_is_wrapped_already_keeps_no_other_from_being_wrapped(
     assert await key_rotation.rewrap_all(room.database, room.vault.keys) == len(rows) - 1
 
 
-async def test_a_damaged_key_keeps_no_other_from_being_wrapped(room: Room) -> None:
+async def test_a_damaged_key_keeps_no_other_from_being_wrapped(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_rotation, "PAGE", 2)
     await people(room, 4)
     users_before = len(await room.database.fetch("select user_id from keys.user_keys"))
     key_id = await add(room)
