@@ -15,6 +15,7 @@ from tests.conftest import KeySettings, Store
 from tests.support.rooms.vault_room import GOOGLE_SCOPES, Room, open_room, second_process
 from tests.support.seeded_grant import seed
 from tests.vault.keys.test_key_rotation import add, promote, upkeep
+from tests.vault.refresh.parts.test_journal_places import full_disk
 from vault import connections, users
 from vault.backup import backups
 from vault.backup.backups import Backup
@@ -150,6 +151,21 @@ async def test_a_reader_that_holds_the_files_only_delays_it(local: Room) -> None
     await revocations.scrub(local.vault, ())
     assert not local.vault.tasks.has_traces
     assert "keys.sqlite-wal" not in left_in(local.store.data, known)
+
+
+async def test_a_journal_that_cant_be_written_only_delays_it(
+    local: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection, known = await use_account(local)
+    await local.disconnect(connection)
+    with full_disk(monkeypatch):
+        assert await revocations.revoke_upstream(local.vault, connection.id) == "revoked"
+    assert local.vault.tasks.has_traces
+    assert "000.journal" in left_in(local.store.data, known)
+    assert "traces not wiped yet" in caplog.messages
+    await revocations.scrub(local.vault, (connection.id,))
+    assert not local.vault.tasks.has_traces
+    assert left_in(local.store.data, known) == {}
 
 
 async def refresh_elsewhere(local: Room, other: Room, connection: Connection) -> set[bytes]:
