@@ -411,21 +411,28 @@ async def test_the_operators_policy_is_asked_and_what_it_says_is_said(room: Room
     none = await assert_works(room, connection)
     assert "no operator's policy" in why(none, ExchangeStep.POLICY)
     asked: list[PolicyQuestion] = []
-    answers: list[bool | TemporarilyUnavailable] = []
+    answers: list[PolicyOutcome | TemporarilyUnavailable] = []
 
     async def check(question: PolicyQuestion, reader: Reader, /, *, now: int) -> PolicyVerdict:
         asked.append(question)
         answer = answers[-1]
         if isinstance(answer, TemporarilyUnavailable):
             raise answer
-        return PolicyVerdict(PolicyOutcome.ALLOW if answer else PolicyOutcome.FORBID)
+        return PolicyVerdict(answer)
 
     room = replace(room, vault=replace(room.vault, policy_check=check))
-    answers.append(True)
+    answers.append(PolicyOutcome.ALLOW)
     allowed = await assert_works(room, connection)
     assert "allows" in why(allowed, ExchangeStep.POLICY)
+    answers.append(PolicyOutcome.ASK)
+    to_approve = await ask(room, connection)
+    assert "approves each use" in why(to_approve, ExchangeStep.POLICY)
+    assert (to_approve.asks, allowed.asks, none.asks) == (True, False, False)
     assert (asked[-1].connection_id, asked[-1].scopes) == (connection.id, WANTED)
-    for answer in (False, TemporarilyUnavailable("The policy can't be asked.", retry_after=5, detail="refused")):
+    for answer in (
+        PolicyOutcome.FORBID,
+        TemporarilyUnavailable("The policy can't be asked.", retry_after=5, detail="refused"),
+    ):
         answers.append(answer)
         await assert_same(room, connection, ExchangeStep.POLICY)
     count = len(asked)
