@@ -117,7 +117,7 @@ def renew(
     if given is None:
         return Renewal(None)
     taken = given - held.scopes - _DROPPED
-    if given >= _DROPPED:
+    if DROPPED in given:
         if held.revoked_at is None:
             return Renewal(None)
         return Renewal(wanted | taken, wanted - taken, end) if wanted - taken else Renewal(given)

@@ -136,6 +136,20 @@ async def test_an_account_that_is_connected_later_is_allowed_at_once(company: Co
         assert not (await client.call_tool("slack_channels", {})).is_error
 
 
+async def test_an_agent_that_was_cut_off_keeps_no_other_from_an_account_that_is_connected_later(
+    company: Company,
+) -> None:
+    cut, kept = sorted((company.caller, await company.place.caller()), key=lambda one: one.client.id)
+    for caller in (cut, kept):
+        await admit(company, caller)
+    await cut_off(replace(company, caller=cut))
+    connection = await connect(company)
+    deployment, policies = company.place.deployment, company.place.deployment.vault.policies
+    async with deployment.transaction() as transaction:
+        events = await company_access.allow_opened(transaction, connection, policies["slack"], now=company.now())
+    assert [(one.kind, one.client_id) for one in events] == [("company.allowed", kept.client.id)]
+
+
 async def test_groups_give_more_and_take_it_back(company: Company) -> None:
     connection = await connect(company)
     await admit(company)
@@ -469,6 +483,8 @@ async def test_a_change_waits_for_an_assertion_that_is_being_redeemed(store: Sto
 async def test_the_permission_ends_some_time_after_the_last_assertion(company: Company) -> None:
     connection = await connect(company)
     await admit(company)
+    held = await company.permission()
+    assert [held.is_live(held.expires_at + late) for late in (-1, 0)] == [True, False]
     company.place.deployment.database.clock_offset += 30 * DAY
     assert await live_scopes(company, connection) == frozenset()
     await admit(company)
