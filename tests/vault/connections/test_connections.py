@@ -462,6 +462,30 @@ async def test_the_answer_of_a_refresh_on_its_way_while_connecting_again_is_what
     assert alive(room) == [False, not ends_grant]
 
 
+@pytest.mark.parametrize("is_first_over", [False, True])
+async def test_an_answer_that_comes_after_connecting_again_and_disconnecting_is_ended_once(
+    room: Room, *, is_first_over: bool
+) -> None:
+    give(room, ends_grant=False)
+    connection = await room.connect()
+    room.pass_time(3600)
+    async with room.held_refresh() as slow:
+        await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
+        (first,) = await revocations.list_revocations(room.database, room.alice.user.id)
+        await room.disconnect(connection)
+        room.pass_time(61)
+        for ended in (connection.id, first.connection_id)[: 1 + is_first_over]:
+            assert await revocations.revoke_upstream(room.vault, ended) == "revoked"
+        room.slack.families[0].is_alive = True  # this provider revokes only single tokens
+        room.slack.gate.set()
+        with pytest.raises(ConnectionRequired):
+            await slow
+    newest = room.slack.families[0].refresh_token
+    await revocations.run_due(room.vault)
+    assert [refresh_token for refresh_token, _ in room.slack.revocations].count(newest) == 1
+    assert alive(room) == [False, False]
+
+
 @pytest.mark.parametrize("is_key_gone", [False, True])
 async def test_tokens_that_come_just_as_the_grant_before_ends_are_ended_as_well(
     room: Room, *, is_key_gone: bool
