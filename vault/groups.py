@@ -379,27 +379,16 @@ async def forget_person(transaction: Transaction, user_id: str) -> None:
 
 
 async def _held_group(transaction: Transaction, name: str, *, now: int) -> str:
-    """The group's id, locked so that no one deletes it as empty; recreates the group if someone just did."""
+    """The group's id, locked so that no one deletes it as empty; creates the group if there is none.
+
+    Begins again if someone else deleted or created it in the meantime.
+    """
     for _ in range(3):
-        group = await _group_named(transaction, name, now=now)
-        with suppress(TransitionRefused):
-            await hold_group(transaction, group)
-            return group
+        with suppress(TransitionRefused, GroupNameTaken):
+            group = await find_group(transaction, name) or await create_group(transaction, name, now=now)
+            await hold_group(transaction, group.id)
+            return group.id
     raise TransitionRefused(_GONE)
-
-
-async def _group_named(transaction: Transaction, name: str, *, now: int) -> str:
-    """The ID of the group; two sign-ins with the same new group create it once."""
-    found = await find_group(transaction, name)
-    if found is not None:
-        return found.id
-    try:
-        return (await create_group(transaction, name, now=now)).id
-    except GroupNameTaken:
-        made = await find_group(transaction, name)
-        if made is None:
-            raise
-        return made.id
 
 
 def _sources_and_end(rows: Sequence[Row]) -> tuple[tuple[str, ...], int | None]:

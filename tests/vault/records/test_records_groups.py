@@ -124,8 +124,12 @@ async def test_a_user_name_of_the_directory_is_unique_without_case(database: Dat
         with pytest.raises(directory.UserNameTaken):
             await directory.store_person(transaction, replace(told, user_id=bob.id, user_name="a@COMPANY.example"))
         await directory.store_person(transaction, replace(told, user_id=bob.id, user_name="b@company.example"))
+        longest = ProvisionedPerson((await users.create_user(transaction, "carol", now=NOW)).id, "ä" * 200, NOW, NOW)
+        await directory.store_person(transaction, longest)
     found = await directory.find_person(database, "a@company.EXAMPLE")
     assert found == replace(told, name="alice")
+    found = await directory.find_person(database, "A\N{COMBINING DIAERESIS}" * 200)
+    assert found == replace(longest, name="carol")
     assert {one.user_id for one in await directory.with_external_id(database, "00u1")} == {alice.id, bob.id}
 
 
@@ -191,6 +195,24 @@ async def test_a_group_that_is_deleted_as_empty_during_a_sign_in_is_made_again(
         await groups.delete_group(pruning, group.id)
     await joining
     assert await groups.names_of_person(database, user.id, now=NOW) == {"sales"}
+
+
+async def test_two_first_sign_ins_of_a_group_make_it_once(database: Database) -> None:
+    alice, bob = await make_user(database), await make_user(database, "bob")
+    is_postgres = type(database).__name__ == "PostgresDatabase"
+
+    async def sign_in() -> None:
+        async with database.transaction() as transaction:
+            await bring(transaction, bob, "Sales")
+
+    async with database.transaction() as first:
+        await bring(first, alice, "sales")
+        second = asyncio.create_task(sign_in())
+        await until_waiting(first, second, is_postgres=is_postgres)
+    await second
+    group = await groups.find_group(database, "Sales")
+    assert group is not None
+    assert [one.name for one in await groups.members(database, group.id, now=NOW)] == ["alice", "bob"]
 
 
 async def test_the_end_of_a_membership_does_not_hold_up_a_sign_in_that_renews_it(database: Database) -> None:
