@@ -28,7 +28,7 @@ from vault import clients, company_access, company_permissions, delegations, gra
 from vault.company_access import OwnedAccount
 from vault.company_permissions import CUT_OFF, DROPPED, Renewal, renew
 from vault.grants import derive_grant
-from vault.records import ClientKind, Connection, Delegation, Principal
+from vault.records import ClientKind, Connection, Delegation, Event, Principal
 from vault.upkeep import retention
 
 READS = frozenset({"channels:read", "channels:history"})
@@ -123,14 +123,18 @@ async def test_an_agent_calls_a_tool_without_any_page(company: Company) -> None:
     assert [one.details["rules"] for one in admitted] == [["everyone"]]
 
 
+async def allow_opened(company: Company, connection: Connection) -> tuple[Event, ...]:
+    """Do what storing a consent does."""
+    deployment, policies = company.place.deployment, company.place.deployment.vault.policies
+    async with deployment.transaction() as transaction:
+        return await company_access.allow_opened(transaction, connection, policies["slack"], now=company.now())
+
+
 async def test_an_account_that_is_connected_later_is_allowed_at_once(company: Company) -> None:
     agent = await admit(company)
     connection = await connect(company)
     assert await live_scopes(company, connection) == frozenset()
-    deployment, policies = company.place.deployment, company.place.deployment.vault.policies
-    async with deployment.transaction() as transaction:
-        events = await company_access.allow_opened(transaction, connection, policies["slack"], now=company.now())
-    assert [one.kind for one in events] == ["company.allowed"]
+    assert [one.kind for one in await allow_opened(company, connection)] == ["company.allowed"]
     assert await live_scopes(company, connection) >= READS
     async with company.place.room.client(agent) as client:
         assert not (await client.call_tool("slack_channels", {})).is_error
@@ -143,10 +147,7 @@ async def test_an_agent_that_was_cut_off_keeps_no_other_from_an_account_that_is_
     for caller in (cut, kept):
         await admit(company, caller)
     await cut_off(replace(company, caller=cut))
-    connection = await connect(company)
-    deployment, policies = company.place.deployment, company.place.deployment.vault.policies
-    async with deployment.transaction() as transaction:
-        events = await company_access.allow_opened(transaction, connection, policies["slack"], now=company.now())
+    events = await allow_opened(company, await connect(company))
     assert [(one.kind, one.client_id) for one in events] == [("company.allowed", kept.client.id)]
 
 
@@ -172,10 +173,14 @@ async def test_of_the_groups_in_an_assertion_1000_are_read(company: Company, oth
     assert ("chat:write" in await live_scopes(company, connection)) is is_read
 
 
-async def test_a_rule_can_have_changes_approved(company: Company) -> None:
+@pytest.mark.parametrize(("group", "asked"), [("writers", {delegations.WRITES}), ("others", set[str]())])
+async def test_a_rule_can_have_changes_approved(company: Company, group: str, asked: set[str]) -> None:
     connection = await connect(company)
-    await admit(company, groups=["writers"])
-    assert (await get_delegation(company, connection)).ask == {delegations.WRITES}
+    await admit(company, groups=[group])
+    assert (await get_delegation(company, connection)).ask == asked
+    later = await connect_another(company)
+    await allow_opened(company, later)
+    assert (await get_delegation(company, later)).ask == asked
 
 
 async def test_what_the_person_narrows_stays_narrow(company: Company) -> None:
