@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from providers.definitions.catalog import load_catalog
+from server.proxy.refusals import unknown_parameter
 from server.proxy.wire import (
     CallParameters,
     ProxyRefused,
@@ -144,6 +145,16 @@ def test_a_judged_parameter_has_one_value_and_one_spelling() -> None:
         merge(query, body, [])
         with refusal("ambiguous_parameter"):
             merge(query, body, ["owner/name"])
+
+
+def test_a_refusal_repeats_the_first_40_characters_of_a_name() -> None:
+    name = "n" * 40 + "!"
+    with pytest.raises(ProxyRefused) as ambiguous:
+        merge(parameters_of({name: "a"}), CallParameters(), ["owner"])
+    unknown = unknown_parameter(GITHUB, GITHUB.rules[0], [name], limit=1)
+    for told in (ambiguous.value.description, unknown.description):
+        assert "n" * 40 in told
+        assert "!" not in told
 
 
 def test_an_annotation_of_a_body_stands_beside_a_judged_parameter() -> None:
