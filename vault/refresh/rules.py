@@ -98,7 +98,7 @@ def pause_after(
     *,
     now: int,
     is_over: bool,
-    asked: int = 0,
+    asked: int,
 ) -> int:
     """Seconds until the next try of a token whose newest send, one of these, got no answer.
 

@@ -245,5 +245,7 @@ def test_a_token_is_made_of_one_that_has_some_time_left() -> None:
         assert is_good_parent(_row(access_expires_at=None), policy=policy, now=NOW)
         assert not is_good_parent(_row(access_sealed=None), policy=policy, now=NOW)
         assert not is_good_parent(_row(), policy=policy, now=NOW + 3599)
-    assert not is_good_parent(_row(), policy=box, now=NOW + 3560)  # refreshed first, so that the new token lasts
-    assert is_good_parent(_row(), policy=github, now=NOW + 3560)  # but not where a refresh ends tokens in use
+    # It is refreshed a minute before its end, so that the new token lasts, but not where that ends tokens in use.
+    for policy, left in ((box, 60), (github, 5)):
+        for more, is_good in ((0, False), (1, True)):
+            assert is_good_parent(_row(), policy=policy, now=NOW + 3600 - left - more) is is_good

@@ -154,6 +154,8 @@ async def test_that_an_earlier_sender_is_gone_does_not_free_the_lease_of_another
             facts = await room.row(connection)
             assert facts.lease_owner == other.vault.owner
             assert await takeover.is_free(room.vault, facts, now=room.now) is not holder_lives
+            for owner in (room.vault.owner, None):  # what is its own, or no one's, has no holder that is gone
+                assert not await takeover.holder_is_gone(room.vault, replace(facts, lease_owner=owner))
 
 
 @pytest.mark.parametrize("rotation", list(RotationMode))

@@ -203,14 +203,14 @@ def test_in_a_grace_a_pause_leaves_time_for_a_try(grace: int, sends: int, left: 
 def test_the_next_try_waits_for_a_quarter_of_the_silence(silent_for: int, pause: int) -> None:
     policy = UpstreamPolicy("slack", rotation=RotationMode.STRICT)
     unresolved = [UnresolvedSends("one", 1000, 2, is_settled=True)]
-    assert pause_after(policy, unresolved, now=1000 + silent_for, is_over=True) == pause
+    assert pause_after(policy, unresolved, now=1000 + silent_for, is_over=True, asked=0) == pause
 
 
 def test_a_long_silence_pauses_for_a_day_at_most_and_another_clock_keeps_to_it() -> None:
     policy = UpstreamPolicy("slack", rotation=RotationMode.STRICT)
     unresolved = [UnresolvedSends("one", 0, 40, is_settled=True)]
     now = 10 * 86400
-    pause = pause_after(policy, unresolved, now=now, is_over=True)
+    pause = pause_after(policy, unresolved, now=now, is_over=True, asked=0)
     assert pause == 86400
     for behind, decision in ((0, SendDecision.WAIT), (2, SendDecision.WAIT), (3, SendDecision.SEND)):
         decided = may_send(policy, unresolved, now=now - behind, access_expires_at=None, retry_at=now + pause)

@@ -21,6 +21,8 @@ import pytest
 import vault.storage.postgres
 import vault.storage.postgres_owners
 from tests.conftest import Store
+from tests.support.rooms.vault_room import open_room
+from vault.refresh import leases, takeover
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database
 from vault.storage.database_url import open_database
@@ -105,6 +107,26 @@ async def test_death_on_another_host_shows_but_is_not_certain(postgres_store: St
             assert not await database.is_dead("other", certainly=True)
     finally:
         await database.close()
+
+
+@pytest.mark.usefixtures("trust_at_once")
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+async def test_only_a_certain_death_settles_what_was_sent(
+    postgres_store: Store, elsewhere: Path, *, is_elsewhere: bool
+) -> None:
+    """Another host may still receive the answer, although its session seems to have ended."""
+    async with open_room(postgres_store) as room:
+        connection = await room.connect()
+        async with room.database.transaction() as transaction:
+            await leases.claim(transaction, await room.row(connection), owner="other", now=room.now)
+        with holder(postgres_store, elsewhere if is_elsewhere else postgres_store.data) as process:
+            process.kill()
+            process.wait(WAIT)
+            await until_dead(room.database, "other")
+        assert await takeover.holder_is_gone(room.vault, await room.row(connection)) is not is_elsewhere
+        await takeover.settle_gone(room.vault)
+        (send,) = await leases.list_unresolved(room.database, await room.row(connection))
+        assert send.is_settled is not is_elsewhere
 
 
 @pytest.mark.usefixtures("trust_at_once")

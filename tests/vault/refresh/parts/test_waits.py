@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import pytest
@@ -60,7 +61,9 @@ async def test_after_a_silence_a_refresh_waits_for_the_end_of_its_pause_and_of_t
 
 
 @pytest.mark.parametrize(("left", "taken_up"), [(0, 1), (60, 0), (PAUSE[1], 0), (PAUSE[1] + CLOCKS + 60, 1)])
-async def test_an_unfinished_refresh_is_taken_up_unless_its_pause_lasts(store: Store, left: int, taken_up: int) -> None:
+async def test_an_unfinished_refresh_is_taken_up_unless_its_pause_lasts(
+    store: Store, caplog: pytest.LogCaptureFixture, left: int, taken_up: int
+) -> None:
     """`left`: seconds of the pause. A clock that was wrong wrote the last one."""
     async with open_room(store) as room:
         connection = await room.connect()
@@ -71,5 +74,7 @@ async def test_an_unfinished_refresh_is_taken_up_unless_its_pause_lasts(store: S
             assert lease is not None
             await leases.settle(transaction, lease, now=room.now)
             await leases.pause(transaction, facts, until=room.now + left)
+        caplog.set_level(logging.INFO)
         assert await take_up(room.vault) == taken_up
         assert len(room.slack.sends) == taken_up
+        assert [one.message for one in caplog.records].count("unfinished refreshes taken up") == taken_up
