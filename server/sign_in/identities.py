@@ -14,10 +14,12 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from server.deployment import Deployment
 from server.settings import Settings
+from server.sign_in.proofs import CHANGED, Proof, hold_person
 from vault.records import User
 from vault.refresh import company, consents
 from vault.refresh.consents import Consent
-from vault.refusals import StorageUnavailable, TemporarilyUnavailable
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
+from vault.storage.database import Transaction
 from vault.upstream import Account, TokenAnswer, UpstreamPolicy
 
 OFFLINE: Final = "offline_access"
@@ -61,13 +63,25 @@ def identity_policy(name: str) -> UpstreamPolicy:
 
 
 async def keep(
-    deployment: Deployment, name: str, user: User, *, subject: str, id_token: str, refresh_token: str | None
+    deployment: Deployment,
+    name: str,
+    user: User,
+    *,
+    proof: Proof,
+    subject: str,
+    id_token: str,
+    refresh_token: str | None,
 ) -> None:
     """Keep what a sign-in brought as the person's connection to their identity provider.
 
     Without a refresh token it vouches until the ID token ends. If it can't be stored now, it is stored later or ended
-    at the identity provider.
+    at the identity provider. `proof`: if it no longer holds, it is ended there.
     """
+
+    async def guard(transaction: Transaction) -> None:
+        if not await hold_person(transaction, user, proof):
+            raise TransitionRefused(CHANGED)
+
     vault = deployment.vault
     answer = TokenAnswer(
         id_token,
@@ -79,9 +93,10 @@ async def keep(
     consent = Consent(user.id, identity_name(name), IDENTITY_SCOPES)
     at_ms = consents.milliseconds(vault)
     try:
-        await consents.store(vault, consent, answer, at_ms=at_ms)
-    except (StorageUnavailable, TemporarilyUnavailable):
+        await consents.store(vault, consent, answer, at_ms=at_ms, guard=guard)
+    except (StorageUnavailable, TemporarilyUnavailable, TransitionRefused):
         logger.warning("identity not stored yet", extra={"provider": name})
-        vault.tasks.finish(f"identity:{user.id}", consents.finish(vault, consent, answer, at_ms=at_ms, is_kept=False))
+        finishing = consents.finish(vault, consent, answer, at_ms=at_ms, is_kept=False, guard=guard)
+        vault.tasks.finish(f"identity:{user.id}", finishing)
         return
     vault.tasks.finish(f"company:{user.id}", company.connect_all(vault, user.id))

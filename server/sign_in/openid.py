@@ -28,7 +28,7 @@ from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.openid_settings import OpenIDSettings
-from server.sign_in import identities
+from server.sign_in import identities, proofs
 from server.sign_in.newcomers import confirmed_address, create_user, is_verified, link_provisioned
 from server.signatures import jose
 from server.signatures.key_sets import NoKeys, claims_of_issuer
@@ -36,6 +36,7 @@ from vault import groups, tickets, users
 from vault.audit import audit
 from vault.records import Event, TicketPurpose, User
 from vault.refusals import TransitionRefused
+from vault.storage.database import Transaction
 
 LIFETIME: Final = 600  # seconds for the redirect and back
 SCOPE: Final = "openid profile"
@@ -256,8 +257,7 @@ async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> Sig
         claims = await _verify(deployment, registered, provider, tokens.id_token, nonce=payload["nonce"])
         signed_in_at = _signed_in_at(claims, asked_again_at=payload.get("asked_again_at", ""))
         user = await _user_of(deployment, registered, claims)
-        await _take_groups(deployment, name, registered, claims, user)
-        await _note_sign_in(deployment, claims, user)
+        await _store_claims(deployment, name, registered, claims, user)
     except OpenIDRefused as refusal:
         logger.info("OpenID Connect sign-in refused", extra={"provider": name, "detail": refusal.detail})
         details: dict[str, object] = {"method": "openid", "provider": name[:60], "reason": refusal.detail}
@@ -268,6 +268,7 @@ async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> Sig
             deployment,
             name,
             user,
+            proof=proofs.identity(claims.iss, claims.sub),
             subject=claims.sub,
             id_token=tokens.id_token,
             refresh_token=tokens.refresh_token,
@@ -444,8 +445,20 @@ async def _link_provisioned(deployment: Deployment, registered: OpenIDSettings, 
         ) from error
 
 
-async def _take_groups(
+async def _store_claims(
     deployment: Deployment, name: str, registered: OpenIDSettings, claims: Claims, user: User
+) -> None:
+    """Store what the provider says about the person, if the identity is still theirs. Raises OpenIDRefused."""
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        if not await proofs.hold_person(transaction, user, proofs.identity(claims.iss, claims.sub)):
+            raise OpenIDRefused(proofs.CHANGED, detail="changed")
+        await _take_groups(transaction, name, registered, claims, user, now=now)
+        await _note_sign_in(transaction, claims, user, now=now)
+
+
+async def _take_groups(
+    transaction: Transaction, name: str, registered: OpenIDSettings, claims: Claims, user: User, *, now: int
 ) -> None:
     """Add the person to the groups that the provider names, and remove them from those that it no longer names.
 
@@ -453,23 +466,16 @@ async def _take_groups(
     """
     if not registered.groups_claim:
         return
-    given, now = claims.other(registered.groups_claim), deployment.now()
+    given = claims.other(registered.groups_claim)
     values = [given] if isinstance(given, str) else given if is_array(given) else []
     names = [value for value in values if isinstance(value, str)]
     if registered.groups:
         names = [registered.groups[value] for value in names if value in registered.groups]
-    async with deployment.transaction() as transaction:
-        joined, left = await groups.set_groups(
-            transaction,
-            user.id,
-            names,
-            source=f"openid:{name}",
-            now=now,
-            expires_at=now + registered.groups_days * 86400,
-        )
-        if joined or left:
-            details: dict[str, object] = {"joined": list(joined)[:20], "left": list(left)[:20], "provider": name[:60]}
-            await audit.append(transaction, Event("user.groups_changed", user_id=user.id, details=details), now=now)
+    end, source = now + registered.groups_days * 86400, f"openid:{name}"
+    joined, left = await groups.set_groups(transaction, user.id, names, source=source, now=now, expires_at=end)
+    if joined or left:
+        details: dict[str, object] = {"joined": list(joined)[:20], "left": list(left)[:20], "provider": name[:60]}
+        await audit.append(transaction, Event("user.groups_changed", user_id=user.id, details=details), now=now)
 
 
 def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:
@@ -477,16 +483,13 @@ def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:
     return confirmed_address(claims.iss, claims.model_dump(), domains=domains) is not None
 
 
-async def _note_sign_in(deployment: Deployment, claims: Claims, user: User) -> None:
+async def _note_sign_in(transaction: Transaction, claims: Claims, user: User, *, now: int) -> None:
     """Remember the confirmed address, by which signals name the person, and let stopped agents go on."""
     email = claims.email.lower() if isinstance(claims.email, str) and is_verified(claims.email_verified) else ""
-    now = deployment.now()
-    async with deployment.transaction() as transaction:
-        await users.hold_user(transaction, user.id)
-        at = min(now, int(claims.iat))
-        await users.note_sign_in(transaction, issuer=claims.iss, subject=claims.sub, at=at)
-        if 3 <= len(email) <= _EMAIL_LIMIT and email.isprintable() and str(claims.email).isascii():
-            await users.note_email(transaction, issuer=claims.iss, subject=claims.sub, email=email)
-        if await users.lift_stop(transaction, user.id, by=claims.iss, signed_in_at=at):
-            event = Event(kind="user.agents_resumed", user_id=user.id, details={"issuer": claims.iss})
-            await audit.append(transaction, event, now=now)
+    at = min(now, int(claims.iat))
+    await users.note_sign_in(transaction, issuer=claims.iss, subject=claims.sub, at=at)
+    if 3 <= len(email) <= _EMAIL_LIMIT and email.isprintable() and str(claims.email).isascii():
+        await users.note_email(transaction, issuer=claims.iss, subject=claims.sub, email=email)
+    if await users.lift_stop(transaction, user.id, by=claims.iss, signed_in_at=at):
+        event = Event(kind="user.agents_resumed", user_id=user.id, details={"issuer": claims.iss})
+        await audit.append(transaction, event, now=now)

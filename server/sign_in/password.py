@@ -23,7 +23,7 @@ from server.http.addresses import address_of, counting_key, network_of
 from server.runtime import peers
 from server.settings import Settings
 from server.sign_in.devices import describe_browser
-from server.sign_in.proofs import Proof, hold_person, password_of
+from server.sign_in.proofs import CHANGED, Proof, hold_person, password_of
 from vault import limits, tickets, users
 from vault.audit import audit
 from vault.keys.passwords import PasswordRefused, check_password, hash_password, needs_rehash, verify_password
@@ -235,7 +235,7 @@ async def begin_session(
         details: dict[str, object] = {"method": method, "reason": "changed"}
         event = Event("session.refused", outcome="refused", user_id=user.id, details=details)
         await deployment.activity.record_refusal(event)
-        raise SignInRefused("Your account changed while you were signing in. Sign in again.", kind="conflict")
+        raise SignInRefused(CHANGED, kind="conflict")
     set_cookie(deployment, request, response, "session", value=token, lifetime=lifetime)
     set_cookie(deployment, request, response, "browser", value="")
     known = _new_known_value(deployment, user.id)

@@ -7,6 +7,7 @@ the passkey removed in the meantime, no session may begin: the change ended only
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from vault import users
 from vault.records import User
@@ -14,6 +15,7 @@ from vault.sign_in import passkeys
 from vault.sign_in.passkeys import Passkey
 from vault.storage.database import Transaction
 
+CHANGED: Final = "Your account changed while you were signing in. Sign in again."
 Proof = Callable[[Transaction, User], Awaitable[bool]]  # given the person as they are now
 
 

@@ -38,6 +38,7 @@ from vault.scopes import meet
 from vault.storage.database import Conflict, Transaction, Value
 from vault.upstream import Account, RevokeOutcome, TokenAnswer, UpstreamPolicy
 
+Guard = Callable[[Transaction], Awaitable[None]]  # raises in the transaction that stores if something forbids it
 log = logging.getLogger("token_vault.consents")
 
 CONSENT = "consent"  # the purpose under which an answer is sealed
@@ -202,11 +203,11 @@ async def store(
     *,
     at_ms: int,
     is_late: bool = False,
-    guard: Callable[[Transaction], Awaitable[None]] | None = None,
+    guard: Guard | None = None,
 ) -> StoredConsent | None:
     """Connect the account and let the agent use it, in one transaction; None when this answer is already stored.
 
-    `guard` raises in that transaction if something forbids it. Raises TransitionRefused when the answer names no
+    Raises TransitionRefused when the answer names no
     account, when its person is gone or disabled, or when the replaced connection is gone; ConnectionRequired when the
     connection that vouched for it has ended; StorageUnavailable and TemporarilyUnavailable when it may be retried.
     """
@@ -423,7 +424,9 @@ async def refuse(vault: Vault, consent: Consent) -> None:
         log.warning("refused consent not noted", extra={"detail": error.detail})
 
 
-async def finish(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_kept: bool) -> None:
+async def finish(
+    vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_kept: bool, guard: Guard | None = None
+) -> None:
     """Store an answer that could not be stored at once, or have it ended; returns when that is done.
 
     An answer that is on no disk may be the only trace of its grant: after a while it is ended at the provider instead.
@@ -432,7 +435,7 @@ async def finish(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: 
     started = loop.time()
     while True:
         try:
-            await _store_or_give_up(vault, consent, answer, at_ms=at_ms)
+            await _store_or_give_up(vault, consent, answer, at_ms=at_ms, guard=guard)
         except (StorageUnavailable, TemporarilyUnavailable):
             log.error("consent not stored yet", extra={"provider": consent.provider})  # noqa: TRY400
         else:
@@ -442,9 +445,11 @@ async def finish(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: 
         await asyncio.sleep(next(waits))
 
 
-async def _store_or_give_up(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int) -> bool:
+async def _store_or_give_up(
+    vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, guard: Guard | None = None
+) -> bool:
     try:
-        return await store(vault, consent, answer, at_ms=at_ms, is_late=True) is not None
+        return await store(vault, consent, answer, at_ms=at_ms, is_late=True, guard=guard) is not None
     except TransitionRefused as refusal:
         log.warning("consent makes no connection", extra={"detail": refusal.description})
         await give_up(vault, consent, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
@@ -17,10 +18,13 @@ from server.sign_in.callers import SessionCaller
 from server.sign_in.password import Attempt, SignInRefused
 from server.sign_in.proofs import Proof
 from tests.conftest import Store
+from tests.support.doubles.openid_double import running_openid
 from tests.support.harness import PASSWORD
 from tests.support.inspection import session_of, until_waiting
+from tests.support.rooms.openid_room import begin as begin_at_provider
+from tests.support.rooms.openid_room import callback_of
 from tests.support.rooms.portal_room import Room, running_room
-from vault import limits, users
+from vault import groups, limits, users
 from vault.keys import passwords
 from vault.records import User
 from vault.sign_in import passkeys, sessions
@@ -128,6 +132,34 @@ async def test_a_session_begins_only_if_what_was_proved_still_holds(
         refused = [one for one in await room.events() if one.kind == "session.refused"]
         assert [one.details["reason"] for one in refused] == ["changed"]
     assert await count_sessions(room, user) == int(may_begin)
+
+
+@pytest.mark.parametrize("is_unlinked", [True, False])
+async def test_a_sign_in_with_an_identity_that_is_being_unlinked_gives_no_groups(
+    store: Store, *, is_unlinked: bool
+) -> None:
+    async with running_openid(lambda: int(time.time())) as provider:
+        company = provider.settings(create_users=False) | {"groups_claim": "groups"}
+        provider.change_claims = lambda claims: claims | {"groups": ["Sales"]}
+        overrides = {"sign_in": {"openid": {"company": company}}, "sandbox": {"loopback_openid": True}}
+        database = {} if store.is_sqlite else {"database": {"url": store.url}}
+        async with running_room(store.data, overrides=overrides | database) as room:
+            user, person, now = await room.user(), await room.browser(), room.deployment.now()
+            mine = {"issuer": provider.url, "subject": provider.subject, "user_id": user.id}
+            async with room.deployment.transaction() as transaction:
+                await users.link_identity(transaction, **mine, now=now)
+            back = await callback_of(await begin_at_provider(person))
+            async with room.deployment.transaction() as transaction:
+                await users.hold_user(transaction, user.id)
+                coming = asyncio.ensure_future(person.open(back))
+                await until_waiting(transaction, number=1, is_sqlite=store.is_sqlite, unless=coming)
+                if is_unlinked:
+                    assert await users.unlink_identity(transaction, **mine)
+            page = await coming
+            found = await groups.names_of_person(room.deployment.database, user.id, now=now)
+            assert found == (frozenset() if is_unlinked else {"sales"})
+            assert page.status_code == (403 if is_unlinked else 200)
+            assert await count_sessions(room, user) == int(not is_unlinked)
 
 
 async def test_a_sign_in_with_the_old_password_waits_for_the_change_and_is_refused(room: Room, store: Store) -> None:
