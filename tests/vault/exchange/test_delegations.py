@@ -41,10 +41,12 @@ async def extend(
 
 async def test_allowing_sets_exactly_these_scopes(room: Room) -> None:
     connection = await room.connect(delegated=READ | WRITE)
-    await room.allow(connection, READ, expires_at=room.now + 60)
+    end = room.now + 60
+    await room.allow(connection, READ, expires_at=end)
     found = await get_delegation(room, connection)
     assert found is not None
-    assert (found.scopes, found.is_live(room.now), found.is_live(room.now + 61)) == (READ, True, False)
+    assert (found.scopes, found.expires_at) == (READ, end)
+    assert [found.is_live(end + late) for late in (-60, -1, 0)] == [True, True, False]
 
 
 async def test_extending_keeps_what_was_allowed_before(room: Room) -> None:

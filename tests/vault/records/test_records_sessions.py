@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.seeded_grant import NOW, SESSION_IDLE, SESSION_LIFETIME, seed
+from vault.records import DAY, Session
 from vault.sign_in import sessions
 from vault.storage.database import Database
+
+
+def test_a_sign_in_is_recent_for_its_time_and_a_later_proof_renews_it() -> None:
+    signed_in = Session(b"", "user", created_at=NOW, seen_at=NOW, expires_at=NOW + DAY)
+    proved = replace(signed_in, proved_at=NOW + 100)
+    unknown = replace(signed_in, created_at=0)
+    for session, begun in ((signed_in, NOW), (proved, NOW + 100), (replace(unknown, proved_at=NOW), NOW)):
+        assert [session.is_recent(begun + age, lifetime=60) for age in (59, 60)] == [True, False]
+    assert not unknown.is_recent(NOW, lifetime=60)
+    assert [one.auth_time for one in (signed_in, proved, unknown)] == [NOW, NOW, None]
+    assert [one.is_strong for one in (signed_in, proved)] == [False, True]
 
 
 async def test_a_session_is_found_by_its_token_with_its_user(database: Database) -> None:
