@@ -60,6 +60,10 @@ async def test_an_api_keeps_its_scopes_and_clients_when_its_name_changes(databas
     assert not await apis.is_linked(database, "https://other.example", client_id=one)
     assert await apis.linked_clients(database, API) == (one,)
     async with database.transaction() as transaction:
+        assert await apis.hold_api(transaction, API)
+        assert not await apis.hold_api(transaction, "https://other.example")
+        assert await apis.hold_link(transaction, API, client_id=one)
+        assert not await apis.hold_link(transaction, API, client_id=other)
         emptied = await apis.add_api(transaction, API, name="Third", scopes=frozenset(), now=NOW)
         assert emptied.scopes == frozenset()
         await clients.remove_client(transaction, one, now=NOW)

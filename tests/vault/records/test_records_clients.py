@@ -191,6 +191,14 @@ async def test_a_search_examines_2000_clients_and_continues_after_them(database:
     assert ([one.id for one in found], before) == (["needle"], None)
 
 
+async def test_a_page_of_clients_tells_whether_there_are_more(database: Database) -> None:
+    async with database.transaction() as transaction:
+        for client_id in ("one", "two"):
+            await clients.save_client(transaction, agent(client_id))
+    for limit, before in ((1, (NOW, "two")), (2, None), (3, None)):
+        assert (await clients.find_page(database, limit=limit))[1] == before
+
+
 async def test_of_a_persons_clients_with_one_name_50_are_listed(database: Database) -> None:
     seeded = await seed(database)
     ids = [f"agent-{number:05}" for number in range(60)]
