@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -80,18 +80,23 @@ async def _sqlite(stores: SqliteFiles) -> AsyncGenerator[Snapshot]:
         raise TemporarilyUnavailable(
             "the database can't be copied right now", retry_after=5, detail=f"{error}"
         ) from error
+    except sqlite3.DatabaseError as error:  # a damaged file
+        raise _not_copied(error) from error
 
 
-class _Block(Protocol):
-    async def __aenter__(self) -> object: ...
-    async def __aexit__(self, kind: object, error: object, traceback: object, /) -> object: ...
+def _not_copied(error: Exception) -> StorageUnavailable:
+    return StorageUnavailable("the database can't be copied", detail=f"{type(error).__name__}: {error}")
+
+
+class _Transaction(Protocol):
+    async def start(self) -> None: ...
 
 
 class _Connection(Protocol):
     """The part of asyncpg's connection that we use here; asyncpg declares no types."""
 
     def cursor(self, query: str, /, *, prefetch: int) -> AsyncIterator[Mapping[str, Value]]: ...
-    def transaction(self, *, isolation: str, readonly: bool) -> _Block: ...
+    def transaction(self, *, isolation: str, readonly: bool) -> _Transaction: ...
     async def execute(self, query: str, /) -> str: ...
     async def close(self) -> None: ...
 
@@ -102,11 +107,12 @@ class _PostgresSnapshot:
 
     async def rows(self, table: str) -> AsyncIterator[Sequence[Row]]:
         page: list[Row] = []
-        async for record in self._connection.cursor(f"select * from {table}", prefetch=PAGE):  # noqa: S608 -- as above
-            page.append(dict(record.items()))
-            if len(page) == PAGE:
-                yield page
-                page = []
+        with _refusals():
+            async for record in self._connection.cursor(f"select * from {table}", prefetch=PAGE):  # noqa: S608 -- as above
+                page.append(dict(record.items()))
+                if len(page) == PAGE:
+                    yield page
+                    page = []
         if page:
             yield page
 
@@ -117,17 +123,26 @@ async def _connect(url: str) -> _Connection:
     return cast("_Connection", await Servers(split_hosts(url), {}).connect(within=BUSY_WAIT))
 
 
-@asynccontextmanager
-async def _postgres(url: str) -> AsyncGenerator[Snapshot]:
-    import asyncpg
+@contextmanager
+def _refusals() -> Generator[None]:
+    """Raise the driver's errors as refusals."""
+    from vault.storage.postgres_hosts import ERRORS
 
     try:
+        yield
+    except ERRORS as error:
+        raise _not_copied(error) from error
+
+
+@asynccontextmanager
+async def _postgres(url: str) -> AsyncGenerator[Snapshot]:
+    with _refusals():
         connection = await _connect(url)
-        try:
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                await connection.execute("select 1")  # the first statement, not BEGIN, sets the instant
-                yield _PostgresSnapshot(connection)
-        finally:
-            await connection.close()
-    except (asyncpg.PostgresError, OSError) as error:
-        raise StorageUnavailable("the database can't be copied", detail=f"{type(error).__name__}") from error
+    try:
+        with _refusals():
+            await connection.transaction(isolation="repeatable_read", readonly=True).start()
+            await connection.execute("select 1")  # the first statement, not BEGIN, sets the instant
+        yield _PostgresSnapshot(connection)
+    finally:
+        with suppress(StorageUnavailable), _refusals():
+            await connection.close()  # which ends the transaction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -81,4 +82,48 @@ async def test_a_server_that_cant_be_reached_is_not_copied(tmp_path: Path) -> No
     with pytest.raises(StorageUnavailable, match="can't be copied") as refused:
         async with snapshot(url, data=tmp_path):
             pass
-    assert refused.value.detail == "ConnectionRefusedError"
+    assert refused.value.detail.startswith("ConnectionRefusedError")
+    assert "secret" not in refused.value.detail
+
+
+async def test_a_copy_whose_connection_ends_is_refused(postgres_store: Store) -> None:
+    database = await postgres_store.open()
+    try:
+        with pytest.raises(StorageUnavailable, match="can't be copied"):
+            async with snapshot(postgres_store.url, data=postgres_store.data) as seen:
+                assert await read(seen) == ([], [])
+                ended = await database.fetch(
+                    "select pid, pg_terminate_backend(pid) from pg_stat_activity "
+                    "where datname = current_database() and state = :idle",
+                    {"idle": "idle in transaction"},
+                )
+                assert len(ended) == 1
+                while await database.fetch("select 1 from pg_stat_activity where pid = :pid", {"pid": ended[0]["pid"]}):
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)  # the driver notices
+                await read(seen)
+    finally:
+        await database.close()
+
+
+async def test_a_damaged_file_is_not_copied(sqlite_store: Store) -> None:
+    database = await sqlite_store.open()
+    for number in range(200):
+        await write(database, f"{number:03}{'x' * 500}")
+    await database.close()
+    async with snapshot(sqlite_store.url, data=sqlite_store.data) as seen:
+        assert len((await read(seen))[0]) == 200
+    path = sqlite_store.data / "vault.sqlite"
+    content = path.read_bytes()
+    path.write_bytes(content[: -16 * 4096] + b"\xff" * 16 * 4096)
+    with pytest.raises(StorageUnavailable, match="can't be copied") as refused:
+        async with snapshot(sqlite_store.url, data=sqlite_store.data) as seen:
+            await read(seen)
+    assert "malformed" in refused.value.detail
+
+
+async def test_an_error_of_whoever_reads_a_snapshot_arrives_as_it_is(store: Store) -> None:
+    await (await store.open()).close()
+    with pytest.raises(OSError, match="mine"):
+        async with snapshot(store.url, data=store.data):
+            raise OSError("mine")
