@@ -207,7 +207,7 @@ async def add_server(
 ) -> bool:
     """Store a server. False if one with this name exists."""
     values = {"tenant": TENANT, "name": name, "url": url, "title": title, "by": by, "now": now}
-    row = await transaction.fetch_one(_ADD, {**values, "facts": json.dumps(facts, sort_keys=True)})
+    row = await transaction.fetch_one(_ADD, {**values, "facts": json.dumps(facts)})
     return row is not None
 
 

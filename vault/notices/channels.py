@@ -120,7 +120,7 @@ async def save_settings(transaction: Transaction, user_id: str, settings: Notice
             "quiet_from": begins,
             "quiet_until": ends,
             "digest_at": settings.digest_at,
-            "kinds": json.dumps(dict(settings.kinds), sort_keys=True, separators=(",", ":")),
+            "kinds": json.dumps(dict(settings.kinds), separators=(",", ":")),
         },
     )
 

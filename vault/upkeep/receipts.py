@@ -240,7 +240,7 @@ async def store(transaction: Transaction, receipt: Receipt, key: RSAKey) -> None
 
 async def keep_key(transaction: Transaction, key: RSAKey, *, now: int) -> None:
     """Store the public key that verifies the signatures."""
-    jwk = json.dumps(key.as_dict(private=False), separators=(",", ":"), sort_keys=True)
+    jwk = json.dumps(key.as_dict(private=False), separators=(",", ":"))
     await transaction.execute(_KEEP_KEY, {"tenant": TENANT, "kid": key.kid, "jwk": jwk, "now": now})
 
 
