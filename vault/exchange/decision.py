@@ -70,8 +70,8 @@ class UpstreamToken:
     label: str
     granted: frozenset[str]
     generation: int
+    is_asked_beyond: bool  # the account holds scopes that need approval each time
     also_allowed: frozenset[str] = frozenset()
-    is_asked_beyond: bool = False  # the account holds scopes that need approval each time
     approval: str = ""  # text on how the person approved this call; empty: no approval was needed
     entered: str = field(default="", repr=False)
     secret_source: str = ""  # where the secret was read for this use, such as `bao`; empty: the vault holds it
