@@ -455,6 +455,7 @@ async def test_a_ciphertext_of_another_row_does_not_open_and_nobody_else_is_affe
         await room.exchange(account="alice")
     (alarm,) = await room.events("connection.ciphertext_rejected")
     assert (alarm.connection_id, alarm.outcome) == (mine.id, "failed")
+    assert alarm.details["column"] == column.replace("sealed", "token")
     (refused,) = await room.events("exchange.refused")
     assert refused.details["code"] == "ciphertext_rejected"
     assert (await room.exchange(account="work")).account == "work"
@@ -488,6 +489,8 @@ async def test_a_narrow_token_of_other_scopes_does_not_open(room: Room) -> None:
         room.exchange("google", READ), room.exchange("google", WRITE), return_exceptions=True
     )
     assert any(isinstance(outcome, CiphertextRejected) for outcome in outcomes)
+    alarms = await room.events("connection.ciphertext_rejected")
+    assert {one.details["column"] for one in alarms} == {"narrowed_token"}, "without the scopes"
     opened = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
     assert all(room.google.issued[token.value] == token.scopes for token in opened)
 
