@@ -158,13 +158,10 @@ def _login_hint(content: dict[str, object]) -> str:
     return hint[:320] if isinstance(hint, str) else ""
 
 
-async def _redeem_code(
+async def _check_code(
     deployment: Deployment, principal: Principal, code: str, *, secret: str, redirect_uri: str, verifier: str | None
 ) -> tuple[str, str]:
-    """The connection's ID, and the application's name for it. A request that doesn't match leaves the code unused.
-
-    Raises TransitionRefused.
-    """
+    """The connection's ID, and the application's name for it. Leaves the code unused. Raises TransitionRefused."""
     now = deployment.now()
     ticket = await tickets.peek(deployment.database, deployment.keys, code, purpose=TicketPurpose.APP_CODE, now=now)
     back = None if ticket is None else read_return(ticket.payload)
@@ -177,8 +174,6 @@ async def _redeem_code(
         raise TransitionRefused(
             "the code belongs to another session", detail="code_verifier doesn't match code_challenge"
         )
-    async with deployment.transaction() as transaction:
-        await tickets.consume(transaction, deployment.keys, code, purpose=TicketPurpose.APP_CODE, now=now)
     return str(ticket.payload["connection"]), back.name
 
 
@@ -186,20 +181,22 @@ async def complete(deployment: Deployment, request: Request, principal: Principa
     """Finish connecting; returns the account behind the code that the browser returned."""
     content = await read_object(deployment, request, principal, _COMPLETED)
     given = _texts(content, "auth_session", "connect_code", "redirect_uri")
+    code, now = given["connect_code"], deployment.now()
     try:
-        found, name = await _redeem_code(
+        found, name = await _check_code(
             deployment,
             principal,
-            given["connect_code"],
+            code,
             secret=given["auth_session"],
             redirect_uri=given["redirect_uri"],
             verifier=given.get("code_verifier"),
         )
+        connection = await connections.get_connection(deployment.database, found, user_id=principal.user_id)
+        if connection is None:
+            raise MeProblem("not_found", "Invalid or expired session")
+        async with deployment.transaction() as transaction:
+            await tickets.consume(transaction, deployment.keys, code, purpose=TicketPurpose.APP_CODE, now=now)
+            await connections.note_fact(transaction, connection.id, NAME, name)
     except TransitionRefused as error:
         raise MeProblem("not_found", "Invalid or expired session") from error
-    connection = await connections.get_connection(deployment.database, found, user_id=principal.user_id)
-    if connection is None:
-        raise MeProblem("not_found", "Invalid or expired session")
-    async with deployment.transaction() as transaction:
-        await connections.note_fact(transaction, connection.id, NAME, name)
     return json_answer(account(deployment, connection, asked=[name]), status=201)

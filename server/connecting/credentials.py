@@ -198,16 +198,19 @@ async def enter(
     check_is_on(deployment, form.provider)
     await check_may_connect(deployment, session, form.provider, back=f"/connect/credential/{handle}")
     answer = await examine(deployment, form.provider, entry, user=user, replaces=form.replaces, by_admin=user.is_admin)
-    try:
-        async with deployment.transaction() as transaction:
-            await tickets.consume(
-                transaction, deployment.keys, handle, purpose=TicketPurpose.CREDENTIAL, now=deployment.now()
-            )
-    except TransitionRefused as error:
-        raise ConnectRefused("This page was already used. Check your accounts.", detail="form") from error
     by_admin = next((name for name in form.credential.fields if _needs_admin(form.credential, entry, name)), None)
-    guard = _guard(deployment, user, field=by_admin)
-    return await store(deployment, form.trip, answer, user=user, guard=guard)
+    check = _guard(deployment, user, field=by_admin)
+
+    async def use_form(transaction: Transaction) -> None:
+        await check(transaction)
+        await users.hold_user(transaction, user.id)  # before the ticket, as disabling and deleting do
+        now, purpose = deployment.now(), TicketPurpose.CREDENTIAL
+        try:
+            await tickets.consume(transaction, deployment.keys, handle, purpose=purpose, now=now)
+        except TransitionRefused as error:
+            raise ConnectRefused("This page was already used. Check your accounts.", detail="form") from error
+
+    return await store(deployment, form.trip, answer, user=user, guard=use_form)
 
 
 def _needs_admin(credential: Credential, entry: Entry, name: str) -> bool:

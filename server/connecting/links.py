@@ -252,10 +252,12 @@ async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) ->
         raise refused from error
 
 
-async def consume_link(deployment: Deployment, handle: str) -> None:
-    """Use up a connect link. Raises ConnectRefused if another request was faster."""
+async def consume_link(deployment: Deployment, handle: str, *, event: Event | None = None) -> None:
+    """Use up a connect link and record the event. Raises ConnectRefused if another request was faster."""
     async with deployment.transaction() as transaction:
         await use_link(deployment, transaction, handle)
+        if event is not None:
+            await audit.append(transaction, event, now=deployment.now())
 
 
 async def use_link(

@@ -109,26 +109,40 @@ async def end(
 
     `by` names who ends it for them.
     """
-    now = deployment.now()
     async with deployment.transaction() as transaction:
-        held = await standing_approvals.get(transaction, deployment.keys, standing_id, user_id=user.id)
-        if held is None or not await standing_approvals.revoke(transaction, standing_id, user_id=user.id, now=now):
-            return None
-        event = _event_of(held, "approval.standing_revoked", method=method, by=by)
-        await audit.append(transaction, event, now=now)
+        return await revoke(transaction, deployment, standing_id, user=user, method=method, by=by)
+
+
+async def revoke(
+    transaction: Transaction,
+    deployment: Deployment,
+    standing_id: str,
+    *,
+    user: User,
+    method: str | None = None,
+    by: str = "",
+) -> StandingApproval | None:
+    """`end` as part of a larger change."""
+    now = deployment.now()
+    held = await standing_approvals.get(transaction, deployment.keys, standing_id, user_id=user.id)
+    if held is None or not await standing_approvals.revoke(transaction, standing_id, user_id=user.id, now=now):
+        return None
+    event = _event_of(held, "approval.standing_revoked", method=method, by=by)
+    await audit.append(transaction, event, now=now)
     return held
 
 
-async def give_back(deployment: Deployment, standing_id: str, *, user: User, revoked_at: int) -> bool:
+async def give_back(
+    transaction: Transaction, deployment: Deployment, standing_id: str, *, user: User, revoked_at: int
+) -> bool:
     """Undo that end; False if the standing approval is over for another reason."""
     now = deployment.now()
-    async with deployment.transaction() as transaction:
-        held = await standing_approvals.get(transaction, deployment.keys, standing_id, user_id=user.id)
-        if held is None or not await standing_approvals.give_back(
-            transaction, standing_id, user_id=user.id, revoked_at=revoked_at, now=now
-        ):
-            return False
-        await audit.append(transaction, _event_of(held, "approval.standing_restored"), now=now)
+    held = await standing_approvals.get(transaction, deployment.keys, standing_id, user_id=user.id)
+    if held is None or not await standing_approvals.give_back(
+        transaction, standing_id, user_id=user.id, revoked_at=revoked_at, now=now
+    ):
+        return False
+    await audit.append(transaction, _event_of(held, "approval.standing_restored"), now=now)
     return True
 
 

@@ -204,7 +204,6 @@ async def decide(visit: OwnVisit) -> Response:
         await allow(deployment, request, connection=chosen, ask=terms.ask, ends_at=terms.ends_at, link=handle)
         return await finish(visit, chosen, request.back, client_id=request.client_id)
     if decision == "deny":
-        await consume_link(deployment, handle)
         event = Event(
             kind="connect.declined",
             outcome="refused",
@@ -212,7 +211,7 @@ async def decide(visit: OwnVisit) -> Response:
             client_id=request.client_id,
             details={"provider": request.provider},
         )
-        await deployment.activity.record(event)
+        await consume_link(deployment, handle, event=event)
         if request.back is not None:
             return pages.leave(visit.visit.request, request.back.address(error="access_denied"))
         return visit.page(

@@ -8,6 +8,7 @@ Each caller can only affect its own people (§7.1).
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -30,6 +31,7 @@ from server.signatures import jose
 from vault import limits, replay, users
 from vault.audit import audit
 from vault.records import Event, User
+from vault.storage.database import Transaction
 
 PATH: Final = "/global-token-revocation"
 TYPES: Final = ("global-token-revocation+jwt",)  # developer.okta.com, "Build Universal Logout for your app"
@@ -37,6 +39,7 @@ REASON: Final = "revoked_by_provider"
 _LIMIT: Final = 16 * 1024  # bytes
 _LIFETIME: Final = 600  # seconds that a JWT may live
 _LEEWAY: Final = 60
+_UseToken = Callable[[Transaction], Awaitable[None]]
 _log = logging.getLogger("token_vault.signals")
 
 
@@ -53,10 +56,10 @@ async def revoke(deployment: Deployment, request: Request) -> Response:
     """A transmitter with permission: draft-parecki-oauth-global-token-revocation-06. 204, or 400, 401, 404 (§3.4)."""
     try:
         count_stranger(deployment, request)
-        name, transmitter = await _caller(deployment, request)
+        name, transmitter, use = await _caller(deployment, request)
         await _count(deployment, name, transmitter)
         person = await _person(deployment, transmitter, await _subject(request))
-        await _end(deployment, name, person)
+        await _end(deployment, name, person, use=use)
     except RevocationRefused as refused:
         _log.info("revocation refused", extra={"code": refused.kind, "detail": refused.description})
         details: dict[str, object] = {"reason": refused.kind}
@@ -72,8 +75,11 @@ async def revoke(deployment: Deployment, request: Request) -> Response:
     return WholeAnswer(HTTPStatus.NO_CONTENT, list(SECRET))
 
 
-async def _caller(deployment: Deployment, request: Request) -> tuple[str, TransmitterSettings]:
-    """Who asks. Raises RevocationRefused: `no_token`, `invalid_token`, and KeysAway: perhaps a token can't be read."""
+async def _caller(deployment: Deployment, request: Request) -> tuple[str, TransmitterSettings, _UseToken | None]:
+    """Who asks, and how to use up a token that counts once.
+
+    Raises RevocationRefused: `no_token`, `invalid_token`, and KeysAway: perhaps a token can't be read.
+    """
     allowed = {name: one for name, one in deployment.settings.signals.transmitters.items() if one.can_revoke}
     away: KeysAway | None = None
     for name, one in allowed.items():
@@ -84,7 +90,7 @@ async def _caller(deployment: Deployment, request: Request) -> tuple[str, Transm
             away = error
             continue
         if secret is not None and is_bearer(request, secret):
-            return name, one
+            return name, one, None
     values = request.headers.getlist("authorization")
     scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not token:
@@ -93,15 +99,14 @@ async def _caller(deployment: Deployment, request: Request) -> tuple[str, Transm
         issuer = jose.unverified_claims(token).get("iss")
         for name, one in allowed.items():
             if one.revokes and is_same_issuer(issuer, one.issuer):
-                await _check_jwt(deployment, one, token)
-                return name, one
+                return name, one, await _check_jwt(deployment, one, token)
     except (jose.TokenMalformed, EventRefused) as error:
         raise away or RevocationRefused("invalid_token", f"the token can't be accepted: {error}") from error
     raise away or RevocationRefused("invalid_token", "no one here has this token")
 
 
-async def _check_jwt(deployment: Deployment, transmitter: TransmitterSettings, token: str) -> None:
-    """Of this type, for this endpoint, now, and only once. Raises EventRefused or KeysAway."""
+async def _check_jwt(deployment: Deployment, transmitter: TransmitterSettings, token: str) -> _UseToken:
+    """Of this type, for this endpoint, and now; the result uses it up. Raises EventRefused or KeysAway."""
     claims = await security_events.signed_claims(deployment, transmitter, token, types=TYPES, has_type=True)
     now = deployment.now()
     issued_at, expires_at = jose.integer_claim(claims, "iat"), jose.integer_claim(claims, "exp")
@@ -114,12 +119,15 @@ async def _check_jwt(deployment: Deployment, transmitter: TransmitterSettings, t
         raise EventRefused("invalid_request", "expired, or of the future")
     if not isinstance(token_id, str) or not 1 <= len(token_id) <= 255:
         raise EventRefused("invalid_request", "jti is missing or too long")
-    async with deployment.transaction() as transaction:
-        is_first = await replay.first_use(
-            transaction, f"revocation:{transmitter.issuer}", token_id, expires_at=expires_at, now=now, made_at=issued_at
-        )
-    if not is_first:
-        raise EventRefused("invalid_request", "used before")
+    purpose = f"revocation:{transmitter.issuer}"
+
+    async def use(transaction: Transaction) -> None:
+        if not await replay.first_use(
+            transaction, purpose, token_id, expires_at=expires_at, now=now, made_at=issued_at
+        ):
+            raise RevocationRefused("invalid_token", "the token can't be accepted: used before")
+
+    return use
 
 
 async def _count(deployment: Deployment, name: str, transmitter: TransmitterSettings) -> None:
@@ -156,9 +164,11 @@ async def _person(deployment: Deployment, transmitter: TransmitterSettings, subj
     return found
 
 
-async def _end(deployment: Deployment, name: str, person: User) -> None:
+async def _end(deployment: Deployment, name: str, person: User, *, use: _UseToken | None) -> None:
     now = deployment.now()
     async with deployment.transaction() as transaction:
+        if use is not None:
+            await use(transaction)
         await users.end_user_access(transaction, person.id, reason=REASON, now=now)
         event = Event("signal.revoked", user_id=person.id, details={"name": name})
         await audit.append(transaction, event, now=now)

@@ -13,7 +13,9 @@ from providers.simulator.person import consent
 from server.auth0.names import names_of, provider_of
 from server.connecting.app_returns import AppReturn, issue_code
 from tests.auth0.application import CALLBACK, VERIFIER, Application
+from tests.conftest import Store
 from tests.support.harness import running_vault
+from tests.support.inspection import unstorable
 from tests.support.network.held_requests import held_json
 from tests.support.rooms.portal_room import CHALLENGE, Room, accounts_of, query_of, running_room
 from vault import apis, delegations, grants
@@ -133,6 +135,30 @@ async def test_a_code_works_only_for_its_session_verifier_address_and_client(
     await other.sign_in()
     assert (await other.me("POST", "complete", json=honest)).status_code == 404
     assert (await application.me("POST", "complete", json=honest)).status_code == 201
+
+
+@pytest.mark.parametrize("provider", ["slack", "unrelated"])
+async def test_a_code_whose_account_could_not_be_named_completes_later(store: Store, provider: str) -> None:
+    overrides: dict[str, object] = {"auth0": {"enabled": True}, "server": {"issuer_slash": True}}
+    if not store.is_sqlite:
+        overrides["database"] = {"url": store.url}
+    async with (
+        running_room(store.data, overrides=overrides) as room,
+        httpx2.AsyncClient(base_url=room.url, timeout=20, trust_env=False) as http,
+    ):
+        application = await Application.register(room, http)
+        await application.sign_in()
+        started = await application.start()
+        code = query_of(await application.to_return(started))["connect_code"]
+        body = {"auth_session": started.json()["auth_session"], "connect_code": code, "redirect_uri": CALLBACK}
+        database = room.deployment.database
+        async with unstorable(database, "connections", "provider", provider, is_sqlite=store.is_sqlite):
+            completed = await application.me("POST", "complete", json=body)
+        if provider == "slack":
+            assert completed.status_code >= 500
+            completed = await application.me("POST", "complete", json=body)
+        assert (completed.status_code, completed.json()["connection"]) == (201, "sign-in-with-slack")
+        assert (await application.me("POST", "complete", json=body)).status_code == 404
 
 
 async def test_a_ticket_in_another_persons_browser_connects_nothing(room: Room, application: Application) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 
@@ -15,10 +16,12 @@ from server.connecting.links import ConnectRefused
 from server.connecting.provider_authorization import ConsentRequest
 from tests.conftest import Store
 from tests.credentials.test_signed_tokens import key_file
+from tests.support.inspection import unstorable
 from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
 from vault import connections, users
 from vault.records import Connection, Role, Session, User
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 
 
 async def open_form(room: KeyRoom, user: User, trip: ConsentRequest) -> tuple[CredentialForm, str, Session]:
@@ -79,6 +82,26 @@ async def test_rights_that_end_meanwhile_count_where_only_admins_may_enter(store
         own, handle, session = await open_form(room, admin, trip)  # they may still enter what everyone may
         plain = Entry({"key_file": values["key_file"]})
         await credentials.enter(room.deployment, own, plain, handle=handle, user=admin, session=session)
+
+
+@pytest.mark.parametrize("provider", ["mailroom", "unrelated"])
+async def test_a_form_whose_account_could_not_be_stored_can_be_sent_again(store: Store, provider: str) -> None:
+    async with running_key_room(store.data, database_url=store.url) as room:
+        user, database = await room.user(), room.deployment.database
+        form, handle, session = await open_form(room, user, ConsentRequest("mailroom", READ))
+        entry = Entry({"key": room.simulator.sandbox.keys.make(user.name)})
+        enter = partial(credentials.enter, room.deployment, form, entry, handle=handle, user=user, session=session)
+        async with unstorable(database, "connections", "provider", provider, is_sqlite=store.is_sqlite):
+            if provider == "mailroom":
+                with pytest.raises((StorageUnavailable, TemporarilyUnavailable)):
+                    await enter()
+            else:
+                await enter()
+        if provider == "mailroom":
+            await enter()
+        with pytest.raises(ConnectRefused, match="already used"):
+            await enter()
+        assert len(await accounts_of(room, user)) == 1
 
 
 @pytest.mark.parametrize("is_by_admin", [True, False])

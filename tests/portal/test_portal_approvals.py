@@ -22,14 +22,14 @@ from server.settings import Settings, SettingsRefused
 from tests.mcp.test_approve import link_of
 from tests.support.accounts import revoke, set_ask
 from tests.support.harness import PASSWORD
-from tests.support.inspection import read_events
+from tests.support.inspection import read_events, unstorable
 from tests.support.person import Person, forms_of, session_token
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, room, text_of
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.standing_approvals import StandingApproval
 from vault.exchange.approval_rules import WRITES
-from vault.records import Connection, Event
+from vault.records import Connection, Event, TicketPurpose
 
 GOOGLE = "https://www.googleapis.com/auth/"
 CALENDAR = frozenset({f"{GOOGLE}calendar.events"})
@@ -251,6 +251,31 @@ async def test_a_standing_approval_is_ended_and_taken_back_once(maker: Maker, ba
     assert (await one.browser.submit(ended, form="/undo")).status_code == 410
     kinds = [each.kind for each in await one.events()]
     assert {"approval.standing_given", "approval.standing_revoked", "approval.standing_restored"} <= set(kinds)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_standing_approval_is_ended_with_its_way_back_and_taken_back_with_its_event(
+    maker: Maker, *, fails: bool
+) -> None:
+    one = await maker()
+    held, database = await one.give(), one.place.vault.deployment.database
+    page = await one.browser.open("/approvals")
+    faults = (("tickets", "purpose", "undo"), ("events", "kind", "approval.standing_restored"))
+    assert TicketPurpose.UNDO.value == "undo"
+    for (table, column, value), form, left in (
+        (faults[0], f"/approvals/standing/{held.id}/end", []),
+        (faults[1], "/approvals/undo", [held.id]),
+    ):
+        before = [each.id for each in await one.list_standing_approvals()]
+        async with unstorable(database, table, column, value if fails else "unrelated", is_sqlite=True):
+            answer = await one.browser.submit(page, form=form)
+        if fails:
+            assert answer.status_code >= 500
+            assert [each.id for each in await one.list_standing_approvals()] == before
+            answer = await one.browser.submit(page, form=form)
+        assert answer.status_code == 200, answer.text
+        assert [each.id for each in await one.list_standing_approvals()] == left
+        page = answer
 
 
 async def post_form(one: Approver, path: str, **fields: str) -> httpx2.Response:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from server.signals.push_delivery import is_bearer
 from tests.support.doubles.transmitter_double import Claims
+from tests.support.inspection import unstorable
 from tests.support.rooms.signal_room import TOKEN, LinkedPerson, SignalRoom
 from vault import connections
 from vault.upstream import Account, TokenAnswer
@@ -79,6 +80,20 @@ async def test_an_identity_provider_signs_each_request_as_okta_does(place: Signa
     assert (await ask(place, place.subject(person), token=token)).status_code == 204
     assert not await can_still_act(place, person)
     assert (await ask(place, place.subject(person), token=token)).status_code == 401, "it counts once"
+
+
+@pytest.mark.parametrize("kind", ["signal.revoked", "unrelated"])
+async def test_a_request_that_could_not_be_carried_out_counts_when_it_is_repeated(place: SignalRoom, kind: str) -> None:
+    person, token = await place.link_person(), own_jwt(place)
+    async with unstorable(place.room.deployment.database, "events", "kind", kind, is_sqlite=True):
+        answered = await ask(place, place.subject(person), token=token)
+    if kind == "signal.revoked":
+        assert answered.status_code >= 500
+        assert await place.can_call(person)
+        answered = await ask(place, place.subject(person), token=token)
+    assert answered.status_code == 204
+    assert not await can_still_act(place, person)
+    assert (await ask(place, place.subject(person), token=token)).status_code == 401
 
 
 @pytest.mark.parametrize(

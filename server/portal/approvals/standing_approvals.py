@@ -80,14 +80,14 @@ async def end(visit: OwnVisit) -> Response:
     deployment, user = visit.deployment, visit.user
     standing_id = str(visit.visit.request.path_params["standing"])
     now = deployment.now()
-    ended = await standing_offers.end(deployment, standing_id, user=user)
-    if ended is None:
-        raise PageRefused("standing_over", kind="gone")
-    client = await clients.get_client(deployment.database, ended.client_id)
-    agent = ended.client_id if client is None else client.name or client.id
-    spec = deployment.tool(ended.tool)
-    message = text("standing.ended", agent=agent, title=texts.tool_title(spec, ended.tool))
     async with deployment.transaction() as transaction:
+        ended = await standing_offers.revoke(transaction, deployment, standing_id, user=user)
+        if ended is None:
+            raise PageRefused("standing_over", kind="gone")
+        client = await clients.get_client(transaction, ended.client_id)
+        agent = ended.client_id if client is None else client.name or client.id
+        spec = deployment.tool(ended.tool)
+        message = text("standing.ended", agent=agent, title=texts.tool_title(spec, ended.tool))
         await access_changes.forget_ways_back(transaction, user, now=now)
         handle = await tickets.issue(
             transaction,
@@ -109,14 +109,12 @@ async def undo(visit: OwnVisit) -> Response:
     found = await tickets.peek(deployment.database, deployment.keys, handle, purpose=TicketPurpose.UNDO, now=now)
     if found is None or found.user_id != user.id or "standing" not in found.payload:
         raise PageRefused("undo_over", kind="gone")
+    standing_id, at = str(found.payload["standing"]), found.payload["at"]
+    revoked_at = at if isinstance(at, int) else 0
     async with deployment.transaction() as transaction:
         await tickets.consume(transaction, deployment.keys, handle, purpose=TicketPurpose.UNDO, now=now)
-    at = found.payload["at"]
-    is_back = await standing_offers.give_back(
-        deployment, str(found.payload["standing"]), user=user, revoked_at=at if isinstance(at, int) else 0
-    )
-    if not is_back:
-        raise PageRefused("undo_over", kind="gone")
+        if not await standing_offers.give_back(transaction, deployment, standing_id, user=user, revoked_at=revoked_at):
+            raise PageRefused("undo_over", kind="gone")
     return pages.go("/approvals")
 
 

@@ -371,6 +371,21 @@ async def test_a_code_whose_link_cannot_be_stored_works_again(store: Store, *, c
         assert (await person.submit(page, {"user_code": typed}, form="/device")).status_code == 404
 
 
+@pytest.mark.parametrize("kind", ["connect.declined", "unrelated"])
+async def test_a_link_is_declined_only_with_its_event(store: Store, kind: str) -> None:
+    overrides = None if store.is_sqlite else {"database": {"url": store.url}}
+    async with running_room(store.data, overrides=overrides) as room:
+        user, person, client = await someone(room)
+        page = await person.open((await room.link(user, client)).url)
+        async with unstorable(room.deployment.database, "events", "kind", kind, is_sqlite=store.is_sqlite):
+            answer = await person.submit(page, form="/connect/", button=("decision", "deny"))
+        if kind == "connect.declined":
+            assert answer.status_code >= 500
+            answer = await person.submit(page, form="/connect/", button=("decision", "deny"))
+        assert answer.status_code == 200, answer.text
+        assert (await room.kinds(user))[-1] == "connect.declined"
+
+
 async def test_an_answer_that_is_too_long_is_not_looked_at(room: Room) -> None:
     user, person, client = await someone(room)
     callback = await consent(await room.to_provider(person, await room.link(user, client)))
