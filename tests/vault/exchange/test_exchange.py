@@ -334,6 +334,21 @@ async def test_a_narrow_token_that_the_provider_refused_is_replaced_by_a_narrow_
     assert room.google.issued[fresh.value] == {READ}
 
 
+@pytest.mark.parametrize("everything", [True, False])
+async def test_a_named_connection_that_is_gone_is_asked_for_with_the_wanted_scopes(
+    room: Room, *, everything: bool
+) -> None:
+    gone, other = await room.connect(account="gone"), await room.connect()
+    await room.disconnect(gone)
+    request = room.request(everything=everything)
+    with pytest.raises(ConnectionRequired) as refused:
+        await exchange(replace(request, connection_id=gone.id), vault=room.vault, now=room.now)
+    assert refused.value.reason == "missing"
+    assert refused.value.scopes == (request.scopes or frozenset())
+    token = await exchange(replace(request, connection_id=other.id), vault=room.vault, now=room.now)
+    assert token.connection_id == other.id
+
+
 # What is written down
 
 
