@@ -12,8 +12,9 @@ import pytest
 from tests.support.doubles.upstream_double import INVALID_CLIENT, Fault
 from tests.support.rooms.vault_room import READ, SLACK_SCOPES, WRITE, Room
 from vault import clients, connections, delegations, grants, users
+from vault.exchange import recent
 from vault.exchange.exchange import exchange
-from vault.records import Narrowing
+from vault.records import Client, Narrowing
 from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refusals import (
     AccountRequired,
@@ -412,6 +413,26 @@ async def test_what_a_token_was_decided_by_is_kept_only_on_request_and_without_r
     assert (await exchange(kept, vault=room.vault, now=room.now)).basis is not None
     assert (await exchange(room.request(), vault=room.vault, now=room.now)).basis is None
     assert (await exchange(kept, vault=replace(room.vault, policy_check=allow), now=room.now)).basis is None
+
+
+async def test_what_a_token_was_decided_by_is_current_until_its_client_accounts_or_grant_change(room: Room) -> None:
+    connection = await room.connect()
+    basis = (await exchange(replace(room.request(), is_kept=True), vault=room.vault, now=room.now)).basis
+    client = await clients.get_client(room.database, room.alice.client.id)
+    assert basis is not None and client is not None
+
+    async def is_current(client: Client) -> bool:
+        return recent.are_of(await recent.look(room.database, basis), basis, client=client)
+
+    assert await is_current(client)
+    assert not await is_current(replace(client, name="Another"))
+    await room.set_ask(connection, "chat:write")
+    assert not await is_current(client)
+    await room.set_ask(connection)
+    assert await is_current(client)
+    async with room.database.transaction() as transaction:
+        await grants.revoke_grant(transaction, room.alice.grant.id, reason="user", now=room.now)
+    assert not await is_current(client)
 
 
 async def test_what_a_fallback_was_decided_by_is_not_kept(room: Room) -> None:
