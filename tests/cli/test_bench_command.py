@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -13,8 +12,6 @@ from server.sizing.load import LoadFailed, answering_provider, drive
 from tests.conftest import Store
 from tests.support.commands import content, run
 from tests.support.processes import Place
-from vault.refusals import StorageUnavailable
-from vault.storage.postgres_scratch import scratch_database
 
 
 def check(found: dict[str, dict[str, float]]) -> None:
@@ -73,22 +70,3 @@ async def test_the_load_counts_no_answer_that_is_wrong() -> None:
         assert (await drive(port, request, seconds=0.05, wanted=b'"ok":true')).latencies
         with pytest.raises(LoadFailed, match="HTTP 200"):
             await drive(port, request, seconds=0.05, wanted=b"something else")
-
-
-async def test_a_database_user_who_may_not_create_one_is_told_the_right_that_is_missing(postgres_store: Store) -> None:
-    connection = await asyncpg.connect(postgres_store.url)
-    try:
-        await connection.execute("create role bench_limited login")
-        parts = urlsplit(postgres_store.url)
-        url = urlunsplit(parts._replace(netloc=f"bench_limited@{parts.netloc.rpartition('@')[2]}"))
-        with pytest.raises(StorageUnavailable, match="CREATEDB"):
-            async with scratch_database(url):
-                pass
-        await connection.execute("alter role bench_limited createdb")
-        async with scratch_database(url) as made:
-            own = await asyncpg.connect(made)
-            assert await own.fetchval("select current_database()") != parts.path.removeprefix("/")
-            await own.close()
-    finally:
-        await connection.execute("drop role if exists bench_limited")
-        await connection.close()

@@ -10,6 +10,7 @@ import ssl
 import stat
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -20,6 +21,7 @@ from vault.refusals import StorageUnavailable
 from vault.storage.database import schema_files
 from vault.storage.database_url import open_database
 from vault.storage.postgres import is_unreachable
+from vault.storage.postgres_scratch import scratch_database
 
 
 async def test_the_first_run_makes_the_schema_and_the_next_keeps_it(empty_store: Store) -> None:
@@ -90,6 +92,7 @@ async def test_addresses_that_cannot_work_are_refused_with_the_fix(tmp_path: Pat
         "sqlite:///proc/nowhere/vault.sqlite": "can't use",
         "postgresql://vault:hunter2@127.0.0.1:1/vault": "127.0.0.1:1/vault",
         "postgresql://vault:hunter2@127.0.0.1:port/vault": "database.url",
+        "postgresql://vault:hunter2@databse.invalid/vault": "its host's name isn't known here",  # RFC 6761 §6.4
     }.items():
         with pytest.raises(StorageUnavailable) as refused:
             await open_database(url, data=tmp_path)
@@ -249,3 +252,32 @@ async def test_a_vault_that_is_refused_leaves_no_session_at_its_server(postgres_
                 await asyncio.sleep(0.01)
     finally:
         await looking.close()
+
+
+async def test_a_database_user_who_may_not_create_one_is_told_the_right_that_is_missing(postgres_store: Store) -> None:
+    connection = await asyncpg.connect(postgres_store.url)
+    try:
+        await connection.execute("create role bench_limited login")
+        parts = urlsplit(postgres_store.url)
+        url = urlunsplit(parts._replace(netloc=f"bench_limited@{parts.netloc.rpartition('@')[2]}"))
+        with pytest.raises(StorageUnavailable, match="CREATEDB"):
+            async with scratch_database(url):
+                pass
+        await connection.execute("alter role bench_limited createdb")
+        async with scratch_database(url) as made:
+            own = await asyncpg.connect(made)
+            name = await own.fetchval("select current_database()")
+            assert name != parts.path.removeprefix("/")
+            await own.close()
+        assert not await connection.fetchval("select 1 from pg_database where datname = $1", name)
+    finally:
+        await connection.execute("drop role if exists bench_limited")
+        await connection.close()
+
+
+async def test_without_a_server_there_is_no_throw_away_database() -> None:
+    url = f"postgresql://vault:secret@127.0.0.1:{free_port()}/vault"
+    with pytest.raises(StorageUnavailable, match=r"can't reach PostgreSQL at 127\.0\.0\.1:\d+/vault$") as refused:
+        async with scratch_database(url):
+            pass
+    assert refused.value.detail == "ConnectionRefusedError"
