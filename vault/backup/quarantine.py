@@ -21,7 +21,7 @@ from enum import StrEnum
 
 from vault import groups, replay
 from vault.audit import released_tokens
-from vault.audit.audit import append, head
+from vault.audit.audit import append
 from vault.classes.immutable import immutable
 from vault.records import TENANT, ConnectionState, Event, Tell, tell_nobody
 from vault.refresh.accounts import MARGIN
@@ -160,14 +160,12 @@ async def quarantine(
 
 
 async def record(
-    transaction: Transaction, judged: Sequence[RestoredConnection], event: Event, *, now: int, known: int | None = None
+    transaction: Transaction, judged: Sequence[RestoredConnection], event: Event, *, now: int, known: int
 ) -> None:
     """Append the events of connections that changed, and one event that summarizes what happened to all.
 
-    `known` is the number of the last event before the restore; None: the last event now.
+    `known` is the number of the last event before the restore.
     """
-    if known is None:
-        known = (await head(transaction)).sequence
     held = [one for one in judged if one.verdict is not RestoreVerdict.UNAFFECTED]
     for first in range(0, len(held), PAGE):
         await append(transaction, *(one.event for one in held[first : first + PAGE]), now=now)
