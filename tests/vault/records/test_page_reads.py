@@ -85,7 +85,8 @@ async def test_the_uses_of_each_day_are_counted_as_far_back_as_is_known(
     alice, connection = room.alice, await room.connect()
     today = room.now // DAY * DAY
     for age, kind, client_id in (
-        (4, "tool.called", "agent-1"),  # too long ago
+        (5, "tool.called", "agent-1"),  # too long ago
+        (4, "tool.called", "agent-1"),
         (3, "tool.called", alice.client.id),
         (3, "token.exchanged", alice.client.id),
         (2, "exchange.refused", alice.client.id),
@@ -102,7 +103,7 @@ async def test_the_uses_of_each_day_are_counted_as_far_back_as_is_known(
         )
 
     assert await uses() == (2, 0, 0, 1)
-    monkeypatch.setattr(audit, "LOOK_BACK", 6)  # the event from before the first day is the last to be examined
+    monkeypatch.setattr(audit, "LOOK_BACK", 7)  # both events from before the first day are examined
     assert await uses() == (2, 0, 0, 1)
     monkeypatch.setattr(audit, "LOOK_BACK", 4)  # events of the oldest day may be missing
     assert await uses() == (0, 0, 1)

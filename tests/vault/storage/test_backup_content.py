@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.rooms.vault_room import Room
+from vault.audit.proof import head, prove
 from vault.backup import backups
 from vault.backup.backups import Backup, Header
 from vault.keys.sealed_file import CHUNK, MAGIC, BackupRefused, SealedWriter, read_content, read_header
@@ -193,3 +194,24 @@ async def test_a_file_that_appears_while_a_backup_is_written_is_kept(room: Room,
             )
     assert (tmp_path / "b").read_text() == "another"
     assert [one.name for one in tmp_path.iterdir() if "partial" in one.name] == []
+
+
+@pytest.mark.parametrize("is_keyed", [True, False])
+async def test_a_backup_from_before_the_activity_had_a_key_has_it_from_its_restore_on(
+    room: Room, tmp_path: Path, *, is_keyed: bool
+) -> None:
+    await room.connect()
+    await room.exchange()
+    last = (await head(room.database)).sequence
+    if not is_keyed:
+        async with room.database.transaction() as transaction:
+            await transaction.execute("update event_heads set keyed = null")
+            await transaction.execute("update event_batches set tag = null")
+    async with snapshot(room.store.url, data=room.store.data) as seen:
+        await backups.write_backup(tmp_path / "b", seen, ring=room.vault.keys, with_keys=False, now=room.now)
+    source = room.vault.keys.held.source
+    opened = await Backup.open(tmp_path / "b", source)
+    await backups.restore(opened, room.database, source=source, policies=room.vault.policies, force=True)
+    report = await prove(room.database)
+    assert (report.first, report.keyed_from, report.unkeyed_count) == (1, 1 if is_keyed else last + 1, 0)
+    assert len(await room.events("activity.keyed")) == (0 if is_keyed else 1)
