@@ -589,5 +589,7 @@ async def test_consent_is_an_event_without_a_secret(world: World) -> None:
     events = await read_events(world.vault.deployment, newest_first=True, limit=20)
     mine = {event.kind: event for event in events if event.client_id == issued["client_id"]}
     assert {"client.registered", "consent.given", "grant.created"} <= mine.keys()
-    assert mine["consent.given"].details["redirect_host"] == urlsplit(REDIRECT).hostname
+    consent = mine["consent.given"]
+    assert (consent.outcome, consent.details["redirect_host"]) == ("ok", urlsplit(REDIRECT).hostname)
+    assert "method" not in consent.details
     assert all(issued[name] not in repr(events) for name in ("access_token", "refresh_token", "id_token"))

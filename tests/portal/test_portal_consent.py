@@ -257,7 +257,9 @@ async def test_refusing_tells_the_client_and_gives_nothing(room: Room) -> None:
     answer = await person.submit(page, form="/consent", button=("decision", "deny"))
     told = query_of(answer.headers["location"])
     assert (told["error"], told["state"], told["iss"]) == ("access_denied", "client-state", room.url)
-    assert "consent.refused" in await room.kinds(user)
+    (refused,) = [one for one in await room.events(user) if one.kind == "consent.refused"]
+    assert (refused.outcome, refused.client_id) == ("refused", client.id)
+    assert refused.details["redirect_host"] == "agent.example"
     again = await person.submit(page, form="/consent", button=("decision", "allow"))
     assert again.status_code == 410
 

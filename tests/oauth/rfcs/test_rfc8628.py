@@ -14,6 +14,7 @@ from server.administration.actor import Actor
 from server.administration.agents import NewAgent, register
 from server.oauth.clients.rules import DEVICE_GRANT
 from tests.support.harness import PASSWORD, RunningVault
+from tests.support.inspection import read_events
 from tests.support.person import Person, session_token
 from tests.support.rooms.oauth_world import GENEROUS, World, claims_of, error_of, vault_with
 from vault import tickets
@@ -124,6 +125,10 @@ async def test_a_refusal_and_the_end_of_the_code_are_told_and_final(world: World
     await answer(world.alice, await enter(world.alice, agent.user_code), "deny")
     for _ in range(2):
         assert error_of(await agent.poll()) == "access_denied"
+    events = await read_events(world.vault.deployment)
+    (refused,) = [one for one in events if (one.kind, one.client_id) == ("consent.refused", agent.client_id)]
+    assert (refused.outcome, refused.details["method"]) == ("refused", "device")
+    assert "redirect_host" not in refused.details
     late = await device(world)
     with world.clock_ahead(600):
         assert error_of(await late.poll()) == "expired_token"
