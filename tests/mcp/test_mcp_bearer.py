@@ -74,6 +74,7 @@ async def test_a_client_whose_token_ended_is_told_its_own_command(
         assert answer["error"]["message"] == f"Your sign-in has ended. {answer['error']['data']['sign_in']}"
         assert told in answer["error"]["message"]
         assert not_told not in answer["error"]["message"]
+        assert ("other clients: remove" in answer["error"]["message"]) is (user_agent == "node")
         del sent["authorization"]
         assert "sign-in has ended" not in (await http.post("/mcp", headers=sent)).text, "nobody had signed in yet"
 
