@@ -241,13 +241,12 @@ async def with_link(visit: Visit) -> Response:
     new = form.one("password") if deployment.settings.sign_in.local else None
     try:
         password.check_same(form.one("password"), form.one("password_again"))
-        user = await password.use_sign_in_link(deployment, ticket, new=new)
+        user, proof = await password.use_sign_in_link(deployment, ticket, new=new)
     except PasswordRefused as refusal:
         return await _link_page(visit, ticket, user, error=refusal_words(refusal), status=status_of("invalid_request"))
     except password.SignInRefused as refusal:
         raise PageRefused("link_over", refusal.description, kind="forbidden") from refusal
     response = pages.go("/first-run")
-    proof = proofs.password_of(user)
     await password.begin_session(deployment, visit.request, response, user=user, method="link", proof=proof)
     return response
 

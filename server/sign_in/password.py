@@ -11,6 +11,7 @@ import secrets
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Literal
 from urllib.parse import quote, urlencode
 
@@ -480,26 +481,41 @@ async def user_of_link(deployment: Deployment, secret: str) -> User:
     return user
 
 
-async def use_sign_in_link(deployment: Deployment, secret: str, *, new: str | None) -> User:
-    """Use the link up and set the password, which ends every session and grant; `new` is None without passwords.
+async def use_sign_in_link(deployment: Deployment, secret: str, *, new: str | None) -> tuple[User, Proof]:
+    """Use the link up and set the password, which ends every session and grant.
 
-    Raises SignInRefused or PasswordRefused.
+    `new` is None without passwords: then the link is used up with the session that begins with the proof. Raises
+    SignInRefused or PasswordRefused.
     """
     user = await user_of_link(deployment, secret)
-    if new is not None:
-        check_password(new, name=user.name)
-    password_hash = None if new is None else await hash_password(new)
-    now = deployment.now()
+    if new is None:
+        return user, partial(_try_link, deployment, secret)
+    check_password(new, name=user.name)
+    password_hash = await hash_password(new)
     try:
         async with deployment.transaction() as transaction:
             await users.hold_user(transaction, user.id)  # before the link, as disabling and deleting do
-            await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
-            if password_hash is not None:
-                await users.set_password(transaction, user.id, password_hash=password_hash, now=now)
-            await audit.append(transaction, Event(kind="user.link_used", user_id=user.id), now=now)
+            await _use_link(deployment, transaction, secret, user)
+            await users.set_password(transaction, user.id, password_hash=password_hash, now=deployment.now())
     except TransitionRefused as error:
         raise SignInRefused("This link was already used. Ask an administrator for another.") from error
-    return user if password_hash is None else replace(user, password_hash=password_hash)
+    changed = replace(user, password_hash=password_hash)
+    return changed, password_of(changed)
+
+
+async def _use_link(deployment: Deployment, transaction: Transaction, secret: str, user: User) -> None:
+    now = deployment.now()
+    await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
+    await audit.append(transaction, Event(kind="user.link_used", user_id=user.id), now=now)
+
+
+async def _try_link(deployment: Deployment, secret: str, transaction: Transaction, user: User) -> bool:
+    """Use the link up in the transaction that begins the session; False if it was used before."""
+    try:
+        await _use_link(deployment, transaction, secret, user)
+    except TransitionRefused:
+        return False
+    return True
 
 
 OWNER_ISSUER: Final = "urn:token-vault:data-directory"  # the identity that marks the owner of the data directory

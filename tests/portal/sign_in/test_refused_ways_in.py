@@ -10,10 +10,12 @@ import pytest
 from server.sign_in import passkeys as ceremonies
 from server.sign_in import password
 from server.sign_in.passkeys import ANSWER_LIMIT, PasskeyRefused, encode, read_answer
+from tests.conftest import Store
 from tests.portal.sign_in.test_passkeys import QUARTER
 from tests.support.doubles.authenticator import Authenticator
 from tests.support.harness import PASSWORD
-from tests.support.rooms.portal_room import Room
+from tests.support.inspection import unstorable
+from tests.support.rooms.portal_room import Room, running_room
 from vault import tickets, users
 from vault.records import Role, TicketPurpose, User
 
@@ -147,3 +149,38 @@ async def test_of_two_who_use_a_sign_in_link_at_once_one_chooses_the_password(ro
     (late,) = [one for one in answers if one.status_code == 403]
     assert "This link was already used" in late.text
     assert [one.url.path for one in answers if one.status_code == 200] == ["/first-run"]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_link_without_a_password_is_used_up_only_with_a_session(store: Store, *, fails: bool) -> None:
+    overrides: dict[str, object] = {"sign_in": {"local": False}}
+    if not store.is_sqlite:
+        overrides["database"] = {"url": store.url}
+    async with running_room(store.data, overrides=overrides) as room:
+        user, person = await room.user(), await room.browser()
+        async with room.deployment.transaction() as transaction:
+            link = await password.make_sign_in_link(room.deployment, transaction, user.id)
+        page, refused = await person.open(link), user.id if fails else "unrelated"
+        async with unstorable(room.deployment.database, "sessions", "user_id", refused, is_sqlite=store.is_sqlite):
+            answer = await person.submit(page, form="/sign-in/link")
+        if fails:
+            assert answer.status_code >= 500
+            answer = await person.submit(page, form="/sign-in/link")
+        assert (answer.status_code, answer.url.path) == (200, "/first-run")
+        late = await (await room.browser()).open(link)
+        assert (late.status_code, "This link was already used" in late.text) == (403, True)
+        assert sorted(await room.kinds(user)) == ["session.started", "user.link_used"]
+
+
+async def test_of_two_who_use_a_link_without_a_password_at_once_one_gets_in(store: Store) -> None:
+    overrides: dict[str, object] = {"sign_in": {"local": False}}
+    if not store.is_sqlite:
+        overrides["database"] = {"url": store.url}
+    async with running_room(store.data, overrides=overrides) as room:
+        user = await room.user()
+        async with room.deployment.transaction() as transaction:
+            link = await password.make_sign_in_link(room.deployment, transaction, user.id)
+        pages = [(person, await person.open(link)) for person in (await room.browser(), await room.browser())]
+        answers = await asyncio.gather(*(person.submit(page, form="/sign-in/link") for person, page in pages))
+        assert sorted(one.status_code for one in answers)[:1] == [200]
+        assert (await room.kinds(user)).count("session.started") == 1
