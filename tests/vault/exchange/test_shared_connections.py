@@ -169,6 +169,16 @@ async def test_the_rule_limits_every_member(room: Room) -> None:
     assert await refusal_of(room, *WRITE, whose=bob) is DelegationRequired
 
 
+@pytest.mark.parametrize(("scopes", "is_reading"), [(BOTH, False), (READ, True)])
+async def test_an_account_is_for_reading_if_the_rule_allows_less_than_it_has(
+    room: Room, scopes: frozenset[str], *, is_reading: bool
+) -> None:
+    group = await make_group(room, room.alice)
+    await give(room, await room.connect(scopes=BOTH), group, rule=SharingRule(scopes))
+    (shared,) = await shared_connections.of_group(room.database, group)
+    assert (shared.is_reading, shared.for_members.scopes) == (is_reading, scopes)
+
+
 async def test_what_the_rule_asks_about_is_asked_of_the_member(room: Room) -> None:
     bob = await seed(room.database, name="bob", client_id="agent-2")
     group = await make_group(room, bob)
