@@ -181,6 +181,8 @@ async def test_the_record_of_who_disabled_a_person_changes_from_the_directory_to
     database: Database,
 ) -> None:
     alice = await seed(database)
+    assert await users.may_directory_enable(database, alice.user.id)
+    assert await users.may_directory_enable(database, "unknown")
     for is_by_directory, changes, by in (
         (True, True, users.DIRECTORY),
         (True, False, users.DIRECTORY),
@@ -191,6 +193,7 @@ async def test_the_record_of_who_disabled_a_person_changes_from_the_directory_to
         assert changed == changes
         (row,) = await database.fetch("select disabled_by from users where id = :id", {"id": alice.user.id})
         assert row["disabled_by"] == by
+        assert await users.may_directory_enable(database, alice.user.id) == (by is not None)
 
 
 async def test_deletion_forgets_name_password_and_identities(database: Database) -> None:
