@@ -186,6 +186,14 @@ async def test_tokens_that_do_not_open_any_more_still_let_the_account_go(room: R
     assert await room.vault.database.fetch("select salt from keys.connection_keys") == []
 
 
+async def test_an_account_without_a_refresh_token_is_ended_by_its_access_token(room: Room) -> None:
+    connection = await room.connect(refreshable=False)
+    token = (await room.exchange()).value
+    await room.disconnect(connection)
+    assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
+    assert room.slack.revocations == [(None, token)]
+
+
 async def test_a_pending_revocation_that_was_swapped_is_not_sent(room: Room) -> None:
     one, other = await room.connect(account="alice"), await room.connect(account="work")
     await room.disconnect(one)

@@ -63,10 +63,14 @@ async def test_the_live_read_fails_at_once_when_grant_client_or_user_ends(
     database: Database, end: Callable[[Transaction, SeededGrant], Awaitable[None]]
 ) -> None:
     seeded, other = await seed(database), await seed(database, name="bob", client_id="agent-2")
+    first, second = [frozenset({(one.grant.id, "token")}) for one in (seeded, other)]
+    assert await grants.live_among(database, first | second) == first | second
     async with database.transaction() as transaction:
         await end(transaction, seeded)
     assert await grants.live_principal_facts(database, seeded.grant.id) is None
     assert await grants.live_principal_facts(database, other.grant.id) is not None
+    for asked, live in ((first | second, second), (first, frozenset[tuple[str, str]]()), (second, second)):
+        assert await grants.live_among(database, asked) == live
 
 
 async def test_revoking_again_keeps_the_first_reason_and_one_contender_is_told(database: Database) -> None:
