@@ -54,6 +54,10 @@ async def test_a_registration_is_stored_replaced_and_removed_once(database: Data
         opened = await registrations.open_registration(database, key_ring, stored)
         return opened, await registrations.open_renewal(database, key_ring, stored), stored
 
+    async def claim(claimed: StoredRegistration, *, at: int) -> bool:
+        async with database.transaction() as transaction:
+            return await registrations.claim_renewal(transaction, claimed, now=at)
+
     renewal = ClientRenewal(5000, "https://slack.example/clients/1", "renewal token")
     inputs = {"tenant": "t", "domain": "d"}
     first = EnteredRegistration("client", "secret", inputs, is_testing=True, renewal=renewal)
@@ -66,12 +70,14 @@ async def test_a_registration_is_stored_replaced_and_removed_once(database: Data
     assert (opened, found) == (replace(first, renewal=None), renewal)
     assert stored.without_secret() == EnteredRegistration("client", "-", inputs, is_testing=True)
     assert [one.revision for one in await registrations.list_registrations(database)] == [stored.revision]
+    assert [await claim(stored, at=at) for at in (10_000, 10_899, 10_900)] == [True, False, True]
     public = EnteredRegistration("public", None)
     assert await save(public, known=stored) is not None
     assert await save(first, known=stored) is None
     opened, found, replaced = await reopen()
     assert (opened, found) == (public, ClientRenewal(None))
     assert replaced.without_secret() == public
+    assert [await claim(one, at=10_901) for one in (stored, replaced)] == [False, True]
     with pytest.raises(CiphertextRejected):  # the key of the secret before is gone
         await registrations.open_registration(database, key_ring, stored)
     with pytest.raises(CiphertextRejected):
