@@ -14,7 +14,7 @@ from vault import clients, grants, tickets, users
 from vault.audit import audit
 from vault.envelope import seal
 from vault.keys.key_ring import KeyRing
-from vault.records import Grant, Ticket, TicketPurpose
+from vault.records import DAY, Grant, Ticket, TicketPurpose
 from vault.refusals import CiphertextRejected, StorageUnavailable, TransitionRefused
 from vault.storage.database import Database, Transaction, binary
 from vault.tokens import tokens
@@ -428,3 +428,15 @@ async def test_what_strangers_made_is_forgotten_minutes_after_its_end(database: 
     assert await count_after_sweep(NOW + 60 + 300) == 3
     kept = {str(row["purpose"]) for row in await database.fetch("select purpose from tickets")}
     assert kept == {"authorization", "bootstrap", "connect"}  # of the first, the answered authorization
+
+
+async def test_the_answer_to_a_state_is_waited_for_8_days(database: Database, key_ring: KeyRing) -> None:
+    secret = await _issue(database, key_ring, TicketPurpose.UPSTREAM_STATE)
+    used = await _consume(database, key_ring, secret, purpose=TicketPurpose.UPSTREAM_STATE)
+    assert not await tickets.has_unfinished_states(database, "user-2", now=NOW)
+    for now, is_waiting in ((NOW, True), (NOW + 8 * DAY - 1, True), (NOW + 8 * DAY, False)):
+        assert await tickets.has_unfinished_states(database, "user-1", now=now) is is_waiting
+        assert await tickets.unfinished_states(database, key_ring, now=now) == ((used,) if is_waiting else ())
+        async with database.transaction() as transaction:
+            lost = await tickets.settle_lost_states(transaction, outcome="lost", now=now)
+        assert lost == (() if is_waiting else ((used.ticket_hash, "user-1"),))
