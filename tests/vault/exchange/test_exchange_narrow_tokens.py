@@ -9,12 +9,15 @@ import pytest
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import INVALID_CLIENT, LOST_ANSWER, Fault
 from tests.support.rooms.vault_room import DRIVE, GOOGLE_SCOPES, READ, WRITE, Room, google, open_room
-from vault.records import Narrowing
+from vault.exchange.exchange import exchange
+from vault.records import Narrowing, Principal
+from vault.refresh.mint import MintedToken
 from vault.refusals import (
     DelegationRequired,
+    ItemRefused,
     TemporarilyUnavailable,
 )
-from vault.upstream import Refusal, RotationMode
+from vault.upstream import CredentialKind, Refusal, RotationMode
 
 
 async def test_a_provider_that_can_narrow_issues_a_token_of_its_own_and_the_grant_stays(room: Room) -> None:
@@ -155,3 +158,36 @@ async def test_while_a_send_is_unanswered_a_living_full_token_serves_enforced(st
             await room.exchange("slack", READ)
         assert (await room.exchange("slack", READ)).narrowing is Narrowing.ENFORCED
         assert len(room.slack.sends) == 1
+
+
+async def test_a_token_of_ours_has_exactly_the_scopes_and_is_for_no_single_item(room: Room) -> None:
+    minted: list[tuple[str, frozenset[str]]] = []
+
+    def mint(_principal: Principal, *, audience: str, scopes: frozenset[str], now: int) -> MintedToken:
+        minted.append((audience, scopes))
+        return MintedToken("minted", now + 60)
+
+    policy = replace(room.vault.policies["slack"], audience="https://api.example")
+    room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy}, mint=mint)
+    connection = await room.connect()
+    await room.set_ask(connection, "channels:read")
+    token = await room.exchange("slack", "chat:write")
+    assert (token.value, token.scopes, token.is_asked_beyond) == ("minted", {"chat:write"}, False)
+    request = room.request("slack", "chat:write")
+    without_mint = replace(room.vault, mint=None)
+    for wanted, vault in ((replace(request, item="https://api.example/1"), room.vault), (request, without_mint)):
+        with pytest.raises(ItemRefused):
+            await exchange(wanted, vault=vault, now=room.now)
+    assert minted == [("https://api.example", {"chat:write"})]
+
+
+@pytest.mark.parametrize("has_password", [True, False])
+async def test_what_a_person_entered_comes_with_a_sessions_token_if_it_is_there(
+    room: Room, *, has_password: bool
+) -> None:
+    connection = await room.connect(refreshable=has_password)
+    policy = replace(room.vault.policies["slack"], credential=CredentialKind.SESSION)
+    room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
+    token = await room.exchange("slack", "chat:write")
+    assert token.connection_id == connection.id
+    assert token.entered == (room.slack.families[0].refresh_token if has_password else "")

@@ -112,6 +112,7 @@ async def test_a_removed_server_leaves_nothing(database: Database) -> None:
     async with database.transaction() as transaction:
         assert await servers.remove_server(transaction, "notes")
         assert not await servers.remove_server(transaction, "notes")
+        assert not await servers.set_disabled(transaction, "notes", is_disabled=True)
     assert await servers.list_servers(database) == ()
     assert await database.fetch("select name from mcp_tools") == []
 
