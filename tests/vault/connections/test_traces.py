@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from server.lifecycle.maintenance import scrub
 from tests.conftest import KeySettings, Store
 from tests.support.rooms.vault_room import GOOGLE_SCOPES, Room, open_room, second_process
 from tests.support.seeded_grant import seed
@@ -166,6 +167,19 @@ async def test_a_journal_that_cant_be_written_only_delays_it(
     await revocations.scrub(local.vault, (connection.id,))
     assert not local.vault.tasks.has_traces
     assert left_in(local.store.data, known) == {}
+
+
+async def test_a_process_that_starts_wipes_what_others_may_have_left(local: Room) -> None:
+    assert local.vault.tasks.has_traces, "it can't know"
+    reader = sqlite3.connect(local.store.data / "keys.sqlite", isolation_level=None)
+    reader.execute("begin")
+    reader.execute("select count(*) from connection_keys").fetchone()
+    await local.connect()
+    assert await scrub(local.vault, since=5) == 5, "not yet: a reader holds the files"
+    reader.execute("rollback")
+    reader.close()
+    assert await scrub(local.vault, since=5) >= local.now - 10
+    assert not local.vault.tasks.has_traces
 
 
 async def refresh_elsewhere(local: Room, other: Room, connection: Connection) -> set[bytes]:

@@ -90,6 +90,22 @@ async def test_an_answer_ends_its_own_send_and_those_of_older_tokens_only(store:
         assert (await room.row(connection)).lease_owner == "later"
 
 
+@pytest.mark.parametrize(("age", "expected"), [(1, 2), (0, 3)])
+async def test_an_answer_for_an_ended_connection_outdates_none_of_a_newer_token(
+    store: Store, age: int, expected: int
+) -> None:
+    """Rule 3. `age`: how many tokens ago the answered one was used."""
+    async with open_room(store) as room:
+        connection = await room.connect()
+        room.pass_time(3600)
+        await room.exchange()
+        late = replace(leases.Lease.attempt(await room.row(connection), owner="late"), generation=2 - age)
+        await room.disconnect(connection)
+        async with room.database.transaction() as transaction:
+            await leases.outdate(transaction, late)
+        assert (await room.row(connection)).generation == expected
+
+
 @pytest.mark.parametrize(("slept", "sends"), [(False, 1), (True, 0)])
 async def test_a_claim_that_slept_too_long_is_let_go_unsent(
     store: Store, monkeypatch: pytest.MonkeyPatch, *, slept: bool, sends: int

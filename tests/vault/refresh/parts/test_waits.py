@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
-from tests.support.rooms.vault_room import open_room
+from tests.support.rooms.vault_room import DRIVE, READ, WRITE, open_room, second_process
 from vault.refresh import leases, takeover
 from vault.refresh.recovery import take_up
-from vault.refresh.rules import CLOCKS, PAUSE, UnresolvedSends
-from vault.refusals import ProviderSilent
+from vault.refresh.rules import CLOCKS, LEASE, PAUSE, UnresolvedSends
+from vault.refusals import ConnectionRequired, ProviderSilent, TemporarilyUnavailable
 from vault.upstream import RotationMode, UpstreamPolicy
 
 NOW = 1000
@@ -78,3 +78,30 @@ async def test_an_unfinished_refresh_is_taken_up_unless_its_pause_lasts(
         assert await take_up(room.vault) == taken_up
         assert len(room.slack.sends) == taken_up
         assert [one.message for one in caplog.records].count("unfinished refreshes taken up") == taken_up
+
+
+async def test_a_lapsed_lease_stays_until_the_vault_has_watched_its_holder_for_as_long(store: Store) -> None:
+    """Then listings show the connection as ambiguous."""
+    async with open_room(store) as room, second_process(room) as other:
+        connection = await room.connect()
+        room.pass_time(3600)
+        await other.database.hold_liveness(other.vault.owner)
+        async with other.database.transaction() as transaction:
+            assert await leases.claim(transaction, await room.row(connection), owner=other.vault.owner, now=room.now)
+        room.pass_time(LEASE + 1)
+        with pytest.raises(TemporarilyUnavailable, match="hasn't answered"):
+            await room.exchange()
+        assert (await room.row(connection)).lease_owner == other.vault.owner
+        room.pass_time(LEASE + 1)
+        with pytest.raises(ConnectionRequired, match="never answered"):
+            await room.exchange()
+        assert (await room.row(connection)).lease_owner is None
+
+
+async def test_a_refresh_deletes_the_narrow_tokens_that_have_expired(store: Store) -> None:
+    async with open_room(store) as room:
+        await room.connect("google")
+        for scope, passed, left in ((READ, 0, 1), (WRITE, 0, 2), (DRIVE, 3600, 1)):
+            room.pass_time(passed)
+            await room.exchange("google", scope)
+            assert len(await room.database.fetch("select scope_key from narrowed_tokens")) == left
