@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
+from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.doubles.upstream_double import UNREACHABLE
 from tests.support.rooms.vault_room import READ, WAIT, Room, herd, open_room, second_process
 from vault.refresh import leases
@@ -211,3 +212,16 @@ async def test_a_lease_lasts_for_a_minute(room: Room) -> None:
         async with room.database.transaction() as transaction:
             claimed = await leases.claim(transaction, facts, owner=f"process {passed}", now=now + passed)
         assert (claimed is not None) is is_free
+
+
+@pytest.mark.parametrize(("left", "generation"), [(1, 1), (0, 2)])
+async def test_a_newer_token_that_has_expired_by_now_is_refreshed(
+    sqlite_store: Store, left: int, generation: int
+) -> None:
+    """An answer that was adopted late may have expired."""
+    async with open_room(sqlite_store) as room:
+        connection = await room.connect()
+        ends = (await room.row(connection)).access_expires_at
+        assert ends is not None
+        with stopped_clock(room.database, at=ends - left):
+            assert await refresh(room.vault, connection.id, if_generation=0) == generation
