@@ -53,19 +53,33 @@ async def add_person(
 
     Raises NameRefused, NameTaken, PasswordRefused, or ChangeRefused if someone other than an owner adds an owner.
     """
-    now, hashed = actor.deployment.now(), None
+    hashed = None
     if password is not None:
         passwords.check_password(password, name=name)
         hashed = await passwords.hash_password(password)
     async with actor.change() as transaction:
-        if role is Role.OWNER:
-            await _check_owner(actor, transaction)
-        if role is None:
-            role = await _first_role(transaction) if is_admin else Role.MEMBER
-        person = await users.create_user(transaction, name, password_hash=hashed, role=role, now=now)
-        link = None if hashed else await make_sign_in_link(actor.deployment, transaction, person.id)
-        event = actor.event("user.created", user_id=person.id, method=actor.method, admin=role.administers)
-        await audit.append(transaction, event, now=now)
+        return await create_person(actor, transaction, name, is_admin=is_admin, role=role, password_hash=hashed)
+
+
+async def create_person(
+    actor: Actor,
+    transaction: Transaction,
+    name: str,
+    *,
+    is_admin: bool,
+    role: Role | None = None,
+    password_hash: str | None = None,
+) -> AddedPerson:
+    """`add_person` as part of a larger change."""
+    now = actor.deployment.now()
+    if role is Role.OWNER:
+        await _check_owner(actor, transaction)
+    if role is None:
+        role = await _first_role(transaction) if is_admin else Role.MEMBER
+    person = await users.create_user(transaction, name, password_hash=password_hash, role=role, now=now)
+    link = None if password_hash else await make_sign_in_link(actor.deployment, transaction, person.id)
+    event = actor.event("user.created", user_id=person.id, method=actor.method, admin=role.administers)
+    await audit.append(transaction, event, now=now)
     return AddedPerson(person, link)
 
 
@@ -203,11 +217,16 @@ async def _check_owner(actor: Actor, transaction: Transaction) -> None:
 
 async def link_identity(actor: Actor, person: User, *, issuer: str, subject: str) -> None:
     """Link the person to an external identity. Raises IdentityTaken."""
-    now = actor.deployment.now()
     async with actor.change() as transaction:
-        await check_may_touch(actor, transaction, person)
-        await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=person.id, now=now)
-        await audit.append(transaction, actor.event("user.linked", user_id=person.id, issuer=issuer), now=now)
+        await add_identity(actor, transaction, person, issuer=issuer, subject=subject)
+
+
+async def add_identity(actor: Actor, transaction: Transaction, person: User, *, issuer: str, subject: str) -> None:
+    """`link_identity` as part of a larger change."""
+    now = actor.deployment.now()
+    await check_may_touch(actor, transaction, person)
+    await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=person.id, now=now)
+    await audit.append(transaction, actor.event("user.linked", user_id=person.id, issuer=issuer), now=now)
 
 
 async def removable_identities(reader: Reader, person: User) -> tuple[LinkedIdentity, ...]:

@@ -131,8 +131,12 @@ def name_of(identity: LinkedIdentity) -> str:
 
 
 async def _create_person(actor: Actor, name: str, declared: DeclaredPerson) -> str | None:
-    added = await people.add_person(actor, name, is_admin=declared.admin, role=declared.role)
-    await _update_person(actor, added.user, declared, ())
+    async with actor.change() as transaction:
+        added = await people.create_person(actor, transaction, name, is_admin=declared.admin, role=declared.role)
+        if declared.disabled:
+            await people.change_disabled(actor, transaction, added.user, is_disabled=True)
+        for one in _identities_of(declared):
+            await people.add_identity(actor, transaction, added.user, issuer=one.issuer, subject=one.subject)
     return added.link
 
 

@@ -11,6 +11,7 @@ from server.administration.agents import NewAgent
 from tests.conftest import Store
 from tests.support.inspection import read_events, unstorable
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
+from vault import users
 from vault.records import Client, Role
 
 API = "https%3A%2F%2Forders.example"
@@ -102,3 +103,20 @@ async def test_an_agent_gets_every_policy_or_none(room: AdminRoom, policy: str) 
         assert answer.json()["release"] == found
         assert (found["slack"], found["github"]) == ("full", "proxy")
         assert len(await kinds(room, "release.")) == 2
+
+
+@pytest.mark.parametrize("issuer", ["https://id.example", "unrelated"])
+async def test_a_declared_person_is_made_with_their_identity(room: AdminRoom, store: Store, issuer: str) -> None:
+    """Otherwise nobody would get the link of whoever is there already when the declaration is applied again."""
+    identity = {"issuer": "https://id.example", "subject": "41"}
+    declared = {"people": {"carol": {"role": "member", "identities": [identity]}}}
+    async with unstorable(room.deployment.database, "identities", "issuer", issuer, is_sqlite=store.is_sqlite):
+        answer = await room.call("POST", "/apply", json=declared)
+    if issuer == identity["issuer"]:
+        assert answer.status_code >= 500
+        assert await users.find_user(room.deployment.database, "carol") is None
+        answer = await room.call("POST", "/apply", json=declared)
+    (change,) = answer.json()["changes"]
+    assert (change["change"], "/sign-in/link?" in change["secret"]) == ("create", True)
+    (linked,) = await users.list_identities(room.deployment.database, (await room.person("carol")).id)
+    assert linked.subject == "41"
