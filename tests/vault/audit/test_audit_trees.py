@@ -15,7 +15,7 @@ from vault.audit.segments import prune, seal
 from vault.audit.tree import LeafRun, Tree, count_leaves, load_leaves, narrow
 from vault.keys.key_ring import KeyRing
 from vault.records import DAY
-from vault.storage.database import Database
+from vault.storage.database import Database, binary
 
 
 @pytest.fixture
@@ -59,18 +59,27 @@ async def test_events_before_the_first_leaf_are_left_out(database: Database, lat
         assert (await narrow(database, key, broken, base=3)).sequence == named
 
 
-async def test_a_tree_without_the_hashes_above_its_leaves_does_not_grow(database: Database, late: Log) -> None:
-    await many(database, 303)
+@pytest.mark.parametrize("kept", [0, 1])
+async def test_a_tree_without_the_hashes_above_its_leaves_does_not_grow(
+    database: Database, late: Log, kept: int
+) -> None:
+    for count in (303, 300):
+        await many(database, count)
     await extend(database, late)
-    await change(database, "delete from event_tiles where level = 1")
+    (above,) = await database.fetch("select hashes from event_tiles where level = 1")
+    hashes = binary(above, "hashes")
+    assert len(hashes) == 2 * 32
+    await change(database, "update event_tiles set hashes = :kept where level = 1", kept=hashes[: kept * 32])
     await many(database, 213)
     with pytest.raises(ChainBroken, match="hashes of the tree before it were removed") as broken:
         await extend(database, late)
-    assert broken.value.sequence == 304
-    assert await count_leaves(database) == 300
+    assert broken.value.sequence == 604
+    assert await count_leaves(database) == 600
     with pytest.raises(ChainBroken, match="hashes of the tree were removed") as broken:
-        await Tree(database, 3, 300).root_at(300)
+        await Tree(database, 3, 600).root_at(512)
     assert broken.value.sequence == 4
+    await change(database, "update event_tiles set hashes = :all where level = 1", all=hashes)
+    assert (await extend(database, late)).size == 813
 
 
 async def test_a_backlog_without_checkpoints_within_the_limit_is_added_at_once(
