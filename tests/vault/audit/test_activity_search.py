@@ -182,6 +182,8 @@ async def test_no_letter_of_a_tool_or_an_account_stands_for_another(database: Da
     for value in (text, *others):
         details = {"tool": value, "account": value}
         await record(database, Event("tool.called", user_id=USER, details=details), at=START)
+    named = Event("tool.called", user_id=USER, details={"other_tool": text, "other_account": text})
+    await record(database, named, at=START)
     for wanted in (EventFilter(tool=text), EventFilter(account=text)):
         assert await numbers(database, wanted) == [1]
 
