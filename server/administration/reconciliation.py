@@ -8,7 +8,7 @@ name, but only agents that a declaration created.
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -63,10 +63,19 @@ async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tu
     return tuple(found)
 
 
-async def apply(changes: Sequence[PlannedChange]) -> tuple[AppliedChange, ...]:
+async def apply(
+    changes: Sequence[PlannedChange], *, tell: Callable[[AppliedChange], None] = lambda _: None
+) -> tuple[AppliedChange, ...]:
     """Make the changes one after the other until one is refused. Changes that were made stay; applying again
-    continues."""
-    return tuple([AppliedChange(one, await one.run()) for one in changes])
+    continues.
+
+    `tell` gets each change once it is made: nothing else knows its secret if a later one is refused.
+    """
+    made: list[AppliedChange] = []
+    for one in changes:
+        made.append(AppliedChange(one, await one.run()))
+        tell(made[-1])
+    return tuple(made)
 
 
 # People

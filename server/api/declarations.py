@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from server.administration import reconciliation
 from server.administration.declaration import Declaration
 from server.administration.declarations.planned_changes import PlannedChange
 from server.api.operations import AdminCall, ApiOutput, Strict, operation
-from server.api.problems import ApiRefused, FieldProblem
+from server.api.problems import ApiRefused, ApplyStopped, ChangeRecord, DifferenceRecord, FieldProblem
 from server.http.guards import BODY_LIMIT
 from server.remote import declared_servers
+from vault.refusals import VaultError
 
 
 class ApplyQuery(Strict):
@@ -20,24 +19,6 @@ class ApplyQuery(Strict):
 
     plan: bool = Field(default=False, description="Only report what would change")
     prune: bool = Field(default=False, description="Also remove what the present sections don't list")
-
-
-class DifferenceRecord(ApiOutput):
-    """One value that changes; never a secret."""
-
-    name: str
-    before: object
-    after: object
-
-
-class ChangeRecord(ApiOutput):
-    """One thing that is created, changed, or removed."""
-
-    change: Literal["create", "update", "remove"]
-    kind: Literal["person", "group", "agent", "api", "provider", "mcp_server", "imported_api"]
-    name: str
-    differences: list[DifferenceRecord]
-    secret: str | None = Field(repr=False, description="A new sign-in link or client secret. Shown only here")
 
 
 class AppliedRecord(ApiOutput):
@@ -57,6 +38,8 @@ class AppliedRecord(ApiOutput):
 async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaration) -> AppliedRecord:
     """Make people, agents, APIs, providers, and the rest match a declaration. Repeating it changes nothing.
 
+    If a change is refused, the ones before it stay: `changes` of the problem lists them, with their secrets.
+
     Missing sections aren't managed. Secrets are in the body, never in files. The body can have up to 4 MiB.
     """
     places = {f"/providers/{name}": one for name, one in (body.providers or {}).items()}
@@ -72,8 +55,12 @@ async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaratio
     pending = await declared_servers.plan(call.actor, body, prunes=query.prune)
     if query.plan:
         return AppliedRecord(applied=False, changes=[_record(one, secret=None) for one in pending])
-    made = await reconciliation.apply(pending)
-    return AppliedRecord(applied=True, changes=[_record(one.change, secret=one.secret) for one in made])
+    made: list[ChangeRecord] = []
+    try:
+        await reconciliation.apply(pending, tell=lambda one: made.append(_record(one.change, secret=one.secret)))
+    except VaultError as refusal:
+        raise ApplyStopped(refusal, made) from refusal
+    return AppliedRecord(applied=True, changes=made)
 
 
 def _record(one: PlannedChange, *, secret: str | None) -> ChangeRecord:

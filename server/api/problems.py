@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +29,28 @@ class FieldProblem(BaseModel):
     message: str = Field(description="What is wrong with it")
 
 
+class DifferenceRecord(BaseModel):
+    """One value that changes; never a secret."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    before: object
+    after: object
+
+
+class ChangeRecord(BaseModel):
+    """One thing that is created, changed, or removed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    change: Literal["create", "update", "remove"]
+    kind: Literal["person", "group", "agent", "api", "provider", "mcp_server", "imported_api"]
+    name: str
+    differences: list[DifferenceRecord]
+    secret: str | None = Field(repr=False, description="A new sign-in link or client secret. Shown only here")
+
+
 class Problem(BaseModel):
     """A refusal (RFC 9457)."""
 
@@ -37,6 +60,9 @@ class Problem(BaseModel):
     detail: str = Field(description="What happened, and what to do")
     code: str = Field(description="Stable name of the problem")
     errors: list[FieldProblem] = Field(default=[], description="Values to correct")
+    changes: list[ChangeRecord] | None = Field(
+        default=None, repr=False, description="Only when applying: the changes that were made before; they stay"
+    )
     request_id: str = Field(default="", description="The ID of this request in the log and the activity")
 
 
@@ -59,6 +85,15 @@ class ApiRefused(PersonRefused):
         self.headers = dict(headers or {})
 
 
+class ApplyStopped(VaultError):
+    """A refusal after changes were made, which stay."""
+
+    def __init__(self, refusal: VaultError, changes: Sequence[ChangeRecord]) -> None:
+        super().__init__(refusal.description, detail=refusal.detail)
+        self.refusal = refusal
+        self.changes = changes
+
+
 def title_of(kind: str) -> str:
     """A kind of refusal in words."""
     return kind.replace("_", " ").capitalize()
@@ -66,6 +101,9 @@ def title_of(kind: str) -> str:
 
 def problem_of(deployment: Deployment, refusal: VaultError) -> WholeAnswer:
     """The answer to a refused request."""
+    changes: list[ChangeRecord] | None = None
+    if isinstance(refusal, ApplyStopped):
+        refusal, changes = refusal.refusal, list(refusal.changes)
     match refusal:
         case ApiRefused():
             kind, code, fields, headers = refusal.kind, refusal.kind, refusal.errors, refusal.headers
@@ -95,6 +133,7 @@ def problem_of(deployment: Deployment, refusal: VaultError) -> WholeAnswer:
         detail=errors.words_of(refusal),
         code=code,
         errors=list(fields),
+        changes=changes,
         request_id=REQUEST_ID.get() or "",
     )
-    return problem_answer(status, problem.model_dump(), headers)
+    return problem_answer(status, problem.model_dump(exclude={"changes"} if changes is None else None), headers)

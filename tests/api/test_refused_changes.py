@@ -20,8 +20,8 @@ from server.administration import (
 )
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.registrations import RegistrationInput
-from tests.support.rooms.admin_room import AdminRoom
-from vault import company_permissions, connections, delegations, shared_connections
+from tests.support.rooms.admin_room import AdminRoom, problem
+from vault import company_permissions, connections, delegations, shared_connections, users
 from vault import groups as stored
 from vault.groups import LOCAL, Group
 from vault.notices import endpoints
@@ -355,3 +355,15 @@ async def test_a_registration_whose_inputs_no_longer_exist_can_be_entered_again(
         await connections.disconnect(transaction, room.deployment.keys, account, now=room.deployment.now())
         await transaction.execute("update upstream_revocations set done_at = 1, next_at = null")
     await registrations.save(room.operator, provider, wanted, stored=earlier)
+
+
+async def test_a_refused_change_leaves_the_secrets_of_those_before_it(room: AdminRoom) -> None:
+    """Nothing can show them again."""
+    wanted = {"people": {"henry": {}, "alice": {"admin": False}}}
+    told = problem(await room.call("POST", "/apply", json=wanted), 409, "last_admin")["changes"]
+    assert isinstance(told, list)
+    (change,) = told
+    assert (change["change"], change["kind"], change["name"]) == ("create", "person", "henry")
+    assert "/sign-in/link?ticket=" in change["secret"]
+    assert await users.find_user(room.deployment.database, "henry") is not None
+    assert "changes" not in problem(await room.call("POST", "/apply", json={"poeple": {}}), 400, "invalid_request")

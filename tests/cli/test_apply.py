@@ -37,3 +37,29 @@ async def test_a_wrong_file_ends_in_one_line(place: Place, file: Path) -> None:
     missing = await run(place, "apply", str(file) + ".not-there")
     assert missing.exit_code == 1
     assert "can't read" in missing.stderr
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_a_refused_change_leaves_the_secrets_of_those_before_it(
+    place: Place, file: Path, *, as_json: bool
+) -> None:
+    """Nothing can show them again."""
+    options = ["--json"] if as_json else []
+    file.write_text(f"[people.heidi]\n[people.{'x' * 300}]\n")
+    stopped = await run(place, "apply", str(file), *options)
+    assert stopped.exit_code == 1
+    assert "were made and stay" in stopped.stderr
+    assert "name" in stopped.stderr.splitlines()[-1]
+    if as_json:
+        told = json.loads(stopped.stdout)
+        assert told["applied"] is False
+        (change,) = told["changes"]
+        assert (change["change"], change["name"]) == ("create", "heidi")
+        assert "/sign-in/link?ticket=" in change["secret"]
+    else:
+        first, link = stopped.stdout.splitlines()
+        assert first == "+ person heidi"
+        assert "/sign-in/link?ticket=" in link
+    again = await run(place, "apply", str(file), *options)  # the twin: the first change is refused
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "were made and stay" not in again.stderr

@@ -1104,6 +1104,7 @@ class Problem(TypedDict):
     detail: str
     code: str
     errors: NotRequired[list[FieldProblem]]
+    changes: NotRequired[list[ChangeRecord] | None]
     request_id: NotRequired[str]
 
 

@@ -981,6 +981,7 @@ export interface Problem {
   detail: string;
   code: string;
   errors?: Array<FieldProblem>;
+  changes?: Array<ChangeRecord> | null;
   request_id?: string;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ import typer
 from server.terminal.context import Setup, complain, fail, note, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from server.administration.actor import Actor
     from server.administration.declaration import DeclarationFile
@@ -27,10 +28,9 @@ _SIGNS = {"create": "+", "update": "~", "remove": "-"}
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What is to change, and what was made of it. `rules`: of a file with policies; `replay`: what they'd decide."""
+    """What is to change. `rules`: of a file with policies; `replay`: what they'd decide."""
 
     pending: tuple[PlannedChange, ...]
-    made: tuple[AppliedChange, ...]
     rules: RulePlan | None
     replay: ReplayReport | None
 
@@ -63,8 +63,11 @@ def apply(
     from server.administration.declaration import DeclarationRefused, read_declaration
     from server.policy.files import RulesRefused
 
+    made: list[AppliedChange] = []
     try:
-        found = setup.run(_apply(setup, read_declaration(file.expanduser()), is_dry=plan, prunes=prune))
+        with _showing_what_stays(setup, made):
+            wanted = read_declaration(file.expanduser())
+            found = setup.run(_apply(setup, wanted, is_dry=plan, prunes=prune, tell=made.append))
     except DeclarationRefused as refused:
         fail(str(refused))
     except RulesRefused as refused:
@@ -72,7 +75,7 @@ def apply(
             complain(one)
         note("Nothing was changed.")
         raise typer.Exit(1) from None
-    secrets = {id(one.change): one.secret for one in found.made}
+    secrets = {id(one.change): one.secret for one in made}
     if setup.as_json:
         rows = [_rule_row(one) | ({} if plan else {"secret": None}) for one in found.rule_files]
         rows += [_row(one) | ({} if plan else {"secret": secrets.get(id(one))}) for one in found.pending]
@@ -82,9 +85,7 @@ def apply(
         for one in found.rule_files:
             say("\n".join([f"{_SIGNS[one.verb]} policy {one.name}", *(f"    {line}" for line in one.diff)]))
         for one in found.pending:
-            say("\n".join(_lines(one)))
-            if secret := secrets.get(id(one)):
-                say(f"    {'sign_in_link' if one.kind == 'person' else 'client_secret'}: {secret}")
+            _say_change(one, secret=secrets.get(id(one)))
     if found.replay is not None:
         note(in_words(found.replay))
     count = len(found.rule_files) + len(found.pending)
@@ -99,7 +100,38 @@ def apply(
         raise typer.Exit(_PENDING)
 
 
-async def _apply(setup: Setup, wanted: DeclarationFile, *, is_dry: bool, prunes: bool) -> _Result:
+@contextmanager
+def _showing_what_stays(setup: Setup, made: Sequence[AppliedChange]) -> Generator[None]:
+    """Show the changes that were made before one is refused: their secrets can't be shown again."""
+    try:
+        yield
+    except BaseException:  # also an interruption
+        if not made:
+            raise
+        if setup.as_json:
+            rows = [_row(one.change) | {"secret": one.secret} for one in made]
+            setup.show_json({"applied": False, "changes": rows})
+        else:
+            for one in made:
+                _say_change(one.change, secret=one.secret)
+        note("The changes above were made and stay. The next one was refused: apply again once that is fixed.")
+        raise
+
+
+def _say_change(one: PlannedChange, *, secret: str | None) -> None:
+    say("\n".join(_lines(one)))
+    if secret:
+        say(f"    {'sign_in_link' if one.kind == 'person' else 'client_secret'}: {secret}")
+
+
+async def _apply(
+    setup: Setup,
+    wanted: DeclarationFile,
+    *,
+    is_dry: bool,
+    prunes: bool,
+    tell: Callable[[AppliedChange], None],
+) -> _Result:
     from server.administration import reconciliation
     from server.administration.actor import Actor
     from server.administration.declarations import declared_rules
@@ -119,14 +151,17 @@ async def _apply(setup: Setup, wanted: DeclarationFile, *, is_dry: bool, prunes:
                 first = replace(actor, deployment=deployment.with_rules([*kept, rules.before]))
         pending = await declared_servers.plan(actor, wanted, prunes=prunes, first=first)
         if is_dry:
-            return _Result(pending, (), rules, replay)
-        made = await reconciliation.apply(pending) if rules is None else await _apply_with_rules(actor, rules, pending)
-        return _Result(pending, made, rules, replay)
+            return _Result(pending, rules, replay)
+        if rules is None:
+            await reconciliation.apply(pending, tell=tell)
+        else:
+            await _apply_with_rules(actor, rules, pending, tell=tell)
+        return _Result(pending, rules, replay)
 
 
 async def _apply_with_rules(
-    actor: Actor, rules: RulePlan, pending: Sequence[PlannedChange]
-) -> tuple[AppliedChange, ...]:
+    actor: Actor, rules: RulePlan, pending: Sequence[PlannedChange], *, tell: Callable[[AppliedChange], None]
+) -> None:
     """Write the rules first, but after the imports whose tools they name: a vault doesn't start with unknown ones.
 
     Removals come last, when no rule names the removed tools anymore.
@@ -137,7 +172,7 @@ async def _apply_with_rules(
     from server.policy.files import RulesRefused
 
     first = [one for one in pending if rules.needs_imports and one.kind == "imported_api" and one.verb != "remove"]
-    made = await reconciliation.apply(first)
+    await reconciliation.apply(first, tell=tell)
     try:
         await declared_rules.apply(actor, rules)
     except (DeclarationRefused, RulesRefused) as refused:
@@ -145,7 +180,7 @@ async def _apply_with_rules(
             raise
         names = ", ".join(one.name for one in first)
         raise DeclarationRefused(f"{refused}. Already changed: imported_apis ({names})") from refused
-    return made + await reconciliation.apply([one for one in pending if one not in first])
+    await reconciliation.apply([one for one in pending if one not in first], tell=tell)
 
 
 def _rule_row(one: RuleFileChange) -> dict[str, object]:
