@@ -247,7 +247,7 @@ async def test_a_vault_that_is_refused_leaves_no_session_at_its_server(postgres_
         with pytest.raises(StorageUnavailable, match="newer") as refused:
             await postgres_store.open()
         assert refused.value.__traceback__, "it still refers to what was opened"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await looking.fetchval(sessions):
                 await asyncio.sleep(0.01)
     finally:

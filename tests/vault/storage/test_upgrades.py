@@ -389,13 +389,13 @@ async def test_building_an_index_waits_for_a_transaction_longer_than_a_call_woul
     limit = "lock_timeout"
     monkeypatch.setitem(vault.storage.postgres.SESSION, limit, "100")
     await execute(postgres_store, "drop index grants_client")
-    using = await asyncpg.connect(postgres_store.url)
+    using, looking = await asyncpg.connect(postgres_store.url), await asyncpg.connect(postgres_store.url)
     waits = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     try:
         async with asyncio.timeout(WAIT):
             await using.execute("begin; lock table grants in row exclusive mode")
             opening = asyncio.create_task(postgres_store.open())
-            while not await using.fetchval(waits):
+            while not await looking.fetchval(waits):  # a transaction would see the activity of its first look
                 await asyncio.wait([opening], timeout=0.01)
                 assert not opening.done()
             await asyncio.wait([opening], timeout=0.4)
@@ -406,3 +406,4 @@ async def test_building_an_index_waits_for_a_transaction_longer_than_a_call_woul
         await database.close()
     finally:
         await using.close()
+        await looking.close()
