@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 from providers.outbound.json_values import is_array, is_object
 from server.administration.actor import RECENT
 from server.api.operations import AdminCall, AdminOperation, TaggedAnswer
-from server.api.problems import ApiRefused, FieldProblem, problem_of
+from server.api.problems import ApiRefused, ApplyStopped, FieldProblem, problem_of
 from server.deployment import Deployment
 from server.http.answers import JSON, SECRET, WholeAnswer
 from server.http.bodies import BodyTooLarge, read_body
@@ -65,7 +65,7 @@ class AdminEndpoint:
                     headers={"Allow": ", ".join(self._allowed)},
                 )
             answer = await answer_operation(self._deployment, request, found)
-        except VaultError as refusal:
+        except (VaultError, ApplyStopped) as refusal:
             answer = problem_of(self._deployment, refusal)
         await answer(scope, receive, send)
 

@@ -85,11 +85,11 @@ class ApiRefused(PersonRefused):
         self.headers = dict(headers or {})
 
 
-class ApplyStopped(VaultError):
+class ApplyStopped(Exception):
     """A refusal after changes were made, which stay."""
 
     def __init__(self, refusal: VaultError, changes: Sequence[ChangeRecord]) -> None:
-        super().__init__(refusal.description, detail=refusal.detail)
+        super().__init__(refusal.description)
         self.refusal = refusal
         self.changes = changes
 
@@ -99,7 +99,7 @@ def title_of(kind: str) -> str:
     return kind.replace("_", " ").capitalize()
 
 
-def problem_of(deployment: Deployment, refusal: VaultError) -> WholeAnswer:
+def problem_of(deployment: Deployment, refusal: VaultError | ApplyStopped) -> WholeAnswer:
     """The answer to a refused request."""
     changes: list[ChangeRecord] | None = None
     if isinstance(refusal, ApplyStopped):
