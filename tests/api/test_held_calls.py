@@ -13,7 +13,7 @@ from server.administration.agents import RegisteredAgent
 from server.oauth import tokens
 from server.sign_in.callers import AgentCaller
 from tests.conftest import Store
-from tests.support.inspection import until_waiting
+from tests.support.inspection import lock_row, until_waiting
 from tests.support.network.held_requests import held_json
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import clients, grants, users
@@ -113,9 +113,8 @@ async def own_actor(room: AdminRoom) -> tuple[RegisteredAgent, User, Actor]:
 async def test_a_change_that_waits_for_the_end_of_its_token_is_refused(room: AdminRoom, store: Store, end: End) -> None:
     account, admin, actor = await own_actor(room)
     async with room.deployment.transaction() as holding:
-        await users.hold_user(holding, admin.id) if end is disable else await grants.hold_client(
-            holding, account.client.id
-        )
+        table, identity = ("users", admin.id) if end is disable else ("clients", account.client.id)
+        await lock_row(holding, table, identity, is_sqlite=store.is_sqlite)
         ending = asyncio.ensure_future(end(room, account, admin))
         await until_waiting(holding, number=1, is_sqlite=store.is_sqlite)
         changing = asyncio.ensure_future(people.add_person(actor, "mallory", is_admin=True))

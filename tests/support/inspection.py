@@ -61,6 +61,15 @@ async def count_waiting(transaction: Transaction) -> int:
     return integer(row, "n")
 
 
+async def lock_row(transaction: Transaction, table: str, identity: str, *, is_sqlite: bool) -> None:
+    """Lock a row without writing it, so that those who wait for it get it in their order; on SQLite, nothing is needed.
+
+    PostgreSQL lets those who wait for a row that was written compete for its new version.
+    """
+    if not is_sqlite:
+        await transaction.fetch_one(f"select 1 as one from {table} where id = :id for update", {"id": identity})
+
+
 async def until_waiting(
     transaction: Transaction, *, number: int, is_sqlite: bool, unless: asyncio.Task[object] | None = None
 ) -> None:

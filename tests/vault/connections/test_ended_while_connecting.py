@@ -14,11 +14,10 @@ from server.portal.access import access_changes
 from server.sign_in import password
 from tests.conftest import Store
 from tests.support.harness import PASSWORD
-from tests.support.inspection import until_waiting
+from tests.support.inspection import lock_row, until_waiting
 from tests.support.rooms.portal_room import CHAT
 from tests.vault.connections.test_consents import WAIT, Place, Trip, open_place
 from vault import delegations
-from vault.grants import hold_client
 from vault.refresh import consents
 from vault.refusals import StorageBusy
 
@@ -124,7 +123,7 @@ async def test_a_removal_that_waits_for_a_consent_ends_its_permission(place: Pla
     trip = await place.trip()
     deployment = place.room.deployment
     async with deployment.transaction() as transaction:
-        assert await hold_client(transaction, trip.client.id)
+        await lock_row(transaction, "clients", trip.client.id, is_sqlite=store.is_sqlite)
         returning = asyncio.ensure_future(trip.come_back())
         await until_waiting(transaction, number=1, is_sqlite=store.is_sqlite)
         removing = asyncio.ensure_future(remove_agent(trip))
