@@ -59,7 +59,6 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
         challenge="",  # matches no verifier, so the code behind a device code can't be redeemed as an ordinary one
         scopes=scopes,
         resource=resource,
-        names_redirect_uri=False,
         names_resource=named is not None,
         asks_always=True,
     )

@@ -193,7 +193,7 @@ async def test_each_way_of_authenticating_a_client_works_and_a_wrong_one_does_no
     signing = await Application.register(
         room, application.http, auth_method="private_key_jwt", secret_hash=None, metadata=metadata
     )
-    for audience, status in ((f"{room.url}/", 400), ("https://other.example/", 401)):
+    for audience, status in ((f"{room.url}/", 400), (f"{room.url}/oauth/token", 400), ("https://other.example/", 401)):
         now = room.deployment.now()
         claims = {"iss": signing.client.id, "sub": signing.client.id, "aud": audience, "exp": now + 60,
                   "jti": secrets.token_hex(8)}  # fmt: skip

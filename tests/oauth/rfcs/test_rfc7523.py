@@ -87,6 +87,7 @@ async def test_assertions_of_others_for_others_or_too_old_are_refused(world: Wor
         make(iss=other),
         make(aud="https://evil.example"),
         make(aud=[world.url, "https://evil.example"]),
+        make(aud=f"{world.url}/oauth/token"),  # only with the interface for Auth0's clients
         make(aud=[]),
         make(aud=None),
         make(exp=now - 30),
