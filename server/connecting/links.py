@@ -215,9 +215,7 @@ async def load_link(deployment: Deployment, handle: str, *, user: User) -> Conne
         deployment.database, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
     )
     if ticket is None:
-        raise ConnectRefused(
-            "This link was already used, or is older than ten minutes. Ask the agent for a new one.", kind="gone"
-        )
+        raise _ended_link()
     if ticket.user_id != user.id:
         await deployment.activity.record_refusal(
             Event(
@@ -272,7 +270,14 @@ async def use_link(
     try:
         await tickets.consume(transaction, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now())
     except TransitionRefused as error:
-        raise ConnectRefused("This link was already used. Ask the agent for a new one.", kind="gone") from error
+        raise _ended_link() from error
+
+
+def _ended_link() -> ConnectRefused:
+    return ConnectRefused(
+        "This link was used, is older than ten minutes, or ended with the agent's access. Ask the agent for a new one.",
+        kind="gone",
+    )
 
 
 # What already exists

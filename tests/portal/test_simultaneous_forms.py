@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from html import unescape
 
 import httpx2
 import pytest
@@ -13,7 +14,7 @@ from server.sign_in.callers import SessionCaller
 from tests.conftest import Store
 from tests.portal.test_held_forms import post
 from tests.portal.test_recognition import cursor
-from tests.support.inspection import session_of, until_waiting
+from tests.support.inspection import lock_row, session_of, until_waiting
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import delegations, tickets, users
@@ -63,9 +64,9 @@ async def test_a_permission_that_ends_while_a_form_changes_it_stays_ended(
 
 
 async def answer_while_cut_off(
-    room: Room, store: Store, user: User, client: Client, *, account: str | None = None, cuts_off: bool
+    room: Room, store: Store, user: User, client: Client, *, account: str | None = None, cut_off: str
 ) -> httpx2.Response:
-    """Allow what a new link asks for; with `cuts_off`, another page cuts the agent off at the same time."""
+    """Allow what a new link asks for; another page cuts the agent off `before` or `after` it, or `never`."""
     await room.grant(user, client)
     person, other = await room.signed_in(user), await room.signed_in(user)
     page = await person.open((await room.link(user, client, scopes=WRITE)).url)
@@ -73,27 +74,42 @@ async def answer_while_cut_off(
     answers: dict[str, str | list[str] | None] = {"decision": "allow", "level.asked": "write"}
     if account is not None:
         answers["account"] = account
+    forms = [post(person, page, answers, form="/connect/")]
+    if cut_off != "never":
+        forms.insert(0 if cut_off == "before" else 1, post(other, ending, {}, form="/cut-off"))
+    sent = list[asyncio.Task[httpx2.Response]]()
     async with room.deployment.transaction() as holding:
-        await users.hold_user(holding, user.id)
-        sent = [asyncio.ensure_future(post(person, page, answers, form="/connect/"))]
-        await until_waiting(holding, number=1, is_sqlite=store.is_sqlite, unless=sent[0])
-        if cuts_off:
-            sent.append(asyncio.ensure_future(post(other, ending, {}, form="/cut-off")))
-            await until_waiting(holding, number=2, is_sqlite=store.is_sqlite)
-    answer, *_ = await asyncio.gather(*sent)
-    return answer
+        await lock_row(holding, "users", user.id, is_sqlite=store.is_sqlite)
+        for number, form in enumerate(forms, start=1):
+            sent.append(asyncio.ensure_future(form))
+            await until_waiting(holding, number=number, is_sqlite=store.is_sqlite)
+    done = await asyncio.gather(*sent)
+    return done[1 if cut_off == "before" else 0]
 
 
-async def test_an_agent_that_is_cut_off_while_a_link_lets_it_in_is_not_let_in(room: Room, store: Store) -> None:
+@pytest.mark.parametrize("cut_off", ["before", "after", "never"])
+async def test_an_agent_that_is_cut_off_while_a_link_lets_it_in_is_not_let_in(
+    room: Room, store: Store, cut_off: str
+) -> None:
     """Using the link and giving the permission are one step: the cut-off comes before both, or ends both."""
     user, client = await room.user(), await room.agent()
     account = await room.account(user, "slack", label="Team", scopes=WRITE)
-    for cuts_off in (True, False):
-        await answer_while_cut_off(room, store, user, client, account=account.id, cuts_off=cuts_off)
-        held = await delegations.get(
-            room.deployment.database, user_id=user.id, client_id=client.id, connection_id=account.id
+    answer = await answer_while_cut_off(room, store, user, client, account=account.id, cut_off=cut_off)
+    check_answer(answer, cut_off)
+    held = await delegations.get(
+        room.deployment.database, user_id=user.id, client_id=client.id, connection_id=account.id
+    )
+    assert (held is not None and held.revoked_at is None) is (cut_off == "never")
+
+
+def check_answer(answer: httpx2.Response, cut_off: str) -> None:
+    if cut_off == "before":
+        assert answer.status_code == 410
+        assert "This link was used, is older than ten minutes, or ended with the agent's access." in unescape(
+            answer.text
         )
-        assert (held is not None and held.revoked_at is None) is not cuts_off
+    else:
+        assert answer.status_code == 303, answer.text
 
 
 @pytest.mark.parametrize("is_ended", [True, False])
@@ -144,7 +160,7 @@ async def test_an_agent_that_is_cut_off_while_the_person_lets_it_in_keeps_no_per
         caller = SessionCaller(room.deployment, await session_of(room.deployment, other))
         ending = list[asyncio.Task[None]]()
         async with room.deployment.transaction() as holding:
-            await users.hold_user(holding, user.id)
+            await lock_row(holding, "users", user.id, is_sqlite=store.is_sqlite)
             answers: dict[str, str | list[str] | None] = {"decision": decision}
             if decision == "allow":
                 answers[f"level.{account.id}"] = "write"
@@ -160,19 +176,19 @@ async def test_an_agent_that_is_cut_off_while_the_person_lets_it_in_keeps_no_per
         assert (held is not None and held.revoked_at is None) is not cuts_off
 
 
+@pytest.mark.parametrize("cut_off", ["before", "after", "never"])
 async def test_an_agent_that_is_cut_off_while_a_link_leads_to_the_provider_gets_nothing_there(
-    room: Room, store: Store
+    room: Room, store: Store, cut_off: str
 ) -> None:
     user, client = await room.user(), await room.agent()
-    for cuts_off in (True, False):
-        answer = await answer_while_cut_off(room, store, user, client, cuts_off=cuts_off)
-        assert answer.status_code == 303, answer.text
-        waiting = await tickets.list_unused(
-            room.deployment.database,
-            room.deployment.keys,
-            purpose=TicketPurpose.UPSTREAM_STATE,
-            user_id=user.id,
-            client_id=client.id,
-            now=room.deployment.now(),
-        )
-        assert bool(waiting) is not cuts_off
+    answer = await answer_while_cut_off(room, store, user, client, cut_off=cut_off)
+    check_answer(answer, cut_off)
+    waiting = await tickets.list_unused(
+        room.deployment.database,
+        room.deployment.keys,
+        purpose=TicketPurpose.UPSTREAM_STATE,
+        user_id=user.id,
+        client_id=client.id,
+        now=room.deployment.now(),
+    )
+    assert bool(waiting) is (cut_off == "never")
