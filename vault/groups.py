@@ -44,6 +44,10 @@ _ADD: Final = """
     values (:tenant, :group_id, :user_id, :source, :now, :expires_at)
     on conflict (tenant, group_id, user_id, source) do update set expires_at = excluded.expires_at
 """
+_RENEW: Final = """
+    update memberships set expires_at = :expires_at
+    where tenant = :tenant and group_id = :group_id and user_id = :user_id and source = :source
+"""
 _REMOVE: Final = """
     delete from memberships
     where tenant = :tenant and group_id = :group_id and user_id = :user_id and source = :source
@@ -356,16 +360,21 @@ async def set_groups(
     for key, row in there.items():
         if key not in wanted:
             await remove_member(transaction, text(row, "id"), user_id, source=source)
+    joined: list[str] = []
     for key, name in sorted(wanted.items()):  # concurrent sign-ins lock their groups in the same order
         known = there.get(key)
         end = None if known is None else integer_or_none(known, "expires_at")
         if known is not None and (end is None or end > now):
-            group = text(known, "id")
-        else:
-            group = await _held_group(transaction, name, now=now)
+            renewed = {"group_id": text(known, "id"), "user_id": user_id, "source": source, "expires_at": expires_at}
+            if await transaction.execute(_RENEW, {"tenant": TENANT, **renewed}):
+                continue
+            del there[key]  # someone deleted the group in the meantime
+        group = await _held_group(transaction, name, now=now)
         await add_member(transaction, group, user_id, source=source, now=now, expires_at=expires_at)
+        if key not in there:
+            joined.append(name)
     return (
-        tuple(name for key, name in sorted(wanted.items()) if key not in there),
+        tuple(joined),
         tuple(text(row, "name") for key, row in sorted(there.items()) if key not in wanted),
     )
 

@@ -197,6 +197,33 @@ async def test_a_group_that_is_deleted_as_empty_during_a_sign_in_is_made_again(
     assert await groups.names_of_person(database, user.id, now=NOW) == {"sales"}
 
 
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_a_group_that_is_deleted_while_a_sign_in_renews_a_membership_is_made_again(
+    database: Database, *, is_deleted: bool
+) -> None:
+    user, is_postgres = await make_user(database), type(database).__name__ == "PostgresDatabase"
+    async with database.transaction() as transaction:
+        await bring(transaction, user, "Legal", "Sales")
+        sales = await groups.find_group(transaction, "Sales")
+        assert sales is not None
+
+    async def sign_in() -> tuple[tuple[str, ...], tuple[str, ...]]:
+        async with database.transaction() as transaction:
+            return await bring(transaction, user, "Legal", "Sales", "Research", days=60)
+
+    async with database.transaction() as deleting:
+        await groups.hold_group(deleting, sales.id)
+        if is_deleted:
+            await groups.delete_group(deleting, sales.id)
+        renewing = asyncio.create_task(sign_in())
+        await until_waiting(deleting, renewing, is_postgres=is_postgres)
+    joined = ("Research", "Sales") if is_deleted else ("Research",)
+    assert await renewing == (joined, ())
+    assert await groups.names_of_person(database, user.id, now=NOW + 59 * DAY) == {"legal", "research", "sales"}
+    assert (await groups.get_group(database, sales.id) is None) is is_deleted
+    assert len(await database.fetch("select group_id from memberships")) == 3  # each is of a group
+
+
 async def test_two_first_sign_ins_of_a_group_make_it_once(database: Database) -> None:
     alice, bob = await make_user(database), await make_user(database, "bob")
     is_postgres = type(database).__name__ == "PostgresDatabase"
@@ -230,7 +257,7 @@ async def test_the_end_of_a_membership_does_not_hold_up_a_sign_in_that_renews_it
     assert held.expires_at == NOW + 2 * DAY
 
 
-async def until_waiting(transaction: Transaction, task: asyncio.Task[None], *, is_postgres: bool) -> None:
+async def until_waiting(transaction: Transaction, task: asyncio.Task[object], *, is_postgres: bool) -> None:
     """Wait until the task is blocked by the transaction, or done; on SQLite, every writer waits at once."""
     async with asyncio.timeout(30):
         while is_postgres and not task.done():
