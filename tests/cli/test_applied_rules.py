@@ -242,6 +242,29 @@ async def test_rules_refused_after_an_interrupted_change_was_finished_say_so(
     assert (folder / "posts.cedar").read_text() == POSTS
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_rules_that_were_written_before_a_refused_change_are_shown(
+    place: Place, folder: Path, file: Path, *, as_json: bool
+) -> None:
+    options = ["--json"] if as_json else []
+    file.write_text(f'[people.{"x" * 300}]\n[policies.posts]\nrules_file = "posts.cedar"\n')
+    (folder / ".applying").mkdir()
+    stopped = await run(place, "apply", str(file), *options)
+    assert (stopped.exit_code, "were made and stay" in stopped.stderr) == (1, True)
+    assert "was finished" in stopped.stderr
+    assert (folder / "posts.cedar").read_text() == POSTS
+    if as_json:
+        row = {"change": "create", "kind": "policy", "name": "posts.cedar", "secret": None}
+        row["differences"] = {"rules": {"before": None, "after": POSTS}}
+        assert json.loads(stopped.stdout) == {"applied": False, "changes": [row]}
+    else:
+        assert stopped.stdout.splitlines()[0] == "+ policy posts.cedar"
+    again = await run(place, "apply", str(file), *options)  # the twin: the rules are there already
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "were made and stay" not in again.stderr
+    assert "was finished" not in again.stderr
+
+
 async def test_a_folder_that_another_changes_is_refused(place: Place, folder: Path, file: Path) -> None:
     with hold(folder):
         refused = await run(place, "apply", str(file))

@@ -5,7 +5,7 @@ Only the command applies them: they are files on the vault's host, like the sett
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import unified_diff
@@ -120,10 +120,10 @@ def _usable(contents: Mapping[str, bytes], actions: Mapping[str, Action]) -> Rul
         return None
 
 
-async def apply(actor: Actor, planned: RulePlan) -> None:
+async def apply(actor: Actor, planned: RulePlan, *, tell: Callable[[RulePlan], None] = lambda _: None) -> None:
     """Write the files together, and finish an interrupted change first. Raises DeclarationRefused.
 
-    RulesRefused means that nothing was changed.
+    RulesRefused means that nothing was changed. `tell` gets the plan once the files are written.
     """
     if not planned.changes and not planned.is_unfinished:
         return
@@ -139,6 +139,7 @@ async def apply(actor: Actor, planned: RulePlan) -> None:
         raise DeclarationRefused(f"{SETTING}: the files in {folder} are being changed: run this again") from None
     except OSError as error:
         raise DeclarationRefused(f"{SETTING}: can't write {error.filename or folder}: {reason_of(error)}") from error
+    tell(planned)
     now = actor.deployment.now()
     async with actor.change() as transaction:
         names = sorted(one.name for one in planned.changes)

@@ -13,7 +13,7 @@ import typer
 from server.terminal.context import Setup, complain, fail, note, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from server.administration.actor import Actor
     from server.administration.declaration import DeclarationFile
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from server.policy.replay import ReplayReport
 
 _PENDING = 2  # exit code of --plan
+_FINISHED = "An interrupted change of the rules was finished."
 _SIGNS = {"create": "+", "update": "~", "remove": "-"}
 
 
@@ -44,6 +45,19 @@ class _Result:
         return self.rules is not None and self.rules.is_unfinished
 
 
+@dataclass(slots=True)
+class _ApplyProgress:
+    """What stays if a later change is refused. `rules`: the plan, once its files are written."""
+
+    rules: list[RulePlan]
+    changes: list[AppliedChange]
+
+    @property
+    def secrets(self) -> dict[int, str | None]:
+        """The new links and secrets, by the identity of the planned change."""
+        return {id(one.change): one.secret for one in self.changes}
+
+
 def apply(
     setup: Setup,
     file: Annotated[
@@ -63,11 +77,11 @@ def apply(
     from server.administration.declaration import DeclarationRefused, read_declaration
     from server.policy.files import RulesRefused
 
-    made: list[AppliedChange] = []
+    made = _ApplyProgress([], [])
     try:
         with _showing_what_stays(setup, made):
             wanted = read_declaration(file.expanduser())
-            found = setup.run(_apply(setup, wanted, is_dry=plan, prunes=prune, tell=made.append))
+            found = setup.run(_apply(setup, wanted, is_dry=plan, prunes=prune, made=made))
     except DeclarationRefused as refused:
         fail(str(refused))
     except RulesRefused as refused:
@@ -75,25 +89,19 @@ def apply(
             complain(one)
         note("Nothing was changed.")
         raise typer.Exit(1) from None
-    secrets = {id(one.change): one.secret for one in made}
+    secrets = made.secrets
     if setup.as_json:
-        rows = [_rule_row(one) | ({} if plan else {"secret": None}) for one in found.rule_files]
-        rows += [_row(one) | ({} if plan else {"secret": secrets.get(id(one))}) for one in found.pending]
         replay = {} if found.replay is None else {"replay": _replay_fields(found.replay)}
+        rows = _rows(found.rule_files, found.pending, None if plan else secrets)
         setup.show_json({"applied": not plan, "changes": rows, **replay})
     else:
-        for one in found.rule_files:
-            say("\n".join([f"{_SIGNS[one.verb]} policy {one.name}", *(f"    {line}" for line in one.diff)]))
-        for one in found.pending:
-            _say_change(one, secret=secrets.get(id(one)))
+        _say_changes(found.rule_files, found.pending, secrets)
     if found.replay is not None:
         note(in_words(found.replay))
     count = len(found.rule_files) + len(found.pending)
     note("Nothing to change." if not count else f"{count} {'to make' if plan else 'made'}.")
     if found.is_unfinished:
-        note(
-            "An interrupted change of the rules " + ("is unfinished: apply to finish it." if plan else "was finished.")
-        )
+        note(_FINISHED if not plan else "An interrupted change of the rules is unfinished: apply to finish it.")
     if any(secrets.values()):
         note("Links and secrets are shown only once.")
     if plan and (count or found.is_unfinished):
@@ -101,27 +109,42 @@ def apply(
 
 
 @contextmanager
-def _showing_what_stays(setup: Setup, made: Sequence[AppliedChange]) -> Generator[None]:
+def _showing_what_stays(setup: Setup, made: _ApplyProgress) -> Generator[None]:
     """Show the changes that were made before one is refused: their secrets can't be shown again."""
     try:
         yield
     except BaseException:  # also an interruption
-        if not made:
+        files = [file for rules in made.rules for file in rules.changes]
+        if any(rules.is_unfinished for rules in made.rules):
+            note(_FINISHED)
+        if not files and not made.changes:
             raise
+        changes = [one.change for one in made.changes]
         if setup.as_json:
-            rows = [_row(one.change) | {"secret": one.secret} for one in made]
-            setup.show_json({"applied": False, "changes": rows})
+            setup.show_json({"applied": False, "changes": _rows(files, changes, made.secrets)})
         else:
-            for one in made:
-                _say_change(one.change, secret=one.secret)
+            _say_changes(files, changes, made.secrets)
         note("The changes above were made and stay. The next one was refused: apply again once that is fixed.")
         raise
 
 
-def _say_change(one: PlannedChange, *, secret: str | None) -> None:
-    say("\n".join(_lines(one)))
-    if secret:
-        say(f"    {'sign_in_link' if one.kind == 'person' else 'client_secret'}: {secret}")
+def _rows(
+    files: Sequence[RuleFileChange], changes: Sequence[PlannedChange], secrets: Mapping[int, str | None] | None
+) -> list[dict[str, object]]:
+    """The rows of the JSON output. `secrets` is None for a plan."""
+    rows = [(_rule_row(one), id(one)) for one in files] + [(_row(one), id(one)) for one in changes]
+    return [row | ({} if secrets is None else {"secret": secrets.get(key)}) for row, key in rows]
+
+
+def _say_changes(
+    files: Sequence[RuleFileChange], changes: Sequence[PlannedChange], secrets: Mapping[int, str | None]
+) -> None:
+    for one in files:
+        say("\n".join([f"{_SIGNS[one.verb]} policy {one.name}", *(f"    {line}" for line in one.diff)]))
+    for one in changes:
+        say("\n".join(_lines(one)))
+        if secret := secrets.get(id(one)):
+            say(f"    {'sign_in_link' if one.kind == 'person' else 'client_secret'}: {secret}")
 
 
 async def _apply(
@@ -130,7 +153,7 @@ async def _apply(
     *,
     is_dry: bool,
     prunes: bool,
-    tell: Callable[[AppliedChange], None],
+    made: _ApplyProgress,
 ) -> _Result:
     from server.administration import reconciliation
     from server.administration.actor import Actor
@@ -153,14 +176,14 @@ async def _apply(
         if is_dry:
             return _Result(pending, rules, replay)
         if rules is None:
-            await reconciliation.apply(pending, tell=tell)
+            await reconciliation.apply(pending, tell=made.changes.append)
         else:
-            await _apply_with_rules(actor, rules, pending, tell=tell)
+            await _apply_with_rules(actor, rules, pending, made=made)
         return _Result(pending, rules, replay)
 
 
 async def _apply_with_rules(
-    actor: Actor, rules: RulePlan, pending: Sequence[PlannedChange], *, tell: Callable[[AppliedChange], None]
+    actor: Actor, rules: RulePlan, pending: Sequence[PlannedChange], *, made: _ApplyProgress
 ) -> None:
     """Write the rules first, but after the imports whose tools they name: a vault doesn't start with unknown ones.
 
@@ -172,15 +195,15 @@ async def _apply_with_rules(
     from server.policy.files import RulesRefused
 
     first = [one for one in pending if rules.needs_imports and one.kind == "imported_api" and one.verb != "remove"]
-    await reconciliation.apply(first, tell=tell)
+    await reconciliation.apply(first, tell=made.changes.append)
     try:
-        await declared_rules.apply(actor, rules)
+        await declared_rules.apply(actor, rules, tell=made.rules.append)
     except (DeclarationRefused, RulesRefused) as refused:
         if not first:
             raise
         names = ", ".join(one.name for one in first)
         raise DeclarationRefused(f"{refused}. Already changed: imported_apis ({names})") from refused
-    await reconciliation.apply([one for one in pending if one not in first], tell=tell)
+    await reconciliation.apply([one for one in pending if one not in first], tell=made.changes.append)
 
 
 def _rule_row(one: RuleFileChange) -> dict[str, object]:
