@@ -145,18 +145,19 @@ async def change(
         if is_disabled is not None:
             await change_disabled(actor, transaction, person, is_disabled=is_disabled)
         if is_admin is not None:
-            await _change_admin(actor, transaction, person, is_admin=is_admin)
+            await change_admin(actor, transaction, person, is_admin=is_admin)
         if role is not None:
-            await _change_role(actor, transaction, person, role)
+            await change_role(actor, transaction, person, role)
 
 
 async def set_admin(actor: Actor, person: User, *, is_admin: bool) -> bool:
     """Make the person an admin, or no longer; at least one admin must remain. False if nothing changed."""
     async with actor.change() as transaction:
-        return await _change_admin(actor, transaction, person, is_admin=is_admin)
+        return await change_admin(actor, transaction, person, is_admin=is_admin)
 
 
-async def _change_admin(actor: Actor, transaction: Transaction, person: User, *, is_admin: bool) -> bool:
+async def change_admin(actor: Actor, transaction: Transaction, person: User, *, is_admin: bool) -> bool:
+    """`set_admin` as part of a larger change."""
     current = await hold_person(transaction, person.id)
     if current.is_admin == is_admin:  # someone else may have changed it meanwhile, for example made them an owner
         return False
@@ -167,10 +168,11 @@ async def _change_admin(actor: Actor, transaction: Transaction, person: User, *,
 async def set_role(actor: Actor, person: User, role: Role) -> bool:
     """Change the person's own role. Only an owner can add or remove owners. False if nothing changed."""
     async with actor.change() as transaction:
-        return await _change_role(actor, transaction, person, role)
+        return await change_role(actor, transaction, person, role)
 
 
-async def _change_role(actor: Actor, transaction: Transaction, person: User, role: Role) -> bool:
+async def change_role(actor: Actor, transaction: Transaction, person: User, role: Role) -> bool:
+    """`set_role` as part of a larger change."""
     current = await hold_person(transaction, person.id)
     if current.role is role:
         return False
@@ -240,17 +242,26 @@ async def unlink_identity(actor: Actor, person: User, *, issuer: str, subject: s
     What it vouched for at other services ends, too.
     Raises ChangeRefused if it is the actor's only way to sign in.
     """
-    now = actor.deployment.now()
     async with actor.change() as transaction:
-        current = await check_may_touch(actor, transaction, person)
-        if not await users.unlink_identity(transaction, issuer=issuer, subject=subject, user_id=person.id):
-            return False
-        await _keep_a_way_in(actor, transaction, current)
-        await users.end_user_sessions(transaction, person.id, now=now)
-        await audit.append(transaction, actor.event("user.unlinked", user_id=person.id, issuer=issuer), now=now)
-        ended = await _end_vouching(actor, transaction, person, issuer=issuer, subject=subject)
-    await end_at_providers(actor.deployment, [one.id for one in ended])
-    return True
+        ended = await remove_identity(actor, transaction, person, issuer=issuer, subject=subject)
+    await end_at_providers(actor.deployment, ended or ())
+    return ended is not None
+
+
+async def remove_identity(
+    actor: Actor, transaction: Transaction, person: User, *, issuer: str, subject: str
+) -> Sequence[str] | None:
+    """`unlink_identity` as part of a larger change; returns the IDs of the connections to end at their providers
+    afterwards, or None if the identity wasn't theirs."""
+    now = actor.deployment.now()
+    current = await check_may_touch(actor, transaction, person)
+    if not await users.unlink_identity(transaction, issuer=issuer, subject=subject, user_id=person.id):
+        return None
+    await _keep_a_way_in(actor, transaction, current)
+    await users.end_user_sessions(transaction, person.id, now=now)
+    await audit.append(transaction, actor.event("user.unlinked", user_id=person.id, issuer=issuer), now=now)
+    ended = await _end_vouching(actor, transaction, person, issuer=issuer, subject=subject)
+    return [one.id for one in ended]
 
 
 async def _end_vouching(

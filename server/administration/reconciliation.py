@@ -8,7 +8,7 @@ name, but only agents that a declaration created.
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -26,6 +26,7 @@ from server.administration.declaration import (
 from server.administration.declarations import declared_groups
 from server.administration.declarations.planned_changes import PlannedChange, Verb, differences_between
 from server.administration.registrations import RegistrationInput
+from server.connecting.deletion import end_at_providers
 from server.oauth.exchange import release
 from vault import apis, clients, users
 from vault import registrations as stored_registrations
@@ -33,6 +34,7 @@ from vault.mcp.servers import list_accepted
 from vault.records import Client, User
 from vault.refusals import CiphertextRejected
 from vault.registrations import StoredRegistration
+from vault.storage.database import Transaction
 from vault.users import LinkedIdentity
 
 SECRET: Final = "(secret)"
@@ -50,7 +52,7 @@ async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tu
     """The changes to make, in order. Raises ChangeRefused for a declaration that can't be applied."""
     found: list[PlannedChange] = []
     if wanted.people is not None:
-        found += [one async for one in _plan_people(actor, wanted.people, prunes=prunes)]
+        found += await _plan_people(actor, wanted.people, prunes=prunes)
     if wanted.groups is not None:
         found += await declared_groups.plan(actor, wanted.groups, wanted.people, prunes=prunes)
     if wanted.agents is not None:
@@ -81,24 +83,29 @@ async def apply(
 # People
 
 
-async def _plan_people(
-    actor: Actor, wanted: Mapping[str, DeclaredPerson], *, prunes: bool
-) -> AsyncIterator[PlannedChange]:
-    reader, claimed = actor.deployment.database, dict[LinkedIdentity, str]()
+@dataclass(frozen=True, slots=True)
+class _PersonStep:
+    """A person's change. `givers`: the IDs of the people from whom it takes identities."""
+
+    change: PlannedChange
+    person_id: str | None
+    givers: frozenset[str]
+
+
+async def _plan_people(actor: Actor, wanted: Mapping[str, DeclaredPerson], *, prunes: bool) -> list[PlannedChange]:
+    reader, steps = actor.deployment.database, list[_PersonStep]()
+    givers = await _find_givers(actor, wanted, prunes=prunes)
     for name, declared in wanted.items():
-        person = await users.find_user(reader, name)
-        for one in _identities_of(declared):
-            if claimed.setdefault(one, users.name_key(name)) != users.name_key(name):
-                raise _identity_taken(name, one)
-            owner = await users.find_by_identity(reader, issuer=one.issuer, subject=one.subject)
-            if owner is not None and (person is None or owner.id != person.id):
-                raise _identity_taken(name, one)
+        person, named = await users.find_user(reader, name), _identities_of(declared)
+        taken = {one: givers[one] for one in named if one in givers}
+        owners = frozenset(one.id for one in taken.values())
         after = _person_facts(declared)
         if person is None:
-            run = partial(_create_person, actor, name, declared)
-            yield PlannedChange("create", "person", name, differences_between({}, after), run)
+            run = partial(_create_person, actor, name, declared, taken)
+            change = PlannedChange("create", "person", name, differences_between({}, after), run)
+            steps.append(_PersonStep(change, None, owners))
             continue
-        linked, named = await users.list_identities(reader, person.id), _identities_of(declared)
+        linked = await users.list_identities(reader, person.id)
         removable = () if declared.identities is None else await people.removable_identities(reader, person)
         surplus = tuple(one for one in removable if one not in named)
         before = {
@@ -107,15 +114,70 @@ async def _plan_people(
             "identities": [name_of(one) for one in (*(one for one in named if one in linked), *surplus)],
         }
         if differences := differences_between(before, after):
-            run = partial(_update_person, actor, person, declared, surplus)
-            yield PlannedChange("update", "person", name, differences, run)
+            run = partial(_update_person, actor, person, declared, taken, surplus)
+            steps.append(_PersonStep(PlannedChange("update", "person", name, differences, run), person.id, owners))
+    found = list(_in_order(steps, own_id=None if actor.user is None else actor.user.id))
     if prunes:
         kept = {users.name_key(name) for name in wanted}
         async for page in users.walk_users(reader):
-            for person in page:
-                is_self = actor.user is not None and person.id == actor.user.id
-                if users.name_key(person.name) not in kept and not is_self:
-                    yield PlannedChange("remove", "person", person.name, (), partial(people.delete, actor, person))
+            found += [
+                PlannedChange("remove", "person", person.name, (), partial(people.delete, actor, person))
+                for person in page
+                if users.name_key(person.name) not in kept and not _is_own(actor, person)
+            ]
+    return found
+
+
+async def _find_givers(
+    actor: Actor, wanted: Mapping[str, DeclaredPerson], *, prunes: bool
+) -> Mapping[LinkedIdentity, User]:
+    """Who has the identities that are to become another person's. Raises ChangeRefused for one that its owner keeps."""
+    reader, found = actor.deployment.database, dict[LinkedIdentity, User]()
+    claimed, declared = dict[LinkedIdentity, str](), {users.name_key(name): one for name, one in wanted.items()}
+    for name, person in wanted.items():
+        key = users.name_key(name)
+        for one in _identities_of(person):
+            if claimed.setdefault(one, key) != key:
+                raise _identity_taken(name, one)
+            owner = await users.find_by_identity(reader, issuer=one.issuer, subject=one.subject)
+            if owner is None or users.name_key(owner.name) == key:
+                continue
+            given = declared.get(users.name_key(owner.name))
+            gives = prunes and not _is_own(actor, owner) if given is None else given.identities is not None
+            if not gives or one not in await people.removable_identities(reader, owner):
+                raise _identity_taken(name, one)
+            found[one] = owner
+    return found
+
+
+def _is_own(actor: Actor, person: User) -> bool:
+    return actor.user is not None and actor.user.id == person.id
+
+
+def _in_order(steps: Sequence[_PersonStep], *, own_id: str | None) -> Iterator[PlannedChange]:
+    """The changes in the order of the file, but whoever takes an identity comes before the person who has it, so that
+    it is never nobody's: a sign-in in between would create a person for it. An admin's own change comes first, as
+    they need a way to sign in.
+    """
+    takers: dict[str, list[_PersonStep]] = {}
+    for one in steps:
+        for giver in one.givers:
+            takers.setdefault(giver, []).append(one)
+    own = [one for one in steps if own_id is not None and one.person_id == own_id]
+    waiting, begun, done = list(reversed(steps)), set[str](), set[str]()
+    while waiting:
+        one = waiting[-1]
+        if one.change.name in begun:
+            waiting.pop()
+            if one.change.name not in done:
+                done.add(one.change.name)
+                yield one.change
+            continue
+        begun.add(one.change.name)
+        earlier = [] if one in own or one.person_id is None else takers.get(one.person_id, [])
+        if own_id in one.givers:
+            earlier = [*own, *earlier]
+        waiting += [other for other in reversed(earlier) if other.change.name not in begun]
 
 
 def _person_facts(declared: DeclaredPerson) -> dict[str, object]:
@@ -139,33 +201,61 @@ def name_of(identity: LinkedIdentity) -> str:
     return f"{identity.subject} at {identity.issuer}"
 
 
-async def _create_person(actor: Actor, name: str, declared: DeclaredPerson) -> str | None:
+async def _create_person(
+    actor: Actor, name: str, declared: DeclaredPerson, taken: Mapping[LinkedIdentity, User]
+) -> str | None:
     async with actor.change() as transaction:
         added = await people.create_person(actor, transaction, name, is_admin=declared.admin, role=declared.role)
         if declared.disabled:
             await people.change_disabled(actor, transaction, added.user, is_disabled=True)
-        for one in _identities_of(declared):
-            await people.add_identity(actor, transaction, added.user, issuer=one.issuer, subject=one.subject)
+        ended = await _link(actor, transaction, added.user, _identities_of(declared), taken)
+    await end_at_providers(actor.deployment, ended)
     return added.link
 
 
 async def _update_person(
-    actor: Actor, person: User, declared: DeclaredPerson, surplus: Sequence[LinkedIdentity]
+    actor: Actor,
+    person: User,
+    declared: DeclaredPerson,
+    taken: Mapping[LinkedIdentity, User],
+    surplus: Sequence[LinkedIdentity],
 ) -> None:
-    """`surplus`: the identities that the plan removes."""
-    if declared.role is None:
-        await people.set_admin(actor, person, is_admin=declared.admin)
-    else:
-        await people.set_role(actor, person, declared.role)
-    # Enabling also resumes agents that an identity provider stopped, so only if the plan says it.
-    if declared.disabled is not None and declared.disabled != (person.disabled_at is not None):
-        await people.set_disabled(actor, person, is_disabled=declared.disabled)
-    known = await users.list_identities(actor.deployment.database, person.id)
-    for one in _identities_of(declared):
-        if one not in known:
-            await people.link_identity(actor, person, issuer=one.issuer, subject=one.subject)
-    for one in surplus:
-        await people.unlink_identity(actor, person, issuer=one.issuer, subject=one.subject)
+    """`taken`: the identities that the plan takes from someone; `surplus`: those that it removes."""
+    async with actor.change() as transaction:
+        if declared.role is None:
+            await people.change_admin(actor, transaction, person, is_admin=declared.admin)
+        else:
+            await people.change_role(actor, transaction, person, declared.role)
+        # Enabling also resumes agents that an identity provider stopped, so only if the plan says it.
+        if declared.disabled is not None and declared.disabled != (person.disabled_at is not None):
+            await people.change_disabled(actor, transaction, person, is_disabled=declared.disabled)
+        known = await users.list_identities(transaction, person.id)
+        missing = [one for one in _identities_of(declared) if one not in known]
+        ended = await _link(actor, transaction, person, missing, taken)
+        for one in surplus:
+            ended += (
+                await people.remove_identity(actor, transaction, person, issuer=one.issuer, subject=one.subject) or ()
+            )
+    await end_at_providers(actor.deployment, ended)
+
+
+async def _link(
+    actor: Actor,
+    transaction: Transaction,
+    person: User,
+    identities: Sequence[LinkedIdentity],
+    taken: Mapping[LinkedIdentity, User],
+) -> list[str]:
+    """Link the person to these identities, and unlink those whom they are taken from; returns the IDs of connections
+    to end at their providers.
+    """
+    ended: list[str] = []
+    for one in identities:
+        which = {"issuer": one.issuer, "subject": one.subject}
+        if one in taken:
+            ended += await people.remove_identity(actor, transaction, taken[one], **which) or ()
+        await people.add_identity(actor, transaction, person, **which)
+    return ended
 
 
 # Agents
