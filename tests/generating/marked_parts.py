@@ -227,17 +227,28 @@ def _scenarios() -> str:
 
 def _metrics() -> str:
     """Every metric under its Prometheus name."""
-    lines = [f"- `{_in_prometheus(name)}_total`: {text}\n" for name, text in COUNTS.items()]
-    lines += [f"- `{_in_prometheus(name)}_seconds` (histogram): {text}\n" for name, text in TIMES.values()]
-    for made in GAUGES:
-        unit = {"s": "_seconds", "By": "_bytes"}.get(made.unit, "")
-        lines.append(f"- `{_in_prometheus(made.name)}{unit}`: {made.text}\n")
-    lines += [f"- `{_in_prometheus(name)}_total`: {text}\n" for name, text in READ_COUNTS.items()]
-    return "".join(lines)
+    timed = {name for name, _ in TIMES.values()}
+    return "".join(
+        f"- `{_in_prometheus(name, unit)}`{' (histogram)' if name in timed else ''}: {text}\n"
+        for name, unit, text in _all_metrics()
+    )
 
 
-def _in_prometheus(name: str) -> str:
-    return name.replace(".", "_")
+def metrics_in_prometheus() -> frozenset[str]:
+    """The names of all metrics on the page for Prometheus; those of histograms without what is appended to them."""
+    return frozenset(_in_prometheus(name, unit) for name, unit, _ in _all_metrics())
+
+
+def _all_metrics() -> Iterator[tuple[str, str, str]]:
+    """Name, what Prometheus appends to it, and description."""
+    yield from ((name, "_total", text) for name, text in COUNTS.items())
+    yield from ((name, "_seconds", text) for name, text in TIMES.values())
+    yield from ((made.name, {"s": "_seconds", "By": "_bytes"}.get(made.unit, ""), made.text) for made in GAUGES)
+    yield from ((name, "_total", text) for name, text in READ_COUNTS.items())
+
+
+def _in_prometheus(name: str, unit: str) -> str:
+    return name.replace(".", "_") + unit
 
 
 def _auth0_sdks() -> str:

@@ -36,7 +36,7 @@ from server.settings import load_settings
 from server.telemetry.figures_page import CONNECTIONS
 from server.telemetry.meters import TIMES, Meters
 from server.telemetry.tally import MOST_SERIES, OTHER, Count, Tally
-from tests.conftest import Store
+from tests.conftest import Store, unavailable
 from tests.support.harness import free_socket, serve_app
 from tests.support.processes import ROOT, Place, free_port
 from tests.support.rooms.mcp_room import Agent, Room, modern, modern_headers, room
@@ -45,6 +45,7 @@ from vault.storage.event_chain import ChainEntry
 
 WRITE = frozenset({"chat:write"})
 RULES = ROOT / "docs" / "operate" / "monitoring" / "alerts.yml"
+NEEDS_PROMETHEUS = "tests of the metrics need: apt-get install prometheus"
 DASHBOARD = ROOT / "docs" / "operate" / "monitoring" / "dashboard.json"
 LATER = {  # missing while a vault has no accounts and no events
     "token_vault_connections", "token_vault_activity_newest_seconds", "token_vault_activity_sealed_seconds",
@@ -366,8 +367,9 @@ def queries() -> Iterator[str]:
             yield target["expr"]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")
 def test_the_alert_rules_are_valid_and_each_has_its_runbook() -> None:
+    if shutil.which("promtool") is None:
+        unavailable(NEEDS_PROMETHEUS)
     checked = subprocess.run(["promtool", "check", "rules", str(RULES)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     page = (ROOT / "docs" / "operate" / "metrics.md").read_text(encoding="utf-8")
@@ -388,10 +390,11 @@ class Replica(Place):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus")
 async def test_prometheus_scrapes_two_replicas_and_understands_the_dashboard_and_the_rules(
     postgres_store: Store, tmp_path: Path
 ) -> None:
+    if shutil.which("prometheus") is None:
+        unavailable(NEEDS_PROMETHEUS)
     replicas, pages = [], []
     for number in range(2):
         (data := tmp_path / str(number)).mkdir(mode=0o700)
