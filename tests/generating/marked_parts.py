@@ -44,7 +44,7 @@ from server.settings import Settings
 from server.telemetry.gauges import GAUGES, READ_COUNTS
 from server.telemetry.meters import COUNTS, TIMES
 from tests.chaos.__main__ import groups
-from tests.generating import alerts, limits, tested_against
+from tests.generating import alerts, limits, plan, tested_against
 from tests.generating.documentation import PAGES, ROOT, plain
 from tests.generating.shipped_tools import shipped_tools
 
@@ -376,6 +376,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "metrics": _metrics,
     "token scopes": lambda: _table(("Token scope", "Meaning"), _token_scopes()),
     "sizes of tools": _sizes_of_tools,
+    "plan": plan.plan,
     "runbook": alerts.runbook,
     "tested against": tested_against.markdown_list,
     "tools that emulate lacks": tested_against.lacking_tools,
