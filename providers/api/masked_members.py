@@ -59,12 +59,14 @@ _USUAL: Final = frozenset[str]().union(
 class MaskedNames:
     """The members to mask in one answer: those that the provider file names, and perhaps the usual ones.
 
-    `addresses`: of the named ones, those of whose texts only the query is masked.
+    `addresses`: of the named ones, those of whose texts only the query is masked. `may_be_file`: the answer may be
+    someone's file, which isn't searched unless it is a list of objects.
     """
 
     named: frozenset[str]
     has_usual: bool
     addresses: frozenset[str] = frozenset()
+    may_be_file: bool = False
 
     @property
     def names(self) -> frozenset[str]:
@@ -72,7 +74,7 @@ class MaskedNames:
 
     def mask(self) -> MemberMask:
         """What masks an answer, which is used once."""
-        return MemberMask(self.names, addresses=self.addresses)
+        return MemberMask(self.names, addresses=self.addresses, only_lists=self.may_be_file)
 
     def __str__(self) -> str:
         return ", ".join([*sorted(self.named), *(["credentials"] if self.has_usual else [])])
@@ -87,7 +89,7 @@ def masked_names(
     masked in what they read; a write may return what it created. Raises UnreadableAnswer.
     """
     held = expand(provider, scopes) if provider.masked else scopes
-    found = [one for one in provider.masked if one.shown_to.isdisjoint(held) and one.is_for(path, content_type)]
+    found = [one for one in provider.masked if one.shown_to.isdisjoint(held) and one.is_for(path)]
     named = frozenset(name for one in found for name in one.members)
     whole = frozenset(name for one in found if not one.only_query for name in one.members)
     has_usual = judged_method(method) == "GET" and any(
@@ -98,7 +100,10 @@ def masked_names(
     is_searched = may_have_members(content_type)
     if is_searched is None and named:
         raise UnreadableAnswer
-    return MaskedNames(named, has_usual, named - whole) if is_searched else None
+    if not is_searched:
+        return None
+    may_be_file = any(one.may_be_file(path, content_type) for one in provider.masked)
+    return MaskedNames(named, has_usual, named - whole, may_be_file)
 
 
 def may_have_members(content_type: str) -> bool | None:
@@ -120,24 +125,30 @@ class MemberMask:
     """Masks a stream: call `feed` with pieces, then `finish`. Holds back only what may be the beginning of a name.
 
     Every text below a member of these `names` becomes a mask of the same length; the text of one of `addresses` only
-    from its query on, or from its first escape, which may hide the query. `found`: the members that had one.
+    from its query on, or from its first escape, which may hide the query. With `only_lists`, content that doesn't begin
+    like a list of objects isn't searched. `found`: the members that had one.
     Time grows with the length of the answer, and what is held back is never longer than `most_held`: providers' answers
     contain what others wrote.
     """
 
     __slots__ = (
         *("_addresses", "_before", "_current", "_depth", "_held", "_is_shown", "_level", "_longest", "_names"),
-        *("_state", "found"),
+        *("_start", "_state", "found"),
     )
 
-    def __init__(self, names: Iterable[str], *, addresses: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, names: Iterable[str], *, addresses: frozenset[str] = frozenset(), only_lists: bool = False
+    ) -> None:
         self._names = frozenset(name.encode() for name in names)
         self._addresses = addresses
         self._is_shown = False  # whether the text's query hasn't begun yet
         self._longest = max(map(len, self._names), default=1)
         self._held = b""
         self._before = 0  # backslashes of a text before `_held`, which were masked
-        self._state = "search"  # then "colon", "value", "text" or "inside" (objects and arrays), "inner" (a text there)
+        self._start = b"[{" if only_lists else b""  # what must still come before the content is searched
+        # "start", "file" (isn't searched), "search", then "colon", "value", "text" or "inside" (objects and arrays),
+        # "inner" (a text there)
+        self._state = "start" if only_lists else "search"
         self._current = ""
         self._level = 0
         self._depth = 0
@@ -171,6 +182,11 @@ class MemberMask:
         at = 0
         while at < len(content):
             match self._state:
+                case "start":
+                    at = self._begin(content, at, done)
+                case "file":
+                    done.append(content[at:])
+                    at = len(content)
                 case "search":
                     at = self._search(content, at, done)
                 case "colon" | "value":
@@ -187,6 +203,20 @@ class MemberMask:
         """The part that was held back."""
         held, self._held = self._held, b""
         return b"*" * len(held) if self._state in {"text", "inner"} else held
+
+    def _begin(self, content: bytes, at: int, done: list[bytes]) -> int:
+        """Pass over blanks and what begins a list of objects."""
+        space = _SPACE.match(content, at)
+        end = at if space is None else space.end()
+        one = content[end : end + 1]
+        if one and one == self._start[:1]:
+            self._start = self._start[1:]
+            self._state = "start" if self._start else "search"
+            end += 1
+        elif one:
+            self._state = "file"
+        done.append(content[at:end])
+        return end
 
     def _search(self, content: bytes, at: int, done: list[bytes]) -> int:
         for found in _name_pattern(self._longest).finditer(content, at):

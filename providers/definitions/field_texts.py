@@ -162,7 +162,8 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
             "`paths`: only in answers of these calls; without it, of all.\n"
             "`shown_to`: scopes whose holders see them.\n"
             "`only_query`: their texts are addresses, of which only the query is masked.\n"
-            "`files`: content types of answers that are someone's file, which stays as it is."
+            "`files`: content types in which these calls answer with someone's file, which stays as it is unless it is "
+            "a list of objects, like a folder's."
         ),
         "[proxied]": (
             "For the [proxy](../guides/api-proxy.md).\n"

@@ -6,7 +6,7 @@ import re
 from functools import cached_property
 from typing import Annotated, Final
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from providers.definitions.method_overrides import FilePart, ScopeName
 from providers.definitions.paths import fold, pattern_of, readings
@@ -18,8 +18,8 @@ RULE_PATH: Final = r"^(/|(/([A-Za-z0-9._~:@-]|\{\+?\})+)+)$"  # `/` is the API's
 class MaskedMembers(FilePart):
     """Names of `members` whose texts are masked wherever they occur in an answer, with everything below them. `paths`:
     only in the answers of these calls, written as in a rule; without it, of all. `shown_to`: scopes whose holders see
-    them. `only_query`: their texts are addresses, of which only the query is masked. `files`: content types of answers
-    that are someone's file, which stays as it is.
+    them. `only_query`: their texts are addresses, of which only the query is masked. `files`: content types in which
+    these calls answer with someone's file, which stays as it is unless it is a list of objects, like a folder's.
     """
 
     members: frozenset[MemberName] = Field(min_length=1)
@@ -32,11 +32,19 @@ class MaskedMembers(FilePart):
     def _patterns(self) -> tuple[re.Pattern[str], ...]:
         return tuple(pattern_of(fold(path)) for path in self.paths)
 
-    def is_for(self, path: str, content_type: str) -> bool:
-        """Whether an answer of this type to a call of this path is searched, however a server reads the path."""
-        if content_type.partition(";")[0].strip().lower() in self.files:
-            return False
+    @model_validator(mode="after")
+    def _check_files(self) -> MaskedMembers:
+        if self.files and not self.paths:
+            raise ValueError("`files` needs `paths`: the calls that answer with a file")
+        return self
+
+    def is_for(self, path: str) -> bool:
+        """Whether an answer to a call of this path is searched, however a server reads the path."""
         if not self.paths:
             return True
         _, folded = readings(path)
         return any(pattern.fullmatch(folded) is not None for pattern in self._patterns)
+
+    def may_be_file(self, path: str, content_type: str) -> bool:
+        """Whether an answer of this type to a call of this path may be someone's file."""
+        return content_type.partition(";")[0].strip().lower() in self.files and self.is_for(path)

@@ -480,12 +480,16 @@ def test_a_member_that_another_entry_masks_whole_is_masked_whole() -> None:
         assert found.mask().whole(b'"url":"//x?y=z"') == expected
 
 
+RAW = "application/vnd.github.raw+json; charset=utf-8"
+HIDDEN = "download_url, temp_clone_token"
+
+
 @pytest.mark.parametrize(
     ("kind", "is_masked"),
     [
         ("application/json; charset=utf-8", True),
         ("application/vnd.github.object+json", True),
-        ("application/vnd.github.raw+json; charset=utf-8", False),
+        (RAW, False),
         ("application/vnd.github.v3.raw; charset=utf-8", False),
         ("Application/VND.GitHub.Raw", False),
     ],
@@ -500,8 +504,55 @@ async def test_the_token_in_the_address_of_a_private_file_is_masked_but_not_what
     answer = await caller.call("GET", CONTENTS, api="rest")
     assert answer.status_code == 200, answer.text
     assert answer.content == (github_file(RAW_FILE + b"?************") if is_masked else body)
-    assert answer.headers.get("token-vault-masked") == ("download_url, temp_clone_token" if is_masked else None)
+    assert answer.headers["token-vault-masked"] == HIDDEN
     assert (await caller.call("GET", "/repos/acme/plans", api="rest")).content == body, "no file's address"
+
+
+@pytest.mark.parametrize("end", ["/contents/a", "/readme"])
+@pytest.mark.parametrize("space", [b"", b"\n "])
+async def test_a_folders_list_is_masked_even_if_its_type_is_that_of_a_raw_file(
+    graph: ProxyRoom, upstream: Upstream, end: str, space: bytes
+) -> None:
+    reads = frozenset({"contents:read", "metadata:read"})
+    caller = await handle(graph, "github", *reads, granted=reads)
+    body = space + b"[" + space + github_file(RAW_FILE + b"?token=canary") + b"]"
+    for pieces in ([body], [body[at : at + 1] for at in range(len(body))]):
+        upstream.answer = reply_in_pieces(*pieces, headers=[(b"content-type", RAW.encode())])
+        answer = await caller.call("GET", "/repos/acme/plans" + end, api="rest")
+        assert answer.content == body.replace(b"token=canary", b"*" * 12)
+
+
+@pytest.mark.parametrize(("end", "is_file"), [("", False), ("/commits/main", False), ("/git/blobs/1a2b", True)])
+async def test_only_calls_that_answer_with_files_answer_with_one_as_it_is(
+    graph: ProxyRoom, upstream: Upstream, end: str, *, is_file: bool
+) -> None:
+    """Others can also be asked for `raw+json`, which is JSON there."""
+    reads = frozenset({"contents:read", "metadata:read"})
+    caller = await handle(graph, "github", *reads, granted=reads)
+    body = b'{"repository":{"temp_clone_token":"canary"}}'
+    upstream.answer = reply_in_pieces(body, headers=[(b"content-type", RAW.encode())])
+    answer = await caller.call("GET", "/repos/acme/plans" + end, api="rest")
+    assert answer.content == (body if is_file else body.replace(b"canary", b"******"))
+
+
+@pytest.mark.parametrize(
+    ("body", "is_list"),
+    [
+        (b'[{"download_url":"canary"}]', True),
+        (b'\t[ \r\n{"a":1},{"download_url":"canary"}]', True),
+        (b'[["download_url",{"download_url":"canary"}]]', False),
+        (b'["a",{"download_url":"canary"}]', False),
+        (b'{"a":[{"download_url":"canary"}]}', False),
+        (b'x[{"download_url":"canary"}]', False),
+        (b'[]{"download_url":"canary"}', False),
+        (b"[ ", False),
+        (b"", False),
+    ],
+)
+def test_only_a_list_of_objects_is_searched_where_an_answer_may_be_a_file(body: bytes, *, is_list: bool) -> None:
+    expected = body.replace(b"canary", b"******") if is_list else body
+    assert MemberMask({"download_url"}, only_lists=True).whole(body) == expected
+    assert through(MemberMask({"download_url"}, only_lists=True), body, range(len(body))) == expected
 
 
 @pytest.mark.parametrize("name", ["github", "github-app", "github-oauth-app"])
