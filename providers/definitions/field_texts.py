@@ -156,8 +156,11 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
             "with rules. `_method` and its like are always refused."
         ),
         "[[masked]]": (
-            "Members of answers that carry a credential, such as a signed URL: tools and proxy replace their texts "
-            "with `*`.\n"
+            "Members of answers with which an agent could do more than it may, or go on after its permission ended: "
+            "tokens, keys, codes, links that change something or open more than the answer, and the signed URL of a "
+            "file that the API sends, too. Tools and proxy replace their texts with `*`. Don't list what people pass "
+            "on (invitations, share links, payment pages), or a signed URL that ends by itself and is the only way to "
+            "get a file.\n"
             "`members`: their names, wherever they occur, with everything below them.\n"
             "`paths`: only in answers of these calls; without it, of all.\n"
             "`shown_to`: scopes whose holders see them.\n"

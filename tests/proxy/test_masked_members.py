@@ -376,7 +376,7 @@ async def test_the_address_of_a_files_content_does_not_get_out(upstream: Upstrea
     answer = await one.call("GET", "/me/drive/items/1", api="graph")
     assert "canary" not in answer.text
     assert answer.content == body.replace(URL.encode(), b"*" * len(URL))
-    assert answer.headers["token-vault-masked"] == "@content.downloadUrl, @microsoft.graph.downloadUrl"
+    assert answer.headers["token-vault-masked"] == "@content.downloadUrl, @microsoft.graph.downloadUrl, thumbnails"
     assert answer.headers.get("content-length", str(len(body))) == str(len(body))
     (event,) = await graph.events(one)
     assert event.details["masked"] == ["@microsoft.graph.downloadUrl"]
@@ -396,7 +396,9 @@ async def test_a_provider_cannot_say_that_something_was_masked(upstream: Upstrea
     upstream.answer = reply_in_pieces(b"{}", headers=[(b"token-vault-masked", b"lie")])
     one = await handle(graph, "microsoft", "Files.Read", granted=READ)
     answer = await one.call("GET", "/me/drive/items/1", api="graph")
-    assert answer.headers.get_list("token-vault-masked") == ["@content.downloadUrl, @microsoft.graph.downloadUrl"]
+    assert answer.headers.get_list("token-vault-masked") == [
+        "@content.downloadUrl, @microsoft.graph.downloadUrl, thumbnails"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["application/atom+xml", "application/json; charset=utf-16"])
