@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SDK = ROOT / ".venv/sdks/clients/bin/python"
 sys.path.insert(0, str(ROOT / "clients/python"))
 
-from token_vault_client import AsyncVault, ConnectionNeeded, Vault, VaultRefused, acting_for  # noqa: E402
+from token_vault_client import AsyncVault, ConnectionNeeded, UpstreamToken, Vault, VaultRefused, acting_for  # noqa: E402
 from token_vault_client.admin import AdminClient  # noqa: E402
 
 SCOPES = ["channels:history"]
@@ -92,6 +92,20 @@ async def test_who_must_act_first_is_told_where(place: ExchangeRoom) -> None:
         await place.slack(agent)  # the twin: the same once it is connected
         with acting_for(agent.token):
             assert await look() == "looked"
+
+
+async def test_a_coroutine_with_a_synchronous_vault_does_not_stop_other_tasks(place: ExchangeRoom) -> None:
+    """The vault that answers here is one of them."""
+    caller, agent = await _person(place, "synchronous", connects=True)
+    with Vault(place.url, client_id=caller.client.id, client_secret=SECRET) as vault:
+
+        @vault.tool("slack", scopes=SCOPES)
+        async def look(*, token: UpstreamToken) -> frozenset[str]:
+            return token.scopes
+
+        with acting_for(agent.token):
+            async with asyncio.timeout(30):
+                assert await look() == frozenset(SCOPES)  # pyright: ignore[reportCallIssue] -- the decorator gives it
 
 
 @pytest.mark.long

@@ -78,7 +78,7 @@ def request_of(
     account: str | None = None,
     resource: str | None = None,
 ) -> TokenRequest:
-    """The request; a single scope string counts as one scope."""
+    """The request. A string has scopes separated by spaces."""
     wanted = frozenset(scopes.split() if isinstance(scopes, str) else scopes)
     return TokenRequest(audience, wanted, subject, subject_type, account, resource)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import time
@@ -108,8 +109,8 @@ class Vault(_Client):
 
                 @functools.wraps(function)
                 async def run_async(*args: Any, **kwargs: Any) -> Any:
-                    try:
-                        found = self.token(audience, scopes, account=account)
+                    try:  # in a thread, because other tasks go on while the vault answers
+                        found = await asyncio.to_thread(self.token, audience, scopes, account=account)
                     except ConnectionNeeded as needed:
                         return explain(needed)
                     return await function(*args, **kwargs, token=found)
