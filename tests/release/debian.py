@@ -54,7 +54,7 @@ def build(wheel: Path, folder: Path, *, epoch: int) -> Path:
     with tempfile.TemporaryDirectory(prefix="token-vault-deb-") as place:
         tree = Path(place) / "tree"
         _install_libraries(wheel, tree / LIBRARY, scratch=Path(place))
-        _copy_files(tree)
+        copy_files(tree)
         _write_control(tree, version=version, architecture=architecture, python=python)
         for path in [tree, *tree.rglob("*")]:
             if not path.is_symlink():
@@ -86,7 +86,8 @@ def _install_libraries(wheel: Path, library: Path, *, scratch: Path) -> None:
     subprocess.run(["/usr/bin/python3", "-c", program, str(library), str(library.parents[2])], check=True)
 
 
-def _copy_files(tree: Path) -> None:
+def copy_files(tree: Path) -> None:
+    """Put the files that don't depend on the version into the tree."""
     for name in COMMANDS:
         (tree / "usr/bin").mkdir(parents=True, exist_ok=True)
         shutil.copy(PARTS / "token-vault", tree / "usr/bin" / name)
@@ -100,7 +101,8 @@ def _copy_files(tree: Path) -> None:
     ):
         (tree / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / source, tree / place)
-    shutil.copytree(ROOT / "deploy" / "proxy", tree / MANUAL / "examples")
+    for folder in ("deploy/proxy", "docs/operate/monitoring"):
+        shutil.copytree(ROOT / folder, tree / MANUAL / "examples", dirs_exist_ok=True)
     changelog = (ROOT / "CHANGELOG.md").read_bytes()
     (tree / MANUAL / "changelog.gz").write_bytes(gzip.compress(changelog, 9, mtime=0))
 

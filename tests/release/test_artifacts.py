@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -177,6 +178,17 @@ def test_the_program_of_the_package_finds_its_libraries_wherever_it_is_unpacked(
     )
     assert done.stdout.strip() == "['serve'] 1", done.stderr
     assert place.read_text(encoding="utf-8").startswith("#!/usr/bin/python3 -I\n")
+
+
+def test_the_package_has_what_its_unit_and_the_documentation_name(tmp_path: Path) -> None:
+    debian.copy_files(tmp_path)
+    unit = (tmp_path / "usr/lib/systemd/system/token-vault.service").read_text(encoding="utf-8")
+    (named,) = re.findall(r"^Documentation=file://(.*)$", unit, flags=re.MULTILINE)
+    assert (tmp_path / named.lstrip("/")).is_file()
+    (program,) = re.findall(r"^ExecStart=(\S+)", unit, flags=re.MULTILINE)
+    assert os.access(tmp_path / program.lstrip("/"), os.X_OK)
+    examples = {one.name for one in (tmp_path / debian.MANUAL / "examples").iterdir()}
+    assert {"nginx.conf", "haproxy.cfg", "Caddyfile", "traefik.yml", "alerts.yml", "dashboard.json"} <= examples
 
 
 @pytest.mark.parametrize("name", ["postinst", "prerm", "postrm"])
