@@ -19,7 +19,7 @@ from server.policy.decisions import Decider
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
 from server.policy.files import RulesRefused
 from server.policy.rules import PolicyRule, RuleSet
-from server.policy.schema import EXCHANGE, OWN_PROVIDER, PROXY, REQUEST, Action
+from server.policy.schema import OWN_PROVIDER, REQUEST, Action
 from vault import groups, users
 from vault.refresh.policy_checks import PolicyVerdict
 from vault.upstream import UpstreamPolicy
@@ -56,8 +56,14 @@ class PolicyCase(BaseModel):
     rule: str = ""
 
 
-class ProviderUnusable(ValueError):
-    """A case without the provider that its call would be about; the message says which to name."""
+class CaseRefused(ValueError):
+    """A case that can't happen, so that its result would be wrong. `field` has the wrong value."""
+
+    def __init__(self, field: str, description: str) -> None:
+        # the description of these fields names the call already
+        super().__init__(description if field in {"call", "arguments"} else f"{field}: {description}")
+        self.field = field
+        self.description = description
 
 
 class _CaseFile(BaseModel):
@@ -83,14 +89,15 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class CasePlace:
-    """The environment of cases: the tools, the vault's facts about providers, and the time zone of the rules."""
+    """The environment of cases: providers, tools, the vault's facts about providers, and the time zone of the rules."""
 
+    catalog: Catalog
     tools: Sequence[ToolSpec]
     policies: Mapping[str, UpstreamPolicy]
     zone: ZoneInfo
 
     def judge(self, rules: RuleSet, case: PolicyCase) -> PolicyVerdict:
-        """The decision of these rules. Raises ValueError with an explanation for a case that can't happen."""
+        """The decision of these rules. Raises CaseRefused."""
         return self.decide(rules, self.facts_of(case, rules.actions))
 
     def decide(self, rules: RuleSet, facts: CallFacts) -> PolicyVerdict:
@@ -107,10 +114,12 @@ class CasePlace:
         return Decider(rules, facts.action, facts.provider, facts.agent.id, facts.scopes, policy)
 
     def facts_of(self, case: PolicyCase, actions: Mapping[str, Action]) -> CallFacts:
-        """The case as rules see it. Raises ValueError with an explanation."""
+        """The case as the gate sees it. Raises CaseRefused."""
         action = actions.get(case.call)
         if action is None:
-            raise ValueError(f"no call {case.call!r}.{did_you_mean(case.call, list(actions))} See policy schema")
+            near = did_you_mean(case.call, list(actions))
+            raise CaseRefused("call", f"no call {case.call!r}.{near} See policy schema")
+        provider = self._provider_of(case, action)
         values = self._arguments(case)
         now = case.at if case.at.tzinfo else case.at.replace(tzinfo=self.zone)
         instant = int(now.timestamp())
@@ -125,7 +134,7 @@ class CasePlace:
             ),
             AgentFacts(case.agent, case.agent_name, case.agent_kind),
             account_id="-",
-            provider=action.provider or case.provider,
+            provider=provider,
             account=case.account,
             scopes=frozenset(case.scopes) or action.scopes,
             actors=case.actors,
@@ -138,6 +147,26 @@ class CasePlace:
             is_strong=case.strong,
         )
 
+    def _provider_of(self, case: PolicyCase, action: Action) -> str:
+        """The provider as the gate names it. Raises CaseRefused for one that no gate ever sees."""
+        if action.name == REQUEST:
+            if case.provider != OWN_PROVIDER:
+                raise CaseRefused("provider", f"request uses no account: write {OWN_PROVIDER}")
+            return OWN_PROVIDER
+        if action.is_tool and case.provider in {"", action.provider}:
+            return action.provider
+        if not case.provider:
+            raise CaseRefused("provider", f"name the provider of the account that {action.name} uses")
+        found = self.catalog.get(case.provider)
+        if found is None:
+            raise CaseRefused("provider", "no provider has this name")
+        if action.is_tool and found.name != action.provider:
+            raise CaseRefused("provider", f"{action.name} is a tool of {action.provider}: write that, or omit it")
+        if found.is_remote and not action.is_tool:
+            told = f"only its tools use an account at the MCP server {found.name}: name one as the call"
+            raise CaseRefused("provider", told)
+        return found.name
+
     def _arguments(self, case: PolicyCase) -> Mapping[str, object]:
         """The arguments as the tool receives them, with its defaults."""
         spec = next((one for one in self.tools if one.name == case.call), None)
@@ -147,7 +176,8 @@ class CasePlace:
             return spec.input.model_validate(case.arguments).model_dump(mode="json")
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"{case.call}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            told = f"{case.call}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise CaseRefused("arguments", told) from None
 
 
 def _meets(rule: PolicyRule, action: Action, facts: CallFacts) -> bool:
@@ -156,22 +186,6 @@ def _meets(rule: PolicyRule, action: Action, facts: CallFacts) -> bool:
 
 def _meets_any(rule: PolicyRule, tools: Sequence[Action], facts: CallFacts) -> bool:
     return rule.is_about_tools and any(_meets(rule, one, facts) for one in tools)
-
-
-def with_known_provider(case: PolicyCase, catalog: Catalog) -> PolicyCase:
-    """The case with its provider as the gate names it. Raises ProviderUnusable for one that no gate ever sees."""
-    if case.call == REQUEST:
-        if case.provider != OWN_PROVIDER:
-            raise ProviderUnusable(f"request uses no account: write {OWN_PROVIDER}")
-        return case
-    if not case.provider:
-        if case.call in {EXCHANGE, PROXY}:
-            raise ProviderUnusable(f"name the provider of the account that {case.call} uses")
-        return case
-    found = catalog.get(case.provider)
-    if found is None:
-        raise ProviderUnusable("no provider has this name")
-    return case.model_copy(update={"provider": found.name})
 
 
 def run_cases(files: Sequence[Path], rules: RuleSet, place: CasePlace) -> list[CaseResult]:

@@ -100,11 +100,15 @@ async def test_the_schema_names_every_tool_and_explain_says_which_rules_a_call_m
     ("call", "provider", "wrong", "says"),
     [
         ("exchange", "slack", "", "name the provider of the account that exchange uses"),
+        ("proxy", "gmail", "", "name the provider of the account that proxy uses"),
         ("proxy", "gmail", "nowhere", "no provider has this name"),
         ("request", "token-vault", "", "request uses no account: write token-vault"),
+        ("request", "token-vault", "slack", "request uses no account: write token-vault"),
+        ("slack_channels", "slack", "github", "slack_channels is a tool of slack: write that, or omit it"),
+        ("slack_channels", "", "nowhere", "no provider has this name"),
     ],
 )
-async def test_explain_takes_no_case_that_the_rules_never_see(
+async def test_explain_and_test_take_no_case_that_the_rules_never_see(
     place: Place, folder: Path, call: str, provider: str, wrong: str, says: str
 ) -> None:
     for name, is_right in ((wrong, False), (provider, True)):
@@ -112,6 +116,21 @@ async def test_explain_takes_no_case_that_the_rules_never_see(
         told = await run(place, "policy", "explain", call, "--case", case, "--folder", str(folder))
         assert (told.exit_code == 0) == is_right, told.output
         assert is_right or f"--case: provider: {says}" in " ".join(told.output.split())
+        named = f'provider = "{name}"' if name else ""
+        (folder / "cases.toml").write_text(f'[[case]]\nname = "one"\ncall = "{call}"\n{named}\n')
+        tested = await run(place, "policy", "test", "--folder", str(folder))
+        assert (tested.exit_code == 0) == is_right, tested.output
+        assert is_right or f"cases.toml: one: provider: {says}" in " ".join(tested.output.split())
+
+
+async def test_a_case_with_an_alias_is_about_the_provider_that_the_gate_sees(place: Place, folder: Path) -> None:
+    tokens = 'forbid(principal, action == Action::"exchange", resource)'
+    (folder / "rules.cedar").write_text(f'@id("mail") {tokens} when {{ resource.provider == "google" }};')
+    for name, outcome in (("gmail", "forbid"), ("slack", "allow")):
+        case = f'[[case]]\ncall = "exchange"\nprovider = "{name}"\nexpect = "{outcome}"\n'
+        (folder / "cases.toml").write_text(case)
+        (told,) = await content(place, "policy", "test", "--folder", str(folder))
+        assert told["passed"], told
 
 
 async def test_explain_takes_a_person_with_the_role_that_their_groups_give(place: Place, folder: Path) -> None:

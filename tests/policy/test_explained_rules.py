@@ -184,6 +184,7 @@ async def test_a_vault_without_rules_says_so(tmp_path: Path) -> None:
         ({"call": "proxy"}, "/provider", "name the provider of the account that proxy uses"),
         ({"call": "request"}, "/provider", "request uses no account: write token-vault"),
         ({"call": "request", "provider": "slack"}, "/provider", "request uses no account: write token-vault"),
+        ({"provider": "github"}, "/provider", "slack_post is a tool of slack: write that, or omit it"),
         ({"at": "1999-12-31T23:59:59Z"}, "/at", "use a year from 2000 to 2099"),
         ({"at": "2026-11-30T05:00:00"}, "/at", "timezone"),
         ({"signed_in_seconds": -1}, "/signed_in_seconds", "greater than or equal to 0"),

@@ -48,7 +48,7 @@ class Rules:
 async def rules_in(folder: Path, *, zone: str = "UTC", overrides: Mapping[str, object] = {}) -> Rules:
     """Load them with the tools and providers of these settings, by default the default settings."""
     found = await providers_of_settings(load_settings(overrides=overrides), data=folder)
-    return Rules(folder / "rules", CasePlace(found.tools, found.policies, ZoneInfo(zone)))
+    return Rules(folder / "rules", CasePlace(found.catalog, found.tools, found.policies, ZoneInfo(zone)))
 
 
 def put(file: Path, text: str) -> None:

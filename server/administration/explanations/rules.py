@@ -53,15 +53,12 @@ async def explain_rules(
     from server.policy import cases  # imported here: needs the extra `policy`
 
     wanted = cases.PolicyCase.model_validate({**case, "agent": agent_id})
-    try:
-        wanted = cases.with_known_provider(wanted, deployment.catalog)
-    except cases.ProviderUnusable as error:
-        raise UseRefused("provider", str(error)) from None
-    place = cases.CasePlace(live.current.tools, live.policies, ZoneInfo(settings.policy.time_zone))
+    current, zone = live.current, ZoneInfo(settings.policy.time_zone)
+    place = cases.CasePlace(current.catalog, current.tools, current.policies, zone)
     try:
         facts = place.facts_of(wanted, rules.actions)
-    except ValueError as error:
-        raise UseRefused("arguments" if wanted.call in rules.actions else "call", str(error)) from None
+    except cases.CaseRefused as error:
+        raise UseRefused(error.field, error.description) from None
     facts = replace(facts, person=PersonFacts(person.id, key=person.id), agent=AgentFacts(agent_id))
     facts = await with_names(facts, deployment.database, admin=settings.admin)
     return ExplainedRules(place.decide(rules, facts), tuple(place.rules_met(rules, facts)), rules.digest)

@@ -58,7 +58,8 @@ class _Place:
     def cases(self) -> CasePlace:
         from server.policy.cases import CasePlace
 
-        return CasePlace(self.providers.tools, self.providers.policies, self.zone)
+        here = self.providers
+        return CasePlace(here.catalog, here.tools, here.policies, self.zone)
 
 
 @app.callback()
@@ -238,15 +239,9 @@ def _case_fields(one: CaseResult) -> dict[str, object]:
 
 
 async def _explain(setup: Setup, call: str, *, case: str, user: str | None, folder: Path | None) -> dict[str, object]:
-    from server.policy.cases import ProviderUnusable, with_known_provider
-
     wanted = _case(call, case)
     async with _place(setup, _folder(setup, folder)) as place:
         rules = place.load()
-        try:
-            wanted = with_known_provider(wanted, place.providers.catalog)
-        except ProviderUnusable as error:
-            fail(f"--case: provider: {error}")
         person_id: str | None = None
         if user is not None:
             wanted, person_id = await _with_person(place, wanted, user)
@@ -254,7 +249,7 @@ async def _explain(setup: Setup, call: str, *, case: str, user: str | None, fold
         try:
             facts = cases.facts_of(wanted, rules.actions)
         except ValueError as error:
-            fail(str(error))
+            fail(f"--case: {error}" if call in rules.actions else str(error))
     if person_id is not None:
         facts = replace(facts, person=replace(facts.person, id=person_id))
     verdict = cases.decide(rules, facts)

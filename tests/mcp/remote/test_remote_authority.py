@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx2
 import pytest
@@ -12,6 +14,9 @@ from server.administration import agents
 from server.administration.actor import ChangeRefused
 from server.auth0.explanation import WireQuestion, explain_wire
 from server.oauth.exchange.release import MEMBER
+from server.policy.cases import CasePlace, CaseRefused, PolicyCase
+from server.policy.gate import load as load_rules
+from server.policy.schema import actions_of
 from server.portal.access.access import offered_scopes
 from tests.mcp.remote.remote_room import RemoteRoom, link_of
 from tests.support.rooms.exchange_room import ExchangeRoom, refusal_code
@@ -63,6 +68,20 @@ async def test_a_permission_for_foreign_scopes_from_before_carries_nothing(
     assert plan(wanted, **held, policy_scopes=policy.operator_scopes, policy=policy).outside_ceiling == wanted
     assert plan(None, **held, policy_scopes=policy.operator_scopes, policy=policy).scopes == {"call:add"}
     assert plan(wanted, **held, policy_scopes=None, policy=policy).scopes == wanted
+
+
+@pytest.mark.parametrize("call", ["exchange", "proxy"])
+async def test_a_case_of_a_rule_about_it_names_a_tool(
+    place: RemoteRoom, known_server: Any, tmp_path: Path, call: str
+) -> None:
+    name, _, _ = known_server
+    current = place.deployment.live.current
+    cases = CasePlace(current.catalog, current.tools, current.policies, ZoneInfo("UTC"))
+    rules = load_rules(tmp_path, actions_of(current.tools), setting="policy.folder")
+    with pytest.raises(CaseRefused, match=f"an account at the MCP server {name}") as refused:
+        cases.judge(rules, PolicyCase(call=call, provider=name))
+    assert refused.value.field == "provider"
+    assert cases.judge(rules, PolicyCase(call=f"{name}_note", provider=name, arguments={"text": "x"}))
 
 
 async def test_no_exchange_gives_a_token_or_handle_of_it(place: RemoteRoom, known_server: Any) -> None:
