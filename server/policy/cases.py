@@ -12,9 +12,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from providers.definitions.catalog import Catalog
 from providers.definitions.suggestions import did_you_mean
-from providers.tools.spec import ToolSpec
+from server.live_providers import ProviderSet
 from server.policy.decisions import Decider
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
 from server.policy.files import RulesRefused
@@ -22,7 +21,6 @@ from server.policy.rules import PolicyRule, RuleSet
 from server.policy.schema import OWN_PROVIDER, REQUEST, Action
 from vault import groups, users
 from vault.refresh.policy_checks import PolicyVerdict
-from vault.upstream import UpstreamPolicy
 
 _SHOWN = 3
 
@@ -89,11 +87,9 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class CasePlace:
-    """The environment of cases: providers, tools, the vault's facts about providers, and the time zone of the rules."""
+    """The environment of cases: the providers with their tools, and the time zone of the rules."""
 
-    catalog: Catalog
-    tools: Sequence[ToolSpec]
-    policies: Mapping[str, UpstreamPolicy]
+    providers: ProviderSet
     zone: ZoneInfo
 
     def judge(self, rules: RuleSet, case: PolicyCase) -> PolicyVerdict:
@@ -110,7 +106,7 @@ class CasePlace:
         return [one for one in rules.rules if _meets(one, facts.action, facts) or _meets_any(one, tools, facts)]
 
     def _decider(self, rules: RuleSet, facts: CallFacts) -> Decider:
-        policy = self.policies.get(facts.provider)
+        policy = self.providers.policies.get(facts.provider)
         return Decider(rules, facts.action, facts.provider, facts.agent.id, facts.scopes, policy)
 
     def facts_of(self, case: PolicyCase, actions: Mapping[str, Action]) -> CallFacts:
@@ -157,7 +153,7 @@ class CasePlace:
             return action.provider
         if not case.provider:
             raise CaseRefused("provider", f"name the provider of the account that {action.name} uses")
-        found = self.catalog.get(case.provider)
+        found = self.providers.catalog.get(case.provider)
         if found is None:
             raise CaseRefused("provider", "no provider has this name")
         if action.is_tool and found.name != action.provider:
@@ -169,7 +165,8 @@ class CasePlace:
 
     def _arguments(self, case: PolicyCase) -> Mapping[str, object]:
         """The arguments as the tool receives them, with its defaults."""
-        spec = next((one for one in self.tools if one.name == case.call), None)
+        tools = (*self.providers.tools, *self.providers.away)
+        spec = next((one for one in tools if one.name == case.call), None)
         if spec is None:
             return {}
         try:

@@ -26,7 +26,7 @@ _WANTED = 40.0  # us
 
 
 def _rules(here: Rules, *, is_wide: bool) -> list[str]:
-    tools = [one.name for one in here.place.tools if one.provider is not None]
+    tools = [one.name for one in here.place.providers.tools if one.provider is not None]
     everything = "principal, action, resource"
     written: list[str] = []
     for number in range(200):

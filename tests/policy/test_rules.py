@@ -257,7 +257,7 @@ async def test_a_missing_folder_is_refused_and_hidden_files_are_no_rules(here: R
     assert len(here.load(NO_POSTS).rules) == 1
     here.folder = folder / "elsewhere" / "deep"
     with pytest.raises(RulesRefused, match="no folder"):
-        load(here.folder, actions_of(here.place.tools), setting="policy.folder")
+        load(here.folder, actions_of(here.place.providers.tools), setting="policy.folder")
 
 
 async def test_a_folder_inside_that_cant_be_read_isnt_passed_over(here: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +401,7 @@ async def test_answers_are_remembered_across_calls_in_one_bounded_memory(
 
 async def test_two_hundred_rules_say_what_each_of_them_says(here: Rules) -> None:
     """Sorting rules by call, provider, and agent, and remembering answers, doesn't change any decision."""
-    tools = [one.name for one in here.place.tools if one.provider is not None]
+    tools = [one.name for one in here.place.providers.tools if one.provider is not None]
     named = [(tools[n % len(tools)], f"a{n % 7}", n % 24) for n in range(150)]
     written = [
         rule(

@@ -74,7 +74,8 @@ def draw_rule(draw: st.DrawFn) -> tuple[str, bool]:
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> CasePlace:
     found = (await rules_in(tmp_path_factory.mktemp("place"))).place
-    return replace(found, tools=[one for one in found.tools if one.name in TOOLS])
+    tools = [one for one in found.providers.tools if one.name in TOOLS]
+    return replace(found, providers=replace(found.providers, tools=tools))
 
 
 @settings(max_examples=60)

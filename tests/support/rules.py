@@ -33,7 +33,7 @@ class Rules:
         return self.folder
 
     def load(self, *rules: str) -> RuleSet:
-        return load(self.write(*rules), actions_of(self.place.tools), setting="policy.folder")
+        return load(self.write(*rules), actions_of(self.place.providers.tools), setting="policy.folder")
 
     def facts(self, rules: RuleSet, call: str, **facts: object) -> CallFacts:
         return self.place.facts_of(PolicyCase.model_validate({"call": call, **facts}), rules.actions)
@@ -48,7 +48,7 @@ class Rules:
 async def rules_in(folder: Path, *, zone: str = "UTC", overrides: Mapping[str, object] = {}) -> Rules:
     """Load them with the tools and providers of these settings, by default the default settings."""
     found = await providers_of_settings(load_settings(overrides=overrides), data=folder)
-    return Rules(folder / "rules", CasePlace(found.catalog, found.tools, found.policies, ZoneInfo(zone)))
+    return Rules(folder / "rules", CasePlace(found, ZoneInfo(zone)))
 
 
 def put(file: Path, text: str) -> None:

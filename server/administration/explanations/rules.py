@@ -53,8 +53,7 @@ async def explain_rules(
     from server.policy import cases  # imported here: needs the extra `policy`
 
     wanted = cases.PolicyCase.model_validate({**case, "agent": agent_id})
-    current, zone = live.current, ZoneInfo(settings.policy.time_zone)
-    place = cases.CasePlace(current.catalog, current.tools, current.policies, zone)
+    place = cases.CasePlace(live.current, ZoneInfo(settings.policy.time_zone))
     try:
         facts = place.facts_of(wanted, rules.actions)
     except cases.CaseRefused as error:

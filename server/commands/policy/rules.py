@@ -58,8 +58,7 @@ class _Place:
     def cases(self) -> CasePlace:
         from server.policy.cases import CasePlace
 
-        here = self.providers
-        return CasePlace(here.catalog, here.tools, here.policies, self.zone)
+        return CasePlace(self.providers, self.zone)
 
 
 @app.callback()

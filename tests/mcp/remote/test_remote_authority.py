@@ -21,6 +21,7 @@ from server.portal.access.access import offered_scopes
 from tests.mcp.remote.remote_room import RemoteRoom, link_of
 from tests.support.rooms.exchange_room import ExchangeRoom, refusal_code
 from vault import company_access, connections, delegations
+from vault.refresh.policy_checks import PolicyOutcome
 from vault.scopes import plan
 
 FOREIGN = frozenset({"mcp:read", "mcp:write"})
@@ -76,12 +77,33 @@ async def test_a_case_of_a_rule_about_it_names_a_tool(
 ) -> None:
     name, _, _ = known_server
     current = place.deployment.live.current
-    cases = CasePlace(current.catalog, current.tools, current.policies, ZoneInfo("UTC"))
-    rules = load_rules(tmp_path, actions_of(current.tools), setting="policy.folder")
+    cases = CasePlace(current, ZoneInfo("UTC"))
+    rules = load_rules(tmp_path, actions_of([*current.tools, *current.away]), setting="policy.folder")
     with pytest.raises(CaseRefused, match=f"an account at the MCP server {name}") as refused:
         cases.judge(rules, PolicyCase(call=call, provider=name))
     assert refused.value.field == "provider"
     assert cases.judge(rules, PolicyCase(call=f"{name}_note", provider=name, arguments={"text": "x"}))
+
+
+async def test_a_case_of_a_rule_has_its_arguments_while_the_tool_is_away(
+    place: RemoteRoom, known_server: Any, tmp_path: Path
+) -> None:
+    name, double, agent = known_server
+    about = f'forbid(principal, action == Action::"{name}_add", resource)'
+    (tmp_path / "one.cedar").write_text(f'@id("x") {about} when {{ context.arguments.a > 1 }};')
+    for is_away in (False, True):
+        if is_away:
+            double.tools = [one for one in double.tools if one["name"] != "add"]
+            await place.look(name, agent)
+        current = place.deployment.live.current
+        assert (place.deployment.tool(f"{name}_add") is None) is is_away
+        cases = CasePlace(current, ZoneInfo("UTC"))
+        rules = load_rules(tmp_path, actions_of([*current.tools, *current.away]), setting="policy.folder")
+        for number, outcome in ((2, PolicyOutcome.FORBID), (1, PolicyOutcome.ALLOW)):
+            case = PolicyCase(call=f"{name}_add", arguments={"a": number, "b": 1})
+            assert cases.judge(rules, case).outcome is outcome
+        with pytest.raises(CaseRefused, match=f"{name}_add: "):
+            cases.judge(rules, PolicyCase(call=f"{name}_add", arguments={"b": 1}))
 
 
 async def test_no_exchange_gives_a_token_or_handle_of_it(place: RemoteRoom, known_server: Any) -> None:
