@@ -102,9 +102,9 @@ class PolicyUse(Strict):
     signed_in_seconds: int | None = Field(
         default=None, ge=0, le=10**9, description="Seconds since the person signed in. Default: unknown"
     )
-    method: str = Field(default="", description="Method of a proxied call")
-    api: str = Field(default="", description="API of a proxied call")
-    path: str = Field(default="", description="Path of a proxied call, as in the provider file")
+    method: str = Field(default="", description="Needed if `call` is `proxy`: the method")
+    api: str = Field(default="", description="Needed if `call` is `proxy`: the API")
+    path: str = Field(default="", description="Needed if `call` is `proxy`: the path in the provider file")
     shadow: bool = Field(default=False, description="Ask the rules in policy.shadow_folder instead")
 
     @field_validator("at")

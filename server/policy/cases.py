@@ -12,13 +12,15 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from providers.api.rules import first_rule, judged_method, of_path
+from providers.definitions.model import Provider
 from providers.definitions.suggestions import did_you_mean
 from server.live_providers import ProviderSet
 from server.policy.decisions import Decider
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
 from server.policy.files import RulesRefused
 from server.policy.rules import PolicyRule, RuleSet
-from server.policy.schema import OWN_PROVIDER, REQUEST, Action
+from server.policy.schema import OWN_PROVIDER, PROXY, REQUEST, Action
 from vault import groups, users
 from vault.refresh.policy_checks import PolicyVerdict
 
@@ -161,6 +163,8 @@ class CasePlace:
         if found.is_remote and not action.is_tool:
             told = f"only its tools use an account at the MCP server {found.name}: name one as the call"
             raise CaseRefused("provider", told)
+        if action.name == PROXY:
+            _check_proxied(case, found)
         return found.name
 
     def _arguments(self, case: PolicyCase) -> Mapping[str, object]:
@@ -175,6 +179,32 @@ class CasePlace:
             first = error.errors()[0]
             told = f"{case.call}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise CaseRefused("arguments", told) from None
+
+
+def _check_proxied(case: PolicyCase, provider: Provider) -> None:
+    """Check that the proxy would ask the gate about such a call. Raises CaseRefused.
+
+    The gate sees the path of the request rule that decides, as the provider file has it.
+    """
+    if case.api not in provider.apis:
+        raise CaseRefused("api", f"use an API of {provider.name}: {', '.join(provider.apis) or 'it has none'}")
+    method = judged_method(case.method)
+    ruled = [one for one in provider.rules if one.api == case.api and not one.tells_secrets]
+    methods = dict.fromkeys(each for one in ruled for each in one.method)
+    if method not in methods:
+        raise CaseRefused(
+            "method",
+            f"use one that the request rules of {provider.name} allow: {', '.join(methods) or 'there is none'}",
+        )
+    found = [one for one in ruled if method in one.method and one.path == case.path]
+    if not found:
+        meant = of_path(provider, api=case.api, method=method, path=case.path)
+        fix = next((f": write {one.path}" for one in meant if not one.tells_secrets), "")
+        near = did_you_mean(case.path, [one.path for one in ruled if method in one.method])
+        raise CaseRefused("path", f"no request rule of {provider.name} for {method} has this path{fix or f'.{near}'}")
+    if first_rule(provider, found, frozenset(case.scopes)) is None:
+        needed = sorted({scope for one in found for scope in one.scopes | one.needs})
+        raise CaseRefused("scopes", f"use those that allow this call at {provider.name}: {', '.join(needed)}")
 
 
 def _meets(rule: PolicyRule, action: Action, facts: CallFacts) -> bool:

@@ -100,8 +100,7 @@ async def test_the_schema_names_every_tool_and_explain_says_which_rules_a_call_m
     ("call", "provider", "wrong", "says"),
     [
         ("exchange", "slack", "", "name the provider of the account that exchange uses"),
-        ("proxy", "gmail", "", "name the provider of the account that proxy uses"),
-        ("proxy", "gmail", "nowhere", "no provider has this name"),
+        ("exchange", "gmail", "nowhere", "no provider has this name"),
         ("request", "token-vault", "", "request uses no account: write token-vault"),
         ("request", "token-vault", "slack", "request uses no account: write token-vault"),
         ("slack_channels", "slack", "github", "slack_channels is a tool of slack: write that, or omit it"),
@@ -121,6 +120,21 @@ async def test_explain_and_test_take_no_case_that_the_rules_never_see(
         tested = await run(place, "policy", "test", "--folder", str(folder))
         assert (tested.exit_code == 0) == is_right, tested.output
         assert is_right or f"cases.toml: one: provider: {says}" in " ".join(tested.output.split())
+
+
+async def test_explain_and_test_take_no_call_that_the_proxy_refuses(place: Place, folder: Path) -> None:
+    use = {"provider": "slack", "api": "web", "method": "GET", "path": "/users.list", "scopes": ["users:read"]}
+    for wrong in ("", "provider", "api", "method", "path", "scopes"):
+        case = {name: value for name, value in use.items() if name != wrong}
+        told = await run(place, "policy", "explain", "proxy", "--case", json.dumps(case), "--folder", str(folder))
+        (folder / "cases.toml").write_text(
+            "[[case]]\ncall = 'proxy'\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in case.items())
+        )
+        tested = await run(place, "policy", "test", "--folder", str(folder))
+        assert (told.exit_code, tested.exit_code) == ((1, 1) if wrong else (0, 0)), wrong
+        if wrong:
+            assert f"--case: {wrong}: " in told.output
+            assert f"cases.toml: call: {wrong}: " in tested.output
 
 
 async def test_a_case_with_an_alias_is_about_the_provider_that_the_gate_sees(place: Place, folder: Path) -> None:

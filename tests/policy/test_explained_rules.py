@@ -20,6 +20,33 @@ from vault.refresh.policy_checks import PolicyQuestion
 
 DAY = "2026-11-30T"
 POST = {"channel": "#general", "text": "Hello"}
+LIST: dict[str, object] = {
+    "provider": "slack",
+    "api": "web",
+    "method": "GET",
+    "path": "/conversations.list",
+    "scopes": ["channels:read"],
+}
+REPOSITORY: dict[str, object] = {
+    "provider": "github",
+    "api": "rest",
+    "method": "HEAD",
+    "path": "/repos/{}/{}",
+    "scopes": ["metadata:read"],
+}
+PROFILE: dict[str, object] = {
+    "provider": "gmail",
+    "api": "gmail",
+    "method": "GET",
+    "path": "/users/{}/profile",
+    "scopes": ["https://mail.google.com/"],
+}
+SECRETS: dict[str, object] = {
+    "provider": "google",
+    "api": "analyticsadmin",
+    "path": "/v1beta/properties/{}/dataStreams/{}/measurementProtocolSecrets",
+    "scopes": ["https://www.googleapis.com/auth/analytics.readonly"],
+}
 POSTS = 'forbid(principal in Group::"Contractors", action == Action::"slack_post", resource)'
 RULES = f"""
 @id("contractors") @reason("from the office only") {POSTS}
@@ -93,15 +120,17 @@ async def test_time_and_role_and_provider_count(room: AdminRoom) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "provider", "seen"),
+    ("call", "given", "seen"),
     [
-        ("exchange", "github", "github"),
-        ("proxy", "gmail", "google"),
-        ("request", "token-vault", "token-vault"),
-        ("slack_channels", "", "slack"),
+        ("exchange", {"provider": "github"}, "github"),
+        ("proxy", PROFILE, "google"),
+        ("request", {"provider": "token-vault"}, "token-vault"),
+        ("slack_channels", {}, "slack"),
     ],
 )
-async def test_rules_see_the_provider_that_the_gate_sees(room: AdminRoom, call: str, provider: str, seen: str) -> None:
+async def test_rules_see_the_provider_that_the_gate_sees(
+    room: AdminRoom, call: str, given: dict[str, object], seen: str
+) -> None:
     user, gate, folder = await room.room.user(), room.deployment.policy, room.deployment.settings.policy.folder
     assert gate is not None
     assert folder is not None
@@ -109,7 +138,6 @@ async def test_rules_see_the_provider_that_the_gate_sees(room: AdminRoom, call: 
         about = f'forbid(principal, action == Action::"{call}", resource) when {{ resource.provider == "{name}" }};'
         put(folder / "rules.cedar", f'@id("seen") {about}')
         await look_twice(gate)
-        given = {"provider": provider} if provider else {}
         told = await outcome(room, user, call, **given)  # pyright: ignore[reportArgumentType]
         assert told == (("forbid", "seen") if name == seen else ("allow", None))
 
@@ -201,6 +229,34 @@ async def test_a_use_that_cannot_happen_is_refused(
     refused = await explain(room, user, **{**given, **changes})  # pyright: ignore[reportArgumentType]
     (wrong,) = problem(refused, 400, "invalid_request")["errors"]  # pyright: ignore
     assert wrong["pointer"] == pointer
+    assert says in wrong["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "field", "says"),
+    [
+        (LIST, {"api": ""}, "api", "use an API of slack: web"),
+        (LIST, {"api": "wep"}, "api", "use an API of slack: web"),
+        (LIST, {"method": ""}, "method", "use one that the request rules of slack allow: GET, POST"),
+        (LIST, {"method": "get"}, "method", "use one that the request rules of slack allow: GET, POST"),
+        (LIST, {"path": ""}, "path", "no request rule of slack for GET has this path"),
+        (LIST, {"path": "/conversations.lists"}, "path", "has this path. Did you mean /conversations.list"),
+        (LIST, {"path": "/chat.postMessage", "scopes": ["chat:write"]}, "path", "no request rule of slack for GET"),
+        (LIST, {"scopes": []}, "scopes", "use those that allow this call at slack: channels:read"),
+        (LIST, {"scopes": ["chat:write"]}, "scopes", "use those that allow this call at slack: channels:read"),
+        (REPOSITORY, {"path": "/repos/a/b"}, "path", "has this path: write /repos/{}/{}"),
+        (PROFILE, SECRETS, "path", "no request rule of google for GET has this path"),
+    ],
+    ids=str,
+)
+async def test_a_proxied_call_that_the_proxy_would_refuse_is_refused(
+    room: AdminRoom, given: dict[str, object], changes: dict[str, object], field: str, says: str
+) -> None:
+    user = await room.room.user()
+    assert await outcome(room, user, "proxy", **given, at=f"{DAY}09:00:00Z") == ("allow", None)  # pyright: ignore
+    refused = await explain(room, user, "proxy", **{**given, **changes})  # pyright: ignore[reportArgumentType]
+    (wrong,) = problem(refused, 400, "invalid_request")["errors"]  # pyright: ignore
+    assert wrong["pointer"] == f"/{field}"
     assert says in wrong["message"]
 
 

@@ -19,6 +19,7 @@ from vault.refresh.policy_checks import PolicyOutcome
 
 NO_POSTS = '@id("no-posts") @reason("not now") forbid(principal, action == Action::"slack_post", resource);'
 POST: dict[str, object] = {"channel": "C123", "text": "hello"}
+TEST = {"method": "POST", "api": "web", "path": "/auth.test"}  # which any of several scopes allows
 
 
 @pytest.fixture(scope="module")
@@ -152,30 +153,31 @@ async def test_the_time_is_that_of_the_time_zone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["exchange", "proxy"])
 async def test_what_holds_for_a_tool_holds_for_its_scopes_elsewhere(here: Rules, governing: str, way: str) -> None:
     rules = here.load(governing)
-    verdict = here.judge(rules, way, provider="slack", scopes=["chat:write", "channels:read"])
+    verdict = here.judge(rules, way, provider="slack", scopes=["chat:write", "channels:read"], **TEST)
     assert verdict.outcome is PolicyOutcome.FORBID
     assert "it governs slack_post" in verdict.reason
-    assert here.outcome(rules, way, provider="slack", scopes=["channels:read"]) == "allow"
+    assert here.outcome(rules, way, provider="slack", scopes=["channels:read"], **TEST) == "allow"
 
 
 @pytest.mark.parametrize("way", ["exchange", "proxy"])
 async def test_what_holds_for_arguments_holds_for_scopes_of_any_tool_that_has_some(here: Rules, way: str) -> None:
     named = "context has arguments && context.arguments has text"
     rules = here.load(rule(f'when {{ {named} && context.arguments.text like "*secret*" }}'))
-    assert here.outcome(rules, way, provider="slack", scopes=["chat:write"]) == "forbid"
-    assert here.outcome(rules, way, provider="slack") == "allow"
+    assert here.outcome(rules, way, provider="slack", scopes=["chat:write"], **TEST) == "forbid"
+    assert here.outcome(rules, way, provider="slack", scopes=["team:read"], **TEST) == "allow"
 
 
 @pytest.mark.parametrize("way", ["exchange", "proxy", "slack_api_call"])
 async def test_calls_that_no_request_rule_judges_can_do_what_every_tool_does(tmp_path: Path, way: str) -> None:
     here = await rules_in(tmp_path, overrides={"providers": {"slack": {"unruled_calls": "any"}}})
     arguments: dict[str, object] = {"method": "POST", "path": "/chat.scheduleMessage"} if "api" in way else {}
-    use: dict[str, object] = {"provider": "slack", "scopes": ["any:call"], "arguments": arguments}
+    use: dict[str, object] = {"provider": "slack", "scopes": ["any:call"], "arguments": arguments, **TEST}
+    use["path"] = "/{+}"
     rules = here.load(NO_POSTS)
     verdict = here.judge(rules, way, **use)
     assert verdict.outcome is PolicyOutcome.FORBID
     assert "it governs slack_post" in verdict.reason
-    assert here.outcome(rules, way, **use | {"scopes": ["channels:read"]}) == "allow"
+    assert here.outcome(rules, way, **use | {"scopes": ["channels:read"], **TEST}) == "allow"
     assert here.outcome(here.load(NO_POSTS.replace("slack_post", "gmail_send")), way, **use) == "allow"
 
 
@@ -184,6 +186,7 @@ async def test_reads_that_no_request_rule_judges_can_do_what_every_reading_tool_
     here = await rules_in(tmp_path, overrides={"providers": {"github": {"unruled_calls": "read"}}})
     arguments: dict[str, object] = {"path": "/user"} if "api" in way else {}
     use: dict[str, object] = {"provider": "github", "scopes": ["any:read"], "arguments": arguments}
+    use |= {"method": "GET", "api": "rest", "path": "/{+}"}
     for group, outcome in (("reads", "forbid"), ("writes", "allow")):
         condition = f'when {{ action in Action::"{group}" && !(action == Action::"github_api_get") }}'
         assert here.outcome(here.load(rule(condition)), way, **use) == outcome, group
