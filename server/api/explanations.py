@@ -95,7 +95,9 @@ class PolicyUse(Strict):
         default="", max_length=200, description="Needed if `call` isn't a tool; for `request`: token-vault"
     )
     account: str = Field(default="", description="The account's display name")
-    scopes: list[str] = Field(default=[], max_length=200, description="Scopes. Default: those of the tool")
+    scopes: list[str] = Field(
+        default=[], max_length=200, description="Needed if `call` isn't a tool. Default: those of the tool"
+    )
     at: AwareDatetime | None = Field(default=None, description="When; a year from 2000 to 2099. Default: now")
     address: str = Field(default="", max_length=100, description="IP address of the agent. Default: unknown")
     strong: bool = Field(default=False, description="The person signed in with a passkey or several factors")

@@ -118,6 +118,8 @@ class CasePlace:
             near = did_you_mean(case.call, list(actions))
             raise CaseRefused("call", f"no call {case.call!r}.{near} See policy schema")
         provider = self._provider_of(case, action)
+        if not (case.scopes or action.is_tool):
+            raise CaseRefused("scopes", f"name those that the {action.name} asks for")
         values = self._arguments(case)
         now = case.at if case.at.tzinfo else case.at.replace(tzinfo=self.zone)
         instant = int(now.timestamp())

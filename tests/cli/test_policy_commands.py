@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -41,6 +41,11 @@ name = "lists are on"
 call = "slack_channels"
 expect = "allow"
 """
+
+
+def case_of(call: str, use: Mapping[str, object]) -> str:
+    lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in use.items())
+    return f'[[case]]\nname = "one"\ncall = "{call}"\n{lines}'
 
 
 @pytest.fixture
@@ -111,12 +116,11 @@ async def test_explain_and_test_take_no_case_that_the_rules_never_see(
     place: Place, folder: Path, call: str, provider: str, wrong: str, says: str
 ) -> None:
     for name, is_right in ((wrong, False), (provider, True)):
-        case = json.dumps({"provider": name} if name else {})
-        told = await run(place, "policy", "explain", call, "--case", case, "--folder", str(folder))
+        use = {"scopes": [] if "_" in call else ["team:read"], **({"provider": name} if name else {})}
+        told = await run(place, "policy", "explain", call, "--case", json.dumps(use), "--folder", str(folder))
         assert (told.exit_code == 0) == is_right, told.output
         assert is_right or f"--case: provider: {says}" in " ".join(told.output.split())
-        named = f'provider = "{name}"' if name else ""
-        (folder / "cases.toml").write_text(f'[[case]]\nname = "one"\ncall = "{call}"\n{named}\n')
+        (folder / "cases.toml").write_text(case_of(call, use))
         tested = await run(place, "policy", "test", "--folder", str(folder))
         assert (tested.exit_code == 0) == is_right, tested.output
         assert is_right or f"cases.toml: one: provider: {says}" in " ".join(tested.output.split())
@@ -126,23 +130,30 @@ async def test_explain_and_test_take_no_call_that_the_proxy_refuses(place: Place
     use = {"provider": "slack", "api": "web", "method": "GET", "path": "/users.list", "scopes": ["users:read"]}
     for wrong in ("", "provider", "api", "method", "path", "scopes"):
         case = {name: value for name, value in use.items() if name != wrong}
+        (folder / "cases.toml").write_text(case_of("proxy", case))
         told = await run(place, "policy", "explain", "proxy", "--case", json.dumps(case), "--folder", str(folder))
-        (folder / "cases.toml").write_text(
-            "[[case]]\ncall = 'proxy'\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in case.items())
-        )
         tested = await run(place, "policy", "test", "--folder", str(folder))
         assert (told.exit_code, tested.exit_code) == ((1, 1) if wrong else (0, 0)), wrong
         if wrong:
             assert f"--case: {wrong}: " in told.output
-            assert f"cases.toml: call: {wrong}: " in tested.output
+            assert f"cases.toml: one: {wrong}: " in tested.output
+
+
+async def test_a_token_without_scopes_is_no_case(place: Place, folder: Path) -> None:
+    for scopes, outcome in ((["chat:write"], "forbid"), (["users:read"], "allow"), ([], "")):
+        use = {"provider": "slack", "scopes": scopes, "expect": outcome or "allow"}
+        (folder / "cases.toml").write_text(case_of("exchange", use))
+        tested = await run(place, "policy", "test", "--folder", str(folder))
+        assert (tested.exit_code == 0) == bool(outcome), tested.output
+    assert "cases.toml: one: scopes: name those that the exchange asks for" in tested.output
 
 
 async def test_a_case_with_an_alias_is_about_the_provider_that_the_gate_sees(place: Place, folder: Path) -> None:
     tokens = 'forbid(principal, action == Action::"exchange", resource)'
     (folder / "rules.cedar").write_text(f'@id("mail") {tokens} when {{ resource.provider == "google" }};')
     for name, outcome in (("gmail", "forbid"), ("slack", "allow")):
-        case = f'[[case]]\ncall = "exchange"\nprovider = "{name}"\nexpect = "{outcome}"\n'
-        (folder / "cases.toml").write_text(case)
+        use = {"provider": name, "scopes": ["a"], "expect": outcome}
+        (folder / "cases.toml").write_text(case_of("exchange", use))
         (told,) = await content(place, "policy", "test", "--folder", str(folder))
         assert told["passed"], told
 

@@ -113,18 +113,18 @@ async def test_time_and_role_and_provider_count(room: AdminRoom) -> None:
     early, late = f"{DAY}05:00:00Z", f"{DAY}09:00:00+00:00"
     assert await outcome(room, user, "slack_channels", at=early) == ("forbid", "night")
     assert await outcome(room, user, "slack_channels", at=late) == ("allow", None)
-    assert await outcome(room, user, "exchange", provider="github") == ("allow", None)
+    assert await outcome(room, user, "exchange", provider="github", scopes=["repo"]) == ("allow", None)
     await people.set_role(room.operator, user, Role.AUDITOR)
-    assert await outcome(room, user, "exchange", provider="github") == ("forbid", "exchange")
-    assert await outcome(room, user, "exchange", provider="gitlab") == ("allow", None)
+    assert await outcome(room, user, "exchange", provider="github", scopes=["repo"]) == ("forbid", "exchange")
+    assert await outcome(room, user, "exchange", provider="gitlab", scopes=["api"]) == ("allow", None)
 
 
 @pytest.mark.parametrize(
     ("call", "given", "seen"),
     [
-        ("exchange", {"provider": "github"}, "github"),
+        ("exchange", {"provider": "github", "scopes": ["metadata:read"]}, "github"),
         ("proxy", PROFILE, "google"),
-        ("request", {"provider": "token-vault"}, "token-vault"),
+        ("request", {"provider": "token-vault", "scopes": ["openid"]}, "token-vault"),
         ("slack_channels", {}, "slack"),
     ],
 )
@@ -212,6 +212,8 @@ async def test_a_vault_without_rules_says_so(tmp_path: Path) -> None:
         ({"call": "proxy"}, "/provider", "name the provider of the account that proxy uses"),
         ({"call": "request"}, "/provider", "request uses no account: write token-vault"),
         ({"call": "request", "provider": "slack"}, "/provider", "request uses no account: write token-vault"),
+        ({"call": "exchange", "provider": "slack"}, "/scopes", "name those that the exchange asks for"),
+        ({"call": "request", "provider": "token-vault"}, "/scopes", "name those that the request asks for"),
         ({"provider": "github"}, "/provider", "slack_post is a tool of slack: write that, or omit it"),
         ({"at": "1999-12-31T23:59:59Z"}, "/at", "use a year from 2000 to 2099"),
         ({"at": "2026-11-30T05:00:00"}, "/at", "timezone"),
