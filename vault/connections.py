@@ -191,6 +191,16 @@ def idle_expiry(policy: UpstreamPolicy, *, now: int) -> int | None:
     return None if policy.grant_idle is None else now + policy.grant_idle
 
 
+async def hold(transaction: Transaction, connection_id: str, *, user_id: str) -> bool:
+    """Lock this user's connection until the transaction ends; False if it isn't live. Lock the client before it."""
+    live = await transaction.execute(
+        "update connections set fence = fence"
+        " where tenant = :tenant and id = :id and user_id = :user_id and ended_at is null",
+        {"tenant": TENANT, "id": connection_id, "user_id": user_id},
+    )
+    return live == 1
+
+
 async def note_fact(transaction: Transaction, connection_id: str, name: str, value: str) -> None:
     """Store a fact about the account in addition to the provider's facts, until it is connected again."""
     which: dict[str, Value] = {"tenant": TENANT, "id": connection_id}

@@ -191,11 +191,12 @@ async def complete(deployment: Deployment, request: Request, principal: Principa
             redirect_uri=given["redirect_uri"],
             verifier=given.get("code_verifier"),
         )
-        connection = await connections.get_connection(deployment.database, found, user_id=principal.user_id)
-        if connection is None:
-            raise MeProblem("not_found", "Invalid or expired session")
         async with deployment.transaction() as transaction:
             await tickets.consume(transaction, deployment.keys, code, purpose=TicketPurpose.APP_CODE, now=now)
+            is_live = await connections.hold(transaction, found, user_id=principal.user_id)
+            connection = await connections.get_connection(transaction, found, user_id=principal.user_id)
+            if connection is None or not is_live:
+                raise MeProblem("not_found", "Invalid or expired session")
             await connections.note_fact(transaction, connection.id, NAME, name)
     except TransitionRefused as error:
         raise MeProblem("not_found", "Invalid or expired session") from error

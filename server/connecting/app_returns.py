@@ -7,18 +7,20 @@ client, and person.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from server.deployment import Deployment
 from server.http.redirects import with_parameters
-from vault import clients, delegations, tickets
+from vault import connections, delegations, grants, tickets
 from vault.audit import audit
-from vault.records import Connection, TicketPurpose
+from vault.records import Connection, Delegation, TicketPurpose
 from vault.storage.database import Transaction
 
 LIFETIME: Final = 300  # seconds, of a code
+_ENDED: Final = "This application's access ended in the meantime."
+_DISCONNECTED: Final = "This account has been disconnected in the meantime."
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +76,40 @@ def session_digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
-async def issue_code(deployment: Deployment, back: AppReturn, *, connection: Connection, client_id: str | None) -> str:
-    """The redirect URI with a new code for the connection. Gives the application's services the same permission."""
+async def issue_code(
+    deployment: Deployment, back: AppReturn, *, connection: Connection, client_id: str | None, is_allowed: bool
+) -> str:
+    """The redirect URI with a new code for the connection. Gives the application's services the same permission.
+
+    With an error instead if the application or the account has ended in the meantime, or the permission that the person
+    gave the application (`is_allowed`).
+    """
     async with deployment.transaction() as transaction:
-        if client_id is not None:
-            await _allow_services(transaction, back, connection, client_id=client_id, now=deployment.now())
+        now = deployment.now()
+        registered = [
+            one
+            for one in sorted({client_id or "", *back.services})  # of two that lock the same clients, one is first
+            if await grants.hold_client(transaction, one)
+        ]
+        if client_id is None or client_id not in registered:
+            return back.address(error="access_denied", error_description=_ENDED)
+        if not await connections.hold(transaction, connection.id, user_id=connection.user_id):
+            return back.address(error="access_denied", error_description=_DISCONNECTED)
+        held = await delegations.hold(
+            transaction, user_id=connection.user_id, client_id=client_id, connection_id=connection.id
+        )
+        if held is not None and held.is_live(now):
+            services = [one for one in back.services if one in registered]
+            await _allow_services(transaction, services, held, connection, now=now)
+        elif is_allowed:
+            return back.address(error="access_denied", error_description=_ENDED)
         code = await tickets.issue(
             transaction,
             deployment.keys,
             purpose=TicketPurpose.APP_CODE,
             payload={"connection": connection.id, **back.payload()},
             lifetime=LIFETIME,
-            now=deployment.now(),
+            now=now,
             user_id=connection.user_id,
             client_id=client_id,
         )
@@ -93,16 +117,9 @@ async def issue_code(deployment: Deployment, back: AppReturn, *, connection: Con
 
 
 async def _allow_services(
-    transaction: Transaction, back: AppReturn, connection: Connection, *, client_id: str, now: int
+    transaction: Transaction, services: Iterable[str], held: Delegation, connection: Connection, *, now: int
 ) -> None:
-    held = await delegations.get(
-        transaction, user_id=connection.user_id, client_id=client_id, connection_id=connection.id
-    )
-    if held is None or not held.is_live(now):
-        return
-    for service in back.services:
-        if await clients.get_client(transaction, service) is None:
-            continue
+    for service in services:
         await delegations.extend(
             transaction,
             user_id=connection.user_id,

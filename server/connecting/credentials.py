@@ -451,4 +451,4 @@ async def store(
         raise ConnectRefused(error.description, detail="state") from error
     if stored is None:
         raise ConnectRefused("Nothing was connected. Try again.", detail="state")
-    return connection_outcome(deployment, consent, stored)
+    return connection_outcome(deployment, consent, stored.connection)

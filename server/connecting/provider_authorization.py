@@ -46,7 +46,7 @@ from vault.records import (
     parse_scope,
 )
 from vault.refresh import company, consents
-from vault.refresh.consents import Consent, StoredConsent
+from vault.refresh.consents import Consent
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 from vault.scopes import meet, missing_scopes
 from vault.storage.database import Transaction
@@ -106,7 +106,7 @@ class ConsentRequest:
 
 @dataclass(frozen=True, slots=True)
 class ConnectResult:
-    """The result of a redirect."""
+    """The result of a redirect. `delegated`: what the agent was to get of it, even if its permission ended since."""
 
     connection: Connection
     client_id: str | None
@@ -260,7 +260,7 @@ async def _complete(
         raise _under_way() from error
     if stored is None:
         raise ConnectRefused("This answer was already used. Check your accounts.", detail="state")
-    return connection_outcome(deployment, consent, stored)
+    return connection_outcome(deployment, consent, stored.connection)
 
 
 async def _leave(deployment: Deployment, consent: Consent, answer: TokenAnswer) -> None:
@@ -281,11 +281,12 @@ def _under_way() -> TemporarilyUnavailable:
     )
 
 
-def connection_outcome(deployment: Deployment, consent: Consent, stored: StoredConsent) -> ConnectResult:
+def connection_outcome(deployment: Deployment, consent: Consent, connection: Connection) -> ConnectResult:
     """What the pages show about a stored consent."""
     policy = deployment.vault.policies[consent.provider]
-    not_granted = missing_scopes(consent.scopes, stored.connection.scopes, policy.covers) - policy.always_granted
-    return ConnectResult(stored.connection, consent.client_id, stored.delegated, not_granted)
+    not_granted = missing_scopes(consent.scopes, connection.scopes, policy.covers) - policy.always_granted
+    delegated = meet(consent.delegated, policy.delegable(connection.scopes), policy.covers)
+    return ConnectResult(connection, consent.client_id, delegated, not_granted)
 
 
 async def _stored_late(
@@ -316,11 +317,7 @@ async def _stored_late(
     found = await connections.get_connection(deployment.database, outcome.removeprefix(consents.LATE), user_id=user.id)
     if found is None:
         return None
-    policy = vault.policies[provider.name]
-    delegated = frozenset[str]()
-    if consent.client_id is not None:
-        delegated = meet(consent.delegated, policy.delegable(found.scopes), policy.covers)
-    return connection_outcome(deployment, consent, StoredConsent(found, delegated))
+    return connection_outcome(deployment, consent, found)
 
 
 def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session) -> bool:
@@ -352,7 +349,7 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
     stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, guard=guard)
     if stored is None:
         raise ConnectRefused("Nothing was connected. Try again.", detail="state")
-    return connection_outcome(deployment, consent, stored)
+    return connection_outcome(deployment, consent, stored.connection)
 
 
 async def by_company(deployment: Deployment, trip: ConsentRequest, *, user: User) -> ConnectResult | None:

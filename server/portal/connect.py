@@ -202,7 +202,7 @@ async def decide(visit: OwnVisit) -> Response:
         await provider_authorization.check_may_connect(deployment, visit.session, provider, back=f"/connect/{handle}")
     if chosen is not None and is_ready and decision == "allow":
         await allow(deployment, request, connection=chosen, ask=terms.ask, ends_at=terms.ends_at, link=handle)
-        return await finish(visit, chosen, request.back, client_id=request.client_id)
+        return await finish(visit, chosen, request.back, client_id=request.client_id, is_allowed=True)
     if decision == "deny":
         event = Event(
             kind="connect.declined",
@@ -290,7 +290,12 @@ async def callback(visit: Visit) -> Response:
         return pages.leave(visit.request, back.address(error="access_denied", error_description=refusal.description))
     back = await provider_authorization.return_of(visit.deployment, answer.state, user=visit.user)
     return await finish(
-        own, connected.connection, back, client_id=connected.client_id, not_granted=connected.not_granted
+        own,
+        connected.connection,
+        back,
+        client_id=connected.client_id,
+        is_allowed=bool(connected.delegated),
+        not_granted=connected.not_granted,
     )
 
 
@@ -300,12 +305,18 @@ async def finish(
     back: AppReturn | None,
     *,
     client_id: str | None,
+    is_allowed: bool,
     not_granted: frozenset[str] = frozenset(),
 ) -> Response:
-    """To the application that waits for the account, else to our page about it."""
+    """To the application that waits for the account, else to our page about it.
+
+    `is_allowed`: the person let this client use the account.
+    """
     if back is None:
         return pages.go(_done_path(connection, client_id=client_id, not_granted=not_granted))
-    target = await app_returns.issue_code(visit.deployment, back, connection=connection, client_id=client_id)
+    target = await app_returns.issue_code(
+        visit.deployment, back, connection=connection, client_id=client_id, is_allowed=is_allowed
+    )
     return pages.leave(visit.visit.request, target)
 
 

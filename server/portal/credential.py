@@ -52,4 +52,10 @@ async def submit(visit: OwnVisit) -> Response:
 async def _finish(visit: OwnVisit, form: CredentialForm, connected: credentials.ConnectResult) -> Response:
     if form.replaces is not None:
         return pages.go(f"/connections/{connected.connection.id}")
-    return await connect.finish(visit, connected.connection, form.trip.back, client_id=connected.client_id)
+    return await connect.finish(
+        visit,
+        connected.connection,
+        form.trip.back,
+        client_id=connected.client_id,
+        is_allowed=bool(connected.delegated),
+    )

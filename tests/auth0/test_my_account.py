@@ -327,7 +327,7 @@ async def test_an_applications_own_api_gets_what_the_person_lets_the_application
                 await delegations.allow(
                     transaction, client_id=owner.client.id, scopes=held.scopes, now=deployment.now(), **which
                 )
-        await issue_code(deployment, back, connection=account, client_id=owner.client.id)
+        await issue_code(deployment, back, connection=account, client_id=owner.client.id, is_allowed=True)
         found = await delegations.get(database, client_id=back.services[0], **which)
         assert (found is None) is is_over
 

@@ -244,7 +244,9 @@ async def _store(
         raise PersonEnded("This user was deleted, so nothing was connected.")
     if person["disabled_at"] is not None:
         raise PersonEnded("This user is disabled, so nothing was connected.")
-    if consent.renewed_by is not None and not await _vouches(transaction, consent):
+    if consent.renewed_by is not None and not await connections.hold(
+        transaction, consent.renewed_by, user_id=consent.user_id
+    ):
         raise ConnectionRequired(
             "The sign-in at the identity provider has ended, so nothing was connected.",
             provider=consent.provider,
@@ -354,16 +356,6 @@ async def _was_taken_away(
     held = await delegations.get(transaction, user_id=consent.user_id, client_id=client_id, connection_id=connection.id)
     ended_at = None if held is None else held.revoked_at
     return ended_at is not None and consent.asked_at is not None and ended_at > consent.asked_at
-
-
-async def _vouches(transaction: Transaction, consent: Consent) -> bool:
-    """Lock the identity provider's connection until the transaction ends; False if it isn't live."""
-    live = await transaction.execute(
-        "update connections set fence = fence"
-        " where tenant = :tenant and id = :id and user_id = :user_id and ended_at is null",
-        {"tenant": TENANT, "id": consent.renewed_by, "user_id": consent.user_id},
-    )
-    return live == 1
 
 
 def _policy(vault: Vault, consent: Consent) -> UpstreamPolicy:
