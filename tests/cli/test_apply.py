@@ -25,6 +25,11 @@ async def test_a_plan_ends_with_2_while_something_would_change(place: Place, fil
     assert applied.exit_code == 0
     (change,) = json.loads(applied.stdout)["changes"]
     assert "/sign-in/link?ticket=" in change["secret"]
+    assert applied.stderr == "1 made.\nLinks and secrets are shown only once.\n"
+    file.write_text("[people.grace]\nadmin = false\n")
+    changed = await run(place, "apply", str(file))
+    assert changed.stdout.splitlines() == ["~ person grace", "    admin: true -> false"]
+    assert changed.stderr == "1 made.\n"
     again = await run(place, "apply", str(file), "--plan")
     assert (again.exit_code, again.stdout, again.stderr) == (0, "", "Nothing to change.\n")
 

@@ -99,10 +99,10 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "StorageSlow": Case(
         20,
-        statements("commit", "0+90x30", "0+100x30", "0+100x30"),
-        {**statements("commit", "0+100x30", "0+100x30", "0+100x30"), **statements("bulk", "0x30", "0x30", "0+9x30")},
-        {**TICKET, "operation": "commit"},
-        "The slowest hundredth of commit takes 950ms",
+        statements("transaction", "0+90x30", "0+100x30", "0+100x30"),
+        {**statements("transaction", "0+100x30", "0+100x30", "0+100x30"), **statements("bulk", "0x30", "0x30", "0+9x30")},
+        {**TICKET, "operation": "transaction"},
+        "The slowest hundredth of transaction takes 950ms",
     ),
     "UpkeepFails": Case(
         31,
