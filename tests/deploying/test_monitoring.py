@@ -100,7 +100,10 @@ CASES: Final[Mapping[str, Case]] = {
     "StorageSlow": Case(
         20,
         statements("transaction", "0+90x30", "0+100x30", "0+100x30"),
-        {**statements("transaction", "0+100x30", "0+100x30", "0+100x30"), **statements("bulk", "0x30", "0x30", "0+9x30")},
+        {
+            **statements("transaction", "0+100x30", "0+100x30", "0+100x30"),
+            **statements("bulk", "0x30", "0x30", "0+9x30"),
+        },
         {**TICKET, "operation": "transaction"},
         "The slowest hundredth of transaction takes 950ms",
     ),

@@ -1,0 +1,56 @@
+"""What operators are alerted by has its value on the page for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.journeys.test_telemetry import WRITE, call, scrape, value
+from tests.support.processes import free_port
+from tests.support.rooms.mcp_room import room
+from vault.refresh.breakers import SILENCES
+
+
+async def test_what_is_wrong_or_waits_is_on_the_page(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    rules = tmp_path / "shadow"
+    rules.mkdir()
+    (rules / "posts.cedar").write_text('@id("posts") forbid (principal, action == Action::"slack_channels", resource);')
+    overrides = {
+        "telemetry": {"prometheus": address},
+        "approvals": {"ask": ["slack_post"]},
+        "policy": {"shadow_folder": str(rules)},
+    }
+    async with room(tmp_path, **overrides) as there:
+        deployment = there.vault.deployment
+        async with asyncio.timeout(60):
+            while ("token_vault_approvals_waiting", frozenset()) not in (before := await scrape(address)):
+                await asyncio.sleep(0.1)
+        for name in ("approvals_waiting", "grants_ending", "breakers_open", "upkeep_failing"):
+            assert value(before, f"token_vault_{name}") == 0, name
+        agent = await there.agent()
+        connection = await there.connect(agent, "slack", scopes=WRITE | {"channels:read"})
+        await call(there, agent, "slack_channels", {})
+        await call(there, agent, "slack_post", {"channel": "#general", "text": "hello"})
+        now = deployment.now()
+        async with deployment.transaction() as transaction:
+            await transaction.execute(
+                "update connections set created_at = :begun, consented_ms = :ms, grant_expires_at = :end",
+                {"begun": now - 30 * 86_400, "ms": (now - 30 * 86_400) * 1000, "end": now + 2 * 86_400},
+            )
+        for _ in range(SILENCES):
+            deployment.vault.tasks.breakers.note_silence("slack", connection.id, now=now)
+        deployment.failing_upkeep["outbox"] = "timeout"
+        async with asyncio.timeout(60):
+            while not value(found := await scrape(address), "token_vault_grants_ending"):
+                await asyncio.sleep(0.1)
+    assert {days: value(found, "token_vault_grants_ending", days=days) for days in ("1", "7", "30")} == {
+        "1": 0,
+        "7": 1,
+        "30": 1,
+    }
+    assert value(found, "token_vault_breakers_open", provider="slack") == 1
+    assert value(found, "token_vault_breakers_open", provider="google") == 0
+    assert value(found, "token_vault_approvals_waiting") == 1
+    assert value(found, "token_vault_upkeep_failing") == 1
+    assert value(found, "token_vault_policy_disagreements_total", decided="allow", would="forbid") == 1
