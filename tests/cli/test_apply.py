@@ -34,6 +34,18 @@ async def test_a_plan_ends_with_2_while_something_would_change(place: Place, fil
     assert (again.exit_code, again.stdout, again.stderr) == (0, "", "Nothing to change.\n")
 
 
+async def test_a_plan_shows_names_as_they_are_written_and_no_defaults(place: Place, file: Path) -> None:
+    file.write_text('[agents.office]\ntitle = "Büro"\nredirect_uris = ["https://office.example/callback"]\n')
+    planned = await run(place, "apply", str(file), "--plan")
+    assert planned.stdout.splitlines() == [
+        "+ agent office",
+        '    title: "Büro"',
+        '    auth_method: "none"',
+        '    redirect_uris: ["https://office.example/callback"]',
+        '    grant_types: ["authorization_code", "refresh_token"]',
+    ]
+
+
 async def test_a_wrong_file_ends_in_one_line(place: Place, file: Path) -> None:
     file.write_text("[people.grace]\namdin = true\n")
     refused = await run(place, "apply", str(file))
