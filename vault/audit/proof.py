@@ -23,6 +23,7 @@ BATCH_PAGE = 200  # batches read at a time
 EVENT_PAGE = 2000  # events read at a time
 CHECKPOINT_PAGE = 500
 SPANS_SHOWN = 20
+BEFORE_KEPT = "it was inserted before the first event that is kept"
 _KEY_ID = "events"
 _NEWEST = 1000  # batches to examine: release 0.1.0 had no key, so there can be millions of unkeyed ones
 
@@ -361,26 +362,37 @@ class Walk:
 
 @immutable
 class End:
-    """The head and the rows after it, as one statement sees them."""
+    """The head, and the outermost rows, as one statement sees them; `pruned` is the last event that was deleted."""
 
     link: Link
+    first_event: int
     last_event: int
     last_batch: int
+    pruned: int
 
 
 async def load_end(reader: Reader) -> End:
-    """The committed head and the rows after it."""
+    """The committed head and the outermost rows."""
     (row,) = await reader.fetch(
         "select h.height, h.sequence, h.hash, h.keyed, "
+        "coalesce((select min(sequence) from events where tenant = :tenant), :last) as first_event, "
         "coalesce((select max(sequence) from events where tenant = :tenant), 0) as last_event, "
-        "coalesce((select max(height) from event_batches where tenant = :tenant), 0) as last_batch "
+        "coalesce((select max(height) from event_batches where tenant = :tenant), 0) as last_batch, "
+        "coalesce((select max(sequence) from event_checkpoints"
+        " where tenant = :tenant and pruned_at is not null), 0) as pruned "
         "from (select cast(:tenant as text) as tenant) as t left join event_heads h on h.tenant = t.tenant",
-        {"tenant": TENANT},
+        {"tenant": TENANT, "last": LAST},
     )
     height, link = integer_or_none(row, "height"), EMPTY
     if height is not None:
         link = Link(height, integer(row, "sequence"), binary(row, "hash"), binary_or_none(row, "keyed"))
-    return End(link, integer(row, "last_event"), integer(row, "last_batch"))
+    return End(
+        link,
+        integer(row, "first_event"),
+        integer(row, "last_event"),
+        integer(row, "last_batch"),
+        integer(row, "pruned"),
+    )
 
 
 async def prove(
@@ -516,6 +528,8 @@ def check_end(walk: Walk, end: End, start: ChainStart | None) -> None:
         raise ChainBroken(beyond, "the head doesn't match", after=walk.confirmed)
     if end.last_event > end.link.sequence or end.last_batch > end.link.height:
         raise ChainBroken(beyond, "it comes after the head", after=walk.confirmed)
+    if end.first_event <= end.pruned:
+        raise ChainBroken(end.first_event, BEFORE_KEPT, after=walk.confirmed)
     if start is not None and end.link.height < start.height:
         raise ChainBroken(beyond, f"there were once {start.sequence} events", after=walk.confirmed)
     walk.end(end.link.keyed)

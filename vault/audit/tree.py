@@ -22,7 +22,7 @@ from vault.audit.merkle import (
     node_hash,
     root,
 )
-from vault.audit.proof import ChainBroken
+from vault.audit.proof import BEFORE_KEPT, ChainBroken
 from vault.classes.immutable import immutable
 from vault.records import TENANT, Event
 from vault.storage.database import Reader, Transaction, Value, binary, integer
@@ -189,7 +189,7 @@ async def store_leaves(transaction: Transaction, *, base: int, stored: int, fres
 async def narrow(reader: Reader, key: bytes, broken: ChainBroken, *, base: int) -> ChainBroken:
     """Identify the changed event by its stored hash, where the chain can only identify its batch."""
     begin = broken.sequence - base - 1
-    if begin < 0:
+    if begin < 0 or broken.reason == BEFORE_KEPT:
         return broken
     known = _split(await load_leaves(reader, begin, begin + NARROW_LIMIT))
     rows = await reader.fetch(

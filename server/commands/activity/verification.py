@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from server.checkpoints.comparison import Comparison, ConfirmedCheckpoint
     from server.deployment import Deployment
     from vault.audit.log import Log
-    from vault.audit.proof import Checkpoint, Report
+    from vault.audit.proof import ChainBroken, Checkpoint, Report
     from vault.audit.tree import LeafRun
     from vault.records import Tell
     from vault.refresh.sightings import Rollback
@@ -96,7 +96,7 @@ async def _verify(
                 broken = await narrow(database, key, found, base=logs[-1].base)
             setup.show_one(
                 {"whole": False, "sequence": broken.sequence, "after": broken.after, "sentence": broken.description},
-                sentence=f"{broken.description}. Sealed checkpoints confirm the events up to {broken.after}.",
+                sentence=f"{broken.description}. {_confirmation(broken)}",
             )
             return False
     is_whole = (
@@ -109,6 +109,12 @@ async def _verify(
     else:
         say("\n".join([*_sentences(report), *_sentences_of(comparison)]))
     return is_whole
+
+
+def _confirmation(broken: ChainBroken) -> str:
+    if not broken.after:
+        return "No sealed checkpoint confirms any event before it."
+    return f"Sealed checkpoints confirm the events up to {broken.after}."
 
 
 async def _walk(

@@ -60,6 +60,7 @@ async def test_the_activity_is_verified_and_what_does_not_fit_is_named(place: Pl
     broken = await run(place, "activity", "verify")
     assert broken.exit_code == 1
     assert "tampered with at event 1" in broken.stdout
+    assert "No sealed checkpoint confirms any event before it." in broken.stdout
     told = await run(place, "activity", "verify", "--json")
     assert told.exit_code == 1
     assert json.loads(told.stdout)["sequence"] == 1

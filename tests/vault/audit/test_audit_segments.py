@@ -126,6 +126,8 @@ async def test_the_chain_goes_on_when_every_event_of_it_was_pruned(database: Dat
     assert await verify(database) == 7
 
 
+INSERT = "insert into events (tenant, sequence, at, kind, outcome, user_id, details)"
+COPIED = "at, kind, outcome, user_id, details from events where sequence = 8"
 TAMPERINGS = {  # and the event that is named
     "kept events said to be pruned": ("update event_checkpoints set pruned_at = 7 where first_height = 7", 7),
     "a checkpoint of pruned events removed": ("delete from event_checkpoints where first_height = 4", 4),
@@ -142,6 +144,8 @@ TAMPERINGS = {  # and the event that is named
     "a kept event": ("update events set user_id = kind where sequence = 8", 8),
     "a kept event that is sealed, removed": ("delete from events where sequence = 12", 12),
     "the tag of a kept batch": ("update event_batches set tag = null where height = 8", 7),
+    "an event put back among the pruned ones": (f"{INSERT} select tenant, 5, {COPIED}", 5),
+    "an event before the first one": (f"{INSERT} select tenant, 0, {COPIED}", 0),
     "where a batch continues": ("update event_batches set previous_hash = hash where height = 14", 14),
 }
 
