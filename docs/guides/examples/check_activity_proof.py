@@ -2,7 +2,7 @@
 
     python check_activity_proof.py PROOF KEY [WITNESS_KEY]
 
-PROOF is a file from `token-vault activity prove`, KEY a line of `token-vault activity keys` that you got from the
+PROOF is a file from `token-vault activity prove`, KEY the key from `token-vault activity keys` that you got from the
 vault's operator beforehand, WITNESS_KEY the verifier key of a witness that you trust.
 """
 
@@ -66,22 +66,21 @@ def check_signature(text: str, signatures: list[str], key: str) -> int | None:
     raise NotProved(f"{name} didn't sign this checkpoint with the key {number}")
 
 
-def check(proof: str, key: str, witness: str | None) -> str:
+def check(proof: str, key: str, witness: str | None = None) -> str:
     """What was proved, in words."""
     head, _, note = proof.partition("\n\n")
     kind, extra, index, *path = head.split("\n")
     if kind != "c2sp.org/tlog-proof@v1":
-        raise NotProved("this isn't a proof")
+        raise NotProved("this file isn't a proof")
     text, _, signatures = note.rpartition("\n\n")
     origin, size, root = f"{text}\n".split("\n")[:3]
     if origin != key.split("+")[0]:
-        raise NotProved(f"this is a checkpoint of another log: {origin}")
+        raise NotProved(f"this is a proof from another log than the key's: {origin}")
     lines = signatures.strip().split("\n")
     check_signature(f"{text}\n", lines, key)
     seen = None if witness is None else check_signature(f"{text}\n", lines, witness)
     leaf = b64decode(extra.removeprefix("extra "))
-    place = int(index.removeprefix("index "))
-    if root_of(leaf, place, int(size), [b64decode(one) for one in path]) != b64decode(root):
+    if root_of(leaf, int(index.removeprefix("index ")), int(size), [b64decode(one) for one in path]) != b64decode(root):
         raise NotProved("the event was changed, or it was never in this log")
     event = json.loads(leaf[16:])  # after the salt: tenant, number, time, kind, outcome, ids of user, agent and account
     when = datetime.fromtimestamp(event[2], UTC).isoformat()
@@ -90,8 +89,11 @@ def check(proof: str, key: str, witness: str | None) -> str:
 
 
 if __name__ == "__main__":
-    content = Path(sys.argv[1]).read_text(encoding="utf-8")
+    proof_file, *given = sys.argv[1:] if len(sys.argv) in {3, 4} else sys.exit(__doc__)
     try:
-        print(check(content, sys.argv[2].strip(), sys.argv[3].strip() if len(sys.argv) > 3 else None))
-    except (NotProved, ValueError, IndexError) as error:
+        keys = [one.split()[-1] for one in given]  # a whole line of `activity keys` ends with the key
+        print(check(Path(proof_file).read_text(encoding="utf-8"), *keys))
+    except (NotProved, OSError) as error:
         sys.exit(f"NOT PROVED: {error}")
+    except (ValueError, IndexError):
+        sys.exit("NOT PROVED: the file isn't a proof, or the key isn't a verifier key")

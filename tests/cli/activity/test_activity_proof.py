@@ -97,6 +97,33 @@ async def test_a_stranger_checks_a_proof_with_the_documented_script(place: Place
         assert (await check_proof(str(proof), wrong))[0] == 1
 
 
+async def test_the_documented_script_says_what_is_wrong_with_what_it_got(place: Place, tmp_path: Path) -> None:
+    await happen(place)
+    proof, key = tmp_path / "event.tlog-proof", await key_of(place)
+    await content(place, "activity", "prove", "1", "--output", str(proof))
+    line = (await run(place, "activity", "keys")).stdout.strip().split("\n")[-1]
+    assert line.endswith(f"  {key}")
+    assert (await check_proof(str(proof), line))[0] == 0
+    (tmp_path / "empty").touch()
+    (tmp_path / "binary").write_bytes(b"\xff\x00")
+    name = key.split("+")[0]
+    for told, *arguments in (
+        ("python check_activity_proof.py PROOF KEY [WITNESS_KEY]", str(proof)),
+        ("No such file", str(tmp_path / "missing"), key),
+        ("the file isn't a proof", str(SCRIPT), key),
+        ("the file isn't a proof", str(tmp_path / "empty"), key),
+        ("the file isn't a proof", str(tmp_path / "binary"), key),
+        ("from another log", str(proof), "other.example+00000000+AAAA"),
+        ("the key isn't a verifier key", str(proof), name),
+        ("the key isn't a verifier key", str(proof), " "),
+        ("the key isn't a verifier key", str(proof), key, "witness"),
+    ):
+        code, said = await check_proof(*arguments)
+        assert code == 1, arguments
+        assert told in said
+        assert "Traceback" not in said
+
+
 async def test_a_proof_names_its_event_and_refuses_one_that_isnt_there(place: Place) -> None:
     await happen(place, 2)
     shown = await run(place, "activity", "prove", "1")
