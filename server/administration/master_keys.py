@@ -13,6 +13,7 @@ from vault.keys.masters import MasterRow
 from vault.records import Tell, tell_nobody
 from vault.refusals import TransitionRefused
 from vault.upkeep import key_rotation
+from vault.upkeep.key_rotation import KeyUpkeep
 
 LOOK_EVERY: Final = 1.0  # seconds
 STARTING: Final = 10  # seconds within which a starting process announces itself
@@ -55,7 +56,9 @@ async def rotate(actor: Actor, key_id: str | None, *, patience: int, tell: Tell 
             await audit.append(transaction, actor.event("master_key.rotated", key=found.id), now=now)
         await deployment.keys.learn_masters(deployment.database)
     current = next(one for one in deployment.keys.held.rows if one.state == "current")
-    return current.id, await key_rotation.rewrap_all(deployment.database, deployment.keys, tell=tell)
+    wrapped = await key_rotation.rewrap_all(deployment.database, deployment.keys, tell=tell)
+    await key_rotation.count_uses(deployment.database, deployment.keys, KeyUpkeep())  # no upkeep counts a command's
+    return current.id, wrapped
 
 
 async def _await_holders(actor: Actor, row: MasterRow, *, patience: int, tell: Tell) -> None:
