@@ -116,7 +116,7 @@ class CasePlace:
         action = actions.get(case.call)
         if action is None:
             near = did_you_mean(case.call, list(actions))
-            raise CaseRefused("call", f"no call {case.call!r}.{near} See policy schema")
+            raise CaseRefused("call", f"no call {case.call!r}.{near} See token-vault policy schema")
         provider = self._provider_of(case, action)
         if not (case.scopes or action.is_tool):
             raise CaseRefused("scopes", f"name those that the {action.name} asks for")

@@ -37,6 +37,7 @@ _LONGEST_REMEMBERED: Final = 1024  # characters of a question
 _SLICES: Final = 4096
 _WAYS: Final = 256  # through the texts of the arguments of one tool
 _OTHER: Final = "\ud800"  # no text of a rule
+_FOR_ACTION: Final = re.compile(r' for Action::"([^"]*)"')
 _POLICY: Final = re.compile(r"policy(\d+)")
 _FAILED: Final = re.compile(r"`r(\d+)`")
 _ORDER: Final = tuple(PolicyOutcome)
@@ -364,6 +365,8 @@ def _rule(text: RuleText) -> PolicyRule:
     if strange := sorted(notes.keys() - _ANNOTATIONS):
         near = did_you_mean(strange[0], list(_ANNOTATIONS))
         raise ValueError(f"no annotation @{strange[0]}.{near} Use @id, @reason, and @approval")
+    if notes.get("approval"):
+        raise ValueError("write @approval without a value; leave it out to forbid")
     name, reason = notes.get("id", ""), notes.get("reason", "")
     if _NAME.fullmatch(name) is None:
         raise ValueError('name the rule: @id("no-mail-at-night"), of at most 64 a-z, 0-9, dots, and hyphens')
@@ -388,21 +391,34 @@ def _misfits(texts: Sequence[tuple[str, str]], actions: Mapping[str, Action]) ->
         return []
     written = "\n".join(text for _, text in texts)
     checked = cedarpy.validate_policies(written, schema_text(actions))  # pyright: ignore[reportUnknownMemberType] -- as above
-    found: dict[str, None] = {}
+    found: dict[tuple[str, str], list[str]] = {}  # the actions that have each problem
     for one in checked.errors:
         number = _POLICY.search(one.policy_id)
         place = texts[int(number[1])][0] if number else texts[0][0]
         words = re.sub(r"^for policy `policy\d+`, ", "", one.error)
-        unknown = re.search(r'unrecognized action `Action::"([^"]*)"`', words)
-        if unknown is not None:
-            near = did_you_mean(unknown[1], [*actions, *GROUPS])
-            words += f":{near} Use an action of `token-vault policy schema`"
-        elif "unable to find an applicable action" in words:
+        if "unable to find an applicable action" in words:
             continue
-        else:
-            words += ": token-vault policy schema shows what there is"
-        found[f"{place}: {words}"] = None
-    return list(found)
+        action = _FOR_ACTION.search(words)
+        told = f"{place}: {_FOR_ACTION.sub('', words)}"
+        found.setdefault((told, _remedy(words, actions)), []).extend([action[1]] if action else [])
+    return [f"{told}{_whose([one for one in actions if one in names])}{fix}" for (told, fix), names in found.items()]
+
+
+def _remedy(words: str, actions: Mapping[str, Action]) -> str:
+    unknown = re.search(r'unrecognized action `Action::"([^"]*)"`', words)
+    if unknown is not None:
+        return f":{did_you_mean(unknown[1], [*actions, *GROUPS])} Use an action of `token-vault policy schema`"
+    optional = re.search(r"optional attribute `([^`]+)` in context", words)
+    if optional is not None:
+        return f": write `context has {optional[1]} &&` before it"
+    return ": token-vault policy schema shows what there is"
+
+
+def _whose(actions: Sequence[str]) -> str:
+    """The actions that a problem concerns: a rule for every action has the same one with many."""
+    if not actions:
+        return ""
+    return f" for {actions[0]}" if len(actions) == 1 else f" for {len(actions)} actions, such as {actions[0]}"
 
 
 def _compile(met: Sequence[PolicyRule], unknown: frozenset[str], *, number: int) -> _Slice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,13 +217,14 @@ async def test_one_agent_can_be_left_out_of_what_holds_for_tokens(here: Rules) -
         ("forbid(principal, action, resource);", rule(""), "@id"),
         (rule("", name="Bad Name"), rule("", name="good-name"), "@id"),
         (f"{NO_POSTS}\n{NO_POSTS}", NO_POSTS, "is taken by rules.cedar:1"),
+        (rule("", notes='@approval("no")'), rule("", notes="@approval"), "@approval without a value"),
         (rule("", notes="@aproval"), rule("", notes="@approval"), "Did you mean approval?"),
         (rule("", scope='principal, action == Action::"slack_pots", resource'), NO_POSTS, "slack_post"),
         (rule("when { context.arguments.amount > 5 }", scope='principal, action == Action::"slack_post", resource'),
          rule("when { context.hour > 5 }"), "amount"),
         (rule('when { context.hour > "five" }'), rule("when { context.hour > 5 }"), "expected"),
         (rule("when { context.address.isLoopback() }"),
-         rule("when { context has address && context.address.isLoopback() }"), "optional"),
+         rule("when { context has address && context.address.isLoopback() }"), "`context has address &&`"),
         (rule("when { true }")[:-1] + " forbid(", rule("when { true }"), "rules.cedar:1"),
         ('@id("t") forbid(principal == ?principal, action, resource);', NO_POSTS, "?principal"),
         (rule("", notes=f'@reason("{"x" * 301}")'), rule("", notes=f'@reason("{"x" * 300}")'), "@reason"),
@@ -242,6 +244,19 @@ async def test_every_problem_is_told_with_the_line_of_its_rule(here: Rules) -> N
     with pytest.raises(RulesRefused) as refused:
         here.load(*text)
     assert [one.partition(": ")[0] for one in refused.value.problems] == ["rules.cedar:4", "rules.cedar:5"]
+
+
+async def test_a_problem_with_many_actions_is_told_once(here: Rules) -> None:
+    def problems(scope: str) -> tuple[str, ...]:
+        with pytest.raises(RulesRefused) as refused:
+            here.load(rule("when { context.colour == 1 }", scope=scope), rule("when { context.x }", name="two"))
+        return tuple(refused.value.problems)
+
+    (one,) = [found for found in problems("principal, action, resource") if "colour" in found]
+    assert re.search(r"`colour` in context not found for \d\d actions, such as exchange: token-vault policy", one)
+    (one,) = [found for found in problems('principal, action == Action::"slack_post", resource') if "colour" in found]
+    assert "`colour` in context not found for slack_post: token-vault policy schema" in one
+    assert len(problems("principal, action, resource")) == 2
 
 
 def test_rules_end_at_semicolons_outside_of_texts_and_comments() -> None:
