@@ -120,7 +120,7 @@ def explain(
     ] = None,
     folder: FolderOption = None,
 ) -> None:
-    """Show what the rules decide about one call, and which match."""
+    """Show what the rules decide about one call, and which of them can apply to it."""
     found = setup.run(_explain(setup, call, case=case, user=user, folder=folder))
     if setup.as_json:
         setup.show_json(found)
