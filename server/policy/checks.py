@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from cedarpy import pst
 
+from providers.definitions.catalog import Catalog
+from providers.definitions.suggestions import did_you_mean
 from server.policy.rules import PolicyRule, RuleSet
+from server.policy.schema import OWN_PROVIDER
 from vault import clients, groups, users
 from vault.storage.database import Reader
 
@@ -16,6 +19,24 @@ def doubts(rules: RuleSet) -> list[str]:
         for one in rules.rules
         if _is_total(one)
     ]
+
+
+def unknown_providers(rules: RuleSet, catalog: Catalog) -> list[str]:
+    """Rules for a provider that no account can have: they never apply."""
+    found: list[str] = []
+    for rule in rules.rules:
+        name = rule.head.provider
+        if name is None or name == OWN_PROVIDER:
+            continue
+        provider = catalog.get(name)
+        if provider is None:
+            near = did_you_mean(name, catalog.names)
+            found.append(
+                f"{rule.place}: {rule.name} names the provider {name!r}, which isn't there{near and '.' + near}"
+            )
+        elif provider.name != name:
+            found.append(f"{rule.place}: {rule.name} names the provider {name!r}: write {provider.name!r}")
+    return found
 
 
 async def strangers(rules: RuleSet, reader: Reader) -> list[str]:

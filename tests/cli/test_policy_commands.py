@@ -76,11 +76,17 @@ async def test_check_lists_every_problem_and_what_looks_wrong(place: Place, fold
     (folder / "more.cedar").write_text(
         '@id("all") forbid(principal, action, resource);\n'
         '@id("nobody") forbid(principal == User::"nobody", action, resource);\n'
-        '@id("agentless") forbid(principal, action, resource) when { context.agent.id == "gone" };'
+        '@id("agentless") forbid(principal, action, resource) when { context.agent.id == "gone" };\n'
+        '@id("typo") forbid(principal, action, resource) when { resource.provider == "slak" };\n'
+        '@id("alias") forbid(principal, action, resource) when { resource.provider == "gmail" };\n'
+        '@id("known") forbid(principal, action, resource) when { resource.provider == "github" };\n'
+        '@id("own") forbid(principal, action, resource) when { resource.provider == "token-vault" };'
     )
     await content(place, "users", "add", "somebody", "--password-stdin", feed="a long enough password\n")
     doubts = (await content(place, "policy", "check", "--folder", str(folder)))["doubts"]
-    assert [one.partition(": ")[0] for one in doubts] == ["more.cedar:1", "more.cedar:2", "more.cedar:3"]
+    assert sorted(one.partition(": ")[0] for one in doubts) == [f"more.cedar:{line}" for line in (1, 2, 3, 4, 5)]
+    assert "more.cedar:4: typo names the provider 'slak', which isn't there. Did you mean slack?" in doubts
+    assert "more.cedar:5: alias names the provider 'gmail': write 'google'" in doubts
     (folder / "more.cedar").write_text('@id("x") permit(principal, action, resource);\nforbid(')
     bad = await run(place, "policy", "check", "--folder", str(folder))
     assert bad.exit_code == 1

@@ -184,7 +184,7 @@ def _folder(setup: Setup, folder: Path | None) -> Path:
 
 
 async def _check(setup: Setup, folder: Path | None) -> None:
-    from server.policy.checks import doubts, strangers
+    from server.policy.checks import doubts, strangers, unknown_providers
     from server.policy.files import RulesRefused
 
     async with _place(setup, _folder(setup, folder)) as place:
@@ -196,7 +196,7 @@ async def _check(setup: Setup, folder: Path | None) -> None:
             for one in () if setup.as_json else refused.problems:
                 say(one)
             raise typer.Exit(1) from None
-        found = doubts(rules)
+        found = doubts(rules) + unknown_providers(rules, place.providers.catalog)
         if place.database is not None:
             found += await strangers(rules, place.database)
     if setup.as_json:
