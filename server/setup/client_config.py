@@ -20,6 +20,12 @@ NAMES: Final = (*CLIENTS, *CODE)
 ENTRY_NAME: Final = "token-vault"
 SANDBOX_PORTS: Final = 10  # offset of its ports from the vault's, so that one client can use both
 INSPECTOR: Final = "@modelcontextprotocol/inspector@2.12.0"
+SIGN_IN: Final = {  # to sign in over HTTP, followed by the entry's name
+    "claude-code": "claude mcp login",
+    "codex": "codex mcp login",
+    "gemini-cli": "in its chat, /mcp auth",
+    "opencode": "opencode mcp auth",
+}
 
 
 class ConfigRefused(Exception):
@@ -71,7 +77,7 @@ def client_config(client: str, transport: TransportName, *, vault: VaultLocation
     if isinstance(kind, CodeClient):
         text = kind.local(program) if transport == "stdio" and kind.local is not None else kind.remote(transport, url)
         return ClientConfig(client, transport, text.rstrip(), None, None, None, None, notes, ())
-    name = ENTRY_NAME if vault.sandbox_port is None else f"{ENTRY_NAME}-sandbox"
+    name = _name(vault)
     entry = kind.local(program) if transport == "stdio" else kind.remote(transport, url, machine)
     if "name" in entry:
         entry = {**entry, "name": name}
@@ -87,6 +93,10 @@ def client_config(client: str, transport: TransportName, *, vault: VaultLocation
         notes=notes,
         file_notes=tuple(_file_notes(client)),
     )
+
+
+def _name(vault: VaultLocation) -> str:
+    return ENTRY_NAME if vault.sandbox_port is None else f"{ENTRY_NAME}-sandbox"
 
 
 def client_file(kind: FileClient, machine: Machine) -> Path:
@@ -147,7 +157,7 @@ def _notes(
     if transport == "sse":
         notes.append("SSE is the legacy transport: use http if the client supports it.")
     if isinstance(kind, CodeClient):
-        return [*notes, *_code_notes(client, transport, kind)]
+        return [*notes, *_code_notes(client, transport, kind, vault)]
     match client:
         case "claude-desktop":
             if transport != "stdio":
@@ -164,18 +174,14 @@ def _notes(
             notes.append("For a single project, put the same text in .vscode/mcp.json.")
         case "cursor":
             notes.append("For a single project, put the same text in .cursor/mcp.json.")
-        case "codex":
-            if transport != "stdio":
-                notes.append(f"Then sign in: codex mcp login {ENTRY_NAME}")
-        case "opencode":
-            if transport != "stdio":
-                notes.append(f"Then sign in: opencode mcp auth {ENTRY_NAME}")
         case _:
             pass
+    if transport != "stdio" and client in SIGN_IN:
+        notes.append(f"Then sign in: {SIGN_IN[client]} {_name(vault)}")
     return notes
 
 
-def _code_notes(client: str, transport: TransportName, kind: CodeClient) -> Sequence[str]:
+def _code_notes(client: str, transport: TransportName, kind: CodeClient, vault: VaultLocation) -> Sequence[str]:
     if client == "n8n":
         return [
             "Copy this and paste it into a workflow.",
@@ -184,7 +190,8 @@ def _code_notes(client: str, transport: TransportName, kind: CodeClient) -> Sequ
         ]
     notes = [f"Install: pip install {kind.install}"]
     if transport != "stdio":
-        notes.append("ACCESS_TOKEN is the person's access token for this vault. To try it: token-vault try-exchange")
+        trial = "token-vault try-exchange" + (" --sandbox" if vault.sandbox_port is not None else "")
+        notes.append(f"ACCESS_TOKEN is the person's access token for this vault. To try it: {trial}")
     return notes
 
 

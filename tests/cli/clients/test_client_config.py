@@ -10,6 +10,7 @@ import shutil
 import stat
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -22,6 +23,7 @@ from mcp.client.stdio import StdioServerParameters
 from typer.testing import CliRunner, Result
 
 from server.cli import app
+from server.oauth.clients.commands import KNOWN
 from server.setup.client_config import NAMES, ConfigRefused, VaultLocation, client_config
 from server.setup.client_files import ClientFileRefused, Place, backup_of, put, take_out
 from server.setup.client_kinds import ALL, CLIENTS, Machine, Program
@@ -286,6 +288,29 @@ def test_an_address_stands_under_the_keys_that_the_client_reads(
     for transport, wanted in (("http", http), ("sse", sse)):
         if wanted is not None:
             assert client_config(client, transport, vault=vault, machine=machine).entry == wanted
+
+
+@pytest.mark.parametrize(
+    ("client", "product", "where"),
+    [("claude-code", "Claude Code", ""), ("codex", "Codex", ""), ("opencode", "opencode", ""),
+     ("gemini-cli", "Gemini CLI", "in its chat, ")],
+)  # fmt: skip
+def test_the_sign_in_command_names_the_entry(client: str, product: str, where: str) -> None:
+    command = next(one.command for one in KNOWN if one.client == product)
+    machine = Machine("linux", HOME, {})
+    for vault, name in ((VAULT, "token-vault"), (replace(VAULT, sandbox_port=8775), "token-vault-sandbox")):
+        made = client_config(client, "http", vault=vault, machine=machine)
+        assert f"Then sign in: {where}{command.replace('NAME', name)}" in made.notes
+        assert made.place.name == name
+        local = client_config(client, "stdio", vault=vault, machine=machine)
+        assert not any("sign in" in note for note in local.notes)  # nobody signs in over stdio
+
+
+def test_a_program_for_the_sandbox_gets_its_token_there() -> None:
+    machine = Machine("linux", HOME, {})
+    for vault, trial in ((VAULT, "token-vault try-exchange"), (replace(VAULT, sandbox_port=8775), " --sandbox")):
+        made = client_config("langgraph", "http", vault=vault, machine=machine)
+        assert made.notes[-1].startswith("ACCESS_TOKEN") and made.notes[-1].endswith(trial)
 
 
 def test_links_hold_the_entry() -> None:
