@@ -46,6 +46,8 @@ def _what_fits(spec: ToolSpec, found: ErrorDetails) -> str:
         field = fields.get(str(location[0])) if location else None
         wanted = None if field is None else field.description
         return "doesn't have the expected form" + (f" ({wanted})" if wanted else "")
+    if found["type"] == "tuple_type":  # which JSON doesn't have
+        return "Input should be a valid list"
     return found["msg"].removeprefix("Value error, ")
 
 

@@ -104,6 +104,8 @@ async def test_what_does_not_fit_is_said_with_what_does_and_without_regular_expr
             await client.call_tool("calendar_create", {"summary": "x", "start": "2030-01-02", "end": "2030-01-01"})
         )
         assert "arguments: end must be after start" in said
+        said = text(await client.call_tool("calendar_free", {"calendars": "primary"}))
+        assert "calendars: Input should be a valid list" in said  # in JSON's words, not Python's
 
 
 async def test_a_channel_is_read_by_its_name_as_it_is_written_to_by_it(place: Room) -> None:
