@@ -236,6 +236,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Keep the files of the skipped tests, which .ci/run runs again once what they need is installed."""
+    reports: list[pytest.TestReport] = terminalreporter.stats.get("skipped", [])
+    if config.cache is not None:
+        config.cache.set("files/skipped", sorted({report.nodeid.partition("::")[0] for report in reports}))
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Generator[str]:
     """URL of a PostgreSQL server: TEST_DATABASE_URL, or our own server in a folder with a short path."""

@@ -60,6 +60,16 @@ def commands_of_make(target: str) -> Sequence[Sequence[str]]:
     ]
 
 
+def test_ci_begins_with_the_commands_of_the_readme() -> None:
+    """Nothing is installed before them, so that they can't rely on it."""
+    block = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Try it")[2].split("```")[1]
+    told = [line.partition("#")[0].strip() for line in block.splitlines()[1:]]
+    assert [one.split()[0] for one in told] == ["make", "make"]
+    lines = [line.partition("#")[0].strip() for line in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()]
+    run = [line.removeprefix("env -u CI ") for line in lines if line and not line.startswith(("set ", "cd ", "step"))]
+    assert run[:2] == told
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("target", "version", "pip"),
