@@ -72,9 +72,14 @@ def names_for(offer: ToolOffer, client_id: str, *, chosen: str | None) -> frozen
 
 
 def size_of(specs: Sequence[ToolSpec]) -> int:
-    """The number of characters that a model reads about these tools: names, descriptions, and argument schemas."""
+    """The number of characters that a model reads about these tools."""
+    return len(text_of(specs))
+
+
+def text_of(specs: Sequence[ToolSpec]) -> str:
+    """What a model reads about these tools: names, descriptions, and argument schemas."""
     shown = [{"name": spec.name, "description": spec.description, "inputSchema": spec.input_schema} for spec in specs]
-    return len(to_json(shown).decode())
+    return to_json(shown).decode()
 
 
 def _describe(spec: ToolSpec) -> Tool:

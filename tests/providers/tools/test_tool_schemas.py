@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -16,9 +17,11 @@ from providers.tools.sets import builtin_sets
 from providers.tools.spec import ToolInput, ToolOutput, ToolSpec
 from server.mcp.offer import connections_spec, discovery
 from server.mcp.offer.discovery import DISCOVERY, FOUND
-from server.mcp.offer.tool_list import size_of
+from server.mcp.offer.tool_list import size_of, text_of
 from server.settings import Settings
+from tests.conftest import unavailable
 from tests.generating.shipped_tools import shipped_tools
+from tests.support.foreign import foreign
 from tests.support.toolset_cases import CASES
 
 SPECS = (*builtin_tools(), *shipped_tools().values(), connections_spec.SPEC)
@@ -119,6 +122,24 @@ def test_the_list_of_each_set_and_of_discovery_stays_small() -> None:
     for name, budget in BUDGETS.items():
         listed = [spec for spec in (*usual, *DISCOVERY) if spec.name in sets[name] or spec is connections_spec.SPEC]
         assert budget * 0.8 < size_of(listed) < budget, name
+
+
+@pytest.mark.group("node")
+def test_the_list_of_the_usual_services_is_less_than_half_of_the_tokens_that_it_was() -> None:
+    """62 tools were 17,863 tokens of names, descriptions, and input schemas before these were made lean."""
+    usual = [spec for spec in SPECS if spec.provider in USUAL]
+    package = foreign.FOLDER / "auth0" / "node_modules" / "js-tiktoken"
+    if not package.exists():
+        unavailable("counting tokens needs: make node")
+    count = (
+        f"const {{getEncoding}} = require({str(package)!r});"
+        "console.log(getEncoding('o200k_base').encode(require('fs').readFileSync(0, 'utf8')).length)"
+    )
+    counted = subprocess.run(
+        [foreign.node(), "-e", count], input=text_of(usual), capture_output=True, text=True, check=True, timeout=60
+    )
+    assert len(usual) >= 62
+    assert int(counted.stdout) / len(usual) < 17_863 / 62 / 2
 
 
 def test_each_further_service_adds_little() -> None:
