@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from anyio import create_memory_object_stream
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -309,11 +309,16 @@ _VALUES = (
 )  # fmt: skip
 
 
+EXAMPLES = settings.default.max_examples
+thousands = settings(max_examples=max(EXAMPLES, min(5 * EXAMPLES, 1000)))  # in the six tests together
+
+
 def alike(ours: PlainCall, theirs: PlainCall | None) -> bool:
     """Whether both are equal, including the types of numbers; NaN equals itself."""
     return theirs is not None and repr((ours, ours.arguments)) == repr((theirs, theirs.arguments))
 
 
+@thousands
 @given(found=_headers(modern_headers()), body=_messages(is_modern=True))
 def test_whatever_is_read_here_the_sdk_reads_in_the_same_way(sdk: TheSDK, found: Headers, body: bytes) -> None:
     ours = fast_path.read(found, body)
@@ -321,6 +326,7 @@ def test_whatever_is_read_here_the_sdk_reads_in_the_same_way(sdk: TheSDK, found:
         assert alike(ours, sdk.read(found, body))
 
 
+@thousands
 @given(data=st.data())
 def test_whatever_is_read_in_a_session_the_sdk_reads_in_the_same_way(sdk: TheSDK, data: st.DataObject) -> None:
     found, body = data.draw(_headers(session_headers(sdk.session))), data.draw(_messages(is_modern=False))
@@ -333,6 +339,7 @@ def test_whatever_is_read_in_a_session_the_sdk_reads_in_the_same_way(sdk: TheSDK
         assert alike(ours, sdk.read(found, body))
 
 
+@thousands
 @given(data=st.data(), is_modern=st.booleans())
 def test_whatever_is_read_of_a_pipe_or_stream_the_sdk_reads_in_the_same_way(
     sdk: TheSDK, data: st.DataObject, is_modern: bool
@@ -374,6 +381,7 @@ def _good(draw: st.DrawFn, usual: Headers, *, is_modern: bool) -> tuple[Headers,
     return found, body.encode()
 
 
+@thousands
 @given(good=_good(modern_headers(), is_modern=True))
 def test_every_valid_call_is_read_here(sdk: TheSDK, good: tuple[Headers, bytes]) -> None:
     ours = fast_path.read(*good)
@@ -381,6 +389,7 @@ def test_every_valid_call_is_read_here(sdk: TheSDK, good: tuple[Headers, bytes])
     assert alike(ours, sdk.read(*good))
 
 
+@thousands
 @given(data=st.data())
 def test_every_valid_call_of_a_session_is_read_here(sdk: TheSDK, data: st.DataObject) -> None:
     good = data.draw(_good(session_headers(sdk.session), is_modern=False))
@@ -389,6 +398,7 @@ def test_every_valid_call_of_a_session_is_read_here(sdk: TheSDK, data: st.DataOb
     assert alike(ours, sdk.read(*good))
 
 
+@thousands
 @given(data=st.data(), is_modern=st.booleans())
 def test_every_valid_call_of_a_pipe_or_stream_is_read_here(sdk: TheSDK, data: st.DataObject, is_modern: bool) -> None:
     usual = modern_headers() if is_modern else session_headers(sdk.session)
