@@ -41,7 +41,7 @@ from server.connecting.provider_authorization import (
 )
 from server.deployment import Deployment
 from server.sign_in import roles
-from vault import connections, limits, tickets, users
+from vault import connections, grants, limits, tickets, users
 from vault.records import ADVISED, Connection, Event, Session, Ticket, TicketPurpose, User, parse_scope
 from vault.refresh import consents
 from vault.refusals import TransitionRefused
@@ -204,6 +204,8 @@ async def enter(
     async def use_form(transaction: Transaction) -> None:
         await check(transaction)
         await users.hold_user(transaction, user.id)  # before the ticket, as disabling and deleting do
+        if form.trip.client_id is not None:
+            await grants.hold_client(transaction, form.trip.client_id)  # as removing the agent does
         now, purpose = deployment.now(), TicketPurpose.CREDENTIAL
         try:
             await tickets.consume(transaction, deployment.keys, handle, purpose=purpose, now=now)

@@ -265,8 +265,9 @@ async def use_link(
 
     Both are one step, since whoever cuts off an agent ends its links.
     """
-    if client_id is not None:
-        await grants.hold_client(transaction, client_id)  # before its tickets, as in every end of an agent
+    # The client before its tickets, as in every end of an agent.
+    if client_id is not None and not await grants.hold_client(transaction, client_id):
+        raise _ended_link()
     try:
         await tickets.consume(transaction, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now())
     except TransitionRefused as error:

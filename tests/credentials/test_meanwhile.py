@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from functools import partial
 
@@ -16,10 +17,10 @@ from server.connecting.links import ConnectRefused
 from server.connecting.provider_authorization import ConsentRequest
 from tests.conftest import Store
 from tests.credentials.test_signed_tokens import key_file
-from tests.support.inspection import unstorable
+from tests.support.inspection import lock_row, unstorable, until_waiting
 from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
-from vault import connections, users
+from vault import clients, connections, users
 from vault.records import Connection, Role, Session, User
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 
@@ -136,3 +137,34 @@ async def test_a_person_who_is_disabled_meanwhile_gets_no_account(store: Store, 
             assert len(await accounts_of(room, user)) == int(not is_late)
             assert len([one for one in await room.kinds(user) if one == "connection.opened"]) == int(not is_late)
             await people.set_disabled(operator, user, is_disabled=False)
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+async def test_an_agent_that_is_removed_while_its_person_enters_a_credential_gets_nothing(
+    store: Store, *, is_removed: bool
+) -> None:
+    async with running_key_room(store.data, database_url=store.url) as room:
+        user, keys, client = await room.user(), room.simulator.sandbox.keys, await room.agent()
+        trip = ConsentRequest("mailroom", READ, client_id=client.id, delegated=READ)
+        form, handle, session = await open_form(room, user, trip)
+        entry = Entry({"key": keys.make(user.name)})
+        enter = partial(credentials.enter, room.deployment, form, entry, handle=handle, user=user, session=session)
+
+        async def remove() -> None:
+            async with room.deployment.transaction() as transaction:
+                await clients.remove_client(transaction, client.id, now=room.deployment.now())
+
+        async with room.deployment.transaction() as holding:
+            await lock_row(holding, "clients", client.id, is_sqlite=store.is_sqlite)
+            removing = asyncio.ensure_future(remove()) if is_removed else None
+            await until_waiting(holding, number=int(is_removed), is_sqlite=store.is_sqlite)
+            entering = asyncio.ensure_future(enter())
+            await until_waiting(holding, number=1 + is_removed, is_sqlite=store.is_sqlite)
+        if removing is not None:
+            await removing
+            with pytest.raises(ConnectRefused, match="already used"):
+                await entering
+        else:
+            await entering
+        accounts = await accounts_of(room, user)
+        assert len(accounts) == (0 if is_removed else 1)

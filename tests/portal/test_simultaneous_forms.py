@@ -17,7 +17,7 @@ from tests.portal.test_recognition import cursor
 from tests.support.inspection import lock_row, session_of, until_waiting
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, query_of, running_room
-from vault import delegations, tickets, users
+from vault import clients, delegations, tickets, users
 from vault.records import Client, TicketPurpose, User
 
 READ, WRITE = frozenset({"channels:read"}), frozenset({"channels:read", "chat:write"})
@@ -192,3 +192,24 @@ async def test_an_agent_that_is_cut_off_while_a_link_leads_to_the_provider_gets_
         now=room.deployment.now(),
     )
     assert bool(waiting) is (cut_off == "never")
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+async def test_a_link_that_an_agent_got_while_it_was_removed_lets_it_in_nowhere(
+    room: Room, *, is_removed: bool
+) -> None:
+    user, client = await room.user(), await room.agent()
+    account = await room.account(user, "slack", label="Team", scopes=WRITE)
+    person = await room.signed_in(user)
+    if is_removed:
+        async with room.deployment.transaction() as transaction:
+            await clients.remove_client(transaction, client.id, now=room.deployment.now())
+    page = await person.open((await room.link(user, client, scopes=WRITE)).url)
+    answers: dict[str, str | list[str] | None] = {"decision": "allow", "account": account.id}
+    if not is_removed:
+        answers["level.asked"] = "write"
+    check_answer(await post(person, page, answers, form="/connect/"), "before" if is_removed else "never")
+    held = await delegations.get(
+        room.deployment.database, user_id=user.id, client_id=client.id, connection_id=account.id
+    )
+    assert (held is not None) is not is_removed
