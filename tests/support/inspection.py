@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import inspect
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
@@ -73,15 +73,20 @@ async def lock_row(transaction: Transaction, table: str, identity: str, *, is_sq
 async def until_waiting(
     transaction: Transaction, *, number: int, is_sqlite: bool, unless: asyncio.Task[object] | None = None
 ) -> None:
-    """Wait until this many sessions wait for the transaction; on SQLite, nothing shows who waits for the writer."""
-    ends = time.perf_counter() + (0.2 if is_sqlite else 60)
-    while time.perf_counter() < ends:
-        if unless is not None and unless.done():
-            return
-        if not is_sqlite and await count_waiting(transaction) >= number:
-            return
-        await asyncio.sleep(0.01)
-    assert is_sqlite
+    """Wait until this many sessions wait for the transaction; on SQLite, until as many callers wait for the writer."""
+    async with asyncio.timeout(60):
+        while unless is None or not unless.done():
+            if (_count_queued() if is_sqlite else await count_waiting(transaction)) >= number:
+                return
+            await asyncio.sleep(0.01)
+
+
+def _count_queued() -> int:
+    """How many callers wait for the writers of this process's SQLite databases, besides those that append events."""
+    running = [one.get_coro() for one in asyncio.all_tasks() if one.get_name() == "sqlite-writer"]
+    writers = [one.cr_frame.f_locals["self"] for one in running if inspect.iscoroutine(one) and one.cr_frame]
+    turns = [turn for writer in writers for turn in writer._queue]
+    return sum(turn.work is None or turn.work.program is not None for turn in turns)
 
 
 @asynccontextmanager

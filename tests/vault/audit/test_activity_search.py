@@ -124,6 +124,7 @@ async def test_a_rare_agent_is_looked_for_among_a_bounded_number_of_entries(
 async def test_a_search_reads_more_only_where_the_index_has_what_it_looks_for(
     database: Database, monkeypatch: pytest.MonkeyPatch, user_id: str | None, wanted: EventFilter, read: str
 ) -> None:
+    monkeypatch.setattr(search, "PATIENCE", 60.0)
     monkeypatch.setattr(search, "SLICE", 4)
     monkeypatch.setattr(search, "EXAMINED", 10)
     monkeypatch.setattr(search, "ENTRIES", 30)
