@@ -350,11 +350,15 @@ async def rotate(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     def admit(grant: Grant) -> None:
         spend_request(deployment, user_id=grant.user_id, client_id=grant.client_id)
 
-    presented, lifetimes = asked.form.require("refresh_token"), deployment.refresh_lifetimes
     rotation = await refresh_tokens.rotate(
-        deployment.database, presented, request=wanted, now=asked.now, lifetimes=lifetimes, admit=admit
+        deployment.database,
+        asked.form.require("refresh_token"),
+        request=wanted,
+        now=asked.now,
+        lifetimes=deployment.refresh_lifetimes,
+        admit=admit,
+        event_of=lambda accepted: _refresh_event(accepted, network=network_of(asked.address)),
     )
-    await deployment.activity.record(_refresh_event(rotation, network=network_of(asked.address)))
     return TokenGrant(
         rotation.grant,
         rotation.scopes,

@@ -45,8 +45,11 @@ class ObservedDatabase:
         self._meters.end_storage("look_up", began)
         return found
 
-    def perform(self, program: Program[T]) -> Answer[T]:
-        return self._measure("write", self._real.perform(program))
+    async def perform(self, program: Program[T], *, events: Batch | None = None) -> T:
+        result = await self._measure("write", self._real.perform(program, events=events))
+        if events is not None and result:
+            self._meters.count(events.entries)
+        return result
 
     async def append_events(self, batch: Batch) -> None:
         await self._measure("append", self._real.append_events(batch))

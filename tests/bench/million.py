@@ -118,8 +118,8 @@ class TimedDatabase:
     async def execute_many(self, sql: str, parameters: Sequence[Mapping[str, Any]]) -> Any:
         return await self._count(self._real.execute_many(sql, parameters), sql)
 
-    async def perform(self, program: Any) -> Any:
-        return await self._count(self._real.perform(program), "a program")
+    async def perform(self, program: Any, *, events: Any = None) -> Any:
+        return await self._count(self._real.perform(program, events=events), "a program")
 
     @asynccontextmanager
     async def transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[TimedDatabase]:

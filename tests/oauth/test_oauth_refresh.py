@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support.inspection import read_events
+from tests.support.inspection import read_events, unstorable
 from tests.support.rooms.oauth_world import World, claims_of, error_of
 from vault.records import Event
 
@@ -151,3 +151,20 @@ async def test_a_confidential_client_rotates_too(world: World) -> None:
     assert error_of(await world.refresh(client_id, issued["refresh_token"])) == "invalid_client"
     rotated = await world.refresh(client_id, issued["refresh_token"], client_secret=secret)
     assert rotated.json()["refresh_token"] != issued["refresh_token"]
+
+
+@pytest.mark.parametrize("kind", ["token.refreshed", "token.repeated"])
+async def test_a_refresh_whose_event_cannot_be_stored_uses_nothing_up(stored_world: World, kind: str) -> None:
+    """It is one change: the vault can prove each refresh, also when it is killed right after it."""
+    issued, deployment = await stored_world.tokens(), stored_world.vault.deployment
+    client_id, token = issued["client_id"], issued["refresh_token"]
+    if kind == "token.repeated":
+        assert (await stored_world.refresh(client_id, token)).status_code == 200
+    is_sqlite = type(deployment.database).__name__ == "SqliteDatabase"
+    before = await deployment.database.fetch("select * from refresh_tokens order by generation")
+    async with unstorable(deployment.database, "events", "kind", kind, is_sqlite=is_sqlite):
+        assert (await stored_world.refresh(client_id, token)).status_code >= 400
+    assert await deployment.database.fetch("select * from refresh_tokens order by generation") == before
+    assert [one.kind for one in await events_of(stored_world, client_id)].count(kind) == 0
+    assert (await stored_world.refresh(client_id, token)).status_code == 200
+    assert [one.kind for one in await events_of(stored_world, client_id)].count(kind) == 1

@@ -31,6 +31,7 @@ __all__ = [
     "Head",
     "LastUse",
     "append",
+    "batch_of",
     "begin_keyed_head",
     "event_of",
     "format_details",
@@ -58,8 +59,12 @@ DETAILS_LIMIT = 8192  # characters of all details as JSON
 async def append(transaction: Transaction, *events: Event, now: int) -> None:
     """Append events as one batch. Call it last: a refusal by the head's lock surfaces at the commit."""
     if events:
-        entries = [_entry(event, _with_request(format_details(event.details))) for event in events]
-        await transaction.append_events(Batch(now, entries))
+        await transaction.append_events(batch_of(*events, now=now))
+
+
+def batch_of(*events: Event, now: int) -> Batch:
+    """The events as one batch, which belongs to the request that is being served."""
+    return Batch(now, [_entry(event, _with_request(format_details(event.details))) for event in events])
 
 
 def _with_request(details: str) -> str:

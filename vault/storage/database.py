@@ -151,9 +151,12 @@ class Database(Reader, Protocol):
         """
         ...
 
-    async def perform(self, program: Program[T]) -> T:
-        """Run a program as a separate transaction. On SQLite this is the cheapest way to write: one trip to its
-        thread."""
+    async def perform(self, program: Program[T], *, events: Batch | None = None) -> T:
+        """Run a program as a separate transaction, which also appends the events unless the result is false.
+
+        On SQLite this is the cheapest way to write: one trip to its thread. Callers get the batch from
+        `vault.audit.audit.batch_of`.
+        """
         ...
 
     async def append_events(self, batch: Batch) -> None:

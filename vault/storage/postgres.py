@@ -472,9 +472,12 @@ class PostgresDatabase:
                     raise refused from error
                 raise
 
-    async def perform(self, program: Program[T]) -> T:
+    async def perform(self, program: Program[T], *, events: Batch | None = None) -> T:
         async with self.transaction() as transaction:
-            return await transaction.perform(program)
+            result = await transaction.perform(program)
+            if events is not None and result:
+                await transaction.append_events(events)
+            return result
 
     async def append_events(self, batch: Batch) -> None:
         if self._servers.is_pooled:  # a single statement would run with someone else's settings

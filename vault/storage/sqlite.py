@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import Context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiosqlite
 
@@ -28,7 +28,7 @@ from vault.storage.database import NO_PARAMETERS, Conflict, Row, T, Value
 from vault.storage.event_chain import Batch
 from vault.storage.liveness import OwnerLocks
 from vault.storage.schema_shape import fingerprint
-from vault.storage.sqlite_events import SqliteProgram, append_program
+from vault.storage.sqlite_events import ERRORS, SqliteProgram, Work, append_program, commit, rows_of, run
 from vault.storage.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
 from vault.storage.sqlite_locks import find_lock_holder
 from vault.storage.turns import StatementTurns
@@ -36,10 +36,6 @@ from vault.storage.turns import StatementTurns
 Argument = TypeVar("Argument")
 
 BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and another busy process would starve us
-
-
-# the last two: text or a number that no column can hold, rejected before the statement runs
-ERRORS = (sqlite3.Error, UnicodeEncodeError, OverflowError)
 
 
 VERSIONS = ("pragma keys.data_version", "pragma vault.data_version")
@@ -106,56 +102,6 @@ def _preparations(stores: SqliteFiles, *, read_only: bool, wait: int) -> Sequenc
     )
 
 
-def rows_of(found: Sequence[sqlite3.Row]) -> list[Row]:
-    """The rows of one statement as mappings."""
-    if not found:
-        return []
-    names = found[0].keys()
-    return [dict(zip(names, row, strict=True)) for row in found]
-
-
-def run(connection: sqlite3.Connection, program: SqliteProgram[T]) -> T:
-    """Run a program; in the connection's thread."""
-    try:
-        statement = next(program)
-        while True:
-            statement = program.send(rows_of(connection.execute(statement.sql, statement.parameters).fetchall()))
-    except StopIteration as end:
-        return end.value
-
-
-def commit(connection: sqlite3.Connection, programs: Sequence[SqliteProgram[None]]) -> Sequence[Exception | None]:
-    """Run programs with one commit, in the connection's thread; returns the error of each that failed.
-
-    One that fails leaves nothing, and takes no other with it. Raises only what BEGIN raises, before any has begun.
-    """
-    connection.execute("begin immediate")
-    try:
-        outcomes = [_attempt(connection, program, is_alone=len(programs) == 1) for program in programs]
-        connection.execute("rollback" if None not in outcomes else "commit")
-    except BaseException as error:
-        with suppress(sqlite3.Error):  # there may be no transaction
-            connection.execute("rollback")
-        if not isinstance(error, sqlite3.Error):
-            raise
-        return [error] * len(programs)
-    return outcomes
-
-
-def _attempt(connection: sqlite3.Connection, program: SqliteProgram[None], *, is_alone: bool) -> Exception | None:
-    if not is_alone:
-        connection.execute("savepoint turn")  # nested: commit releases them all
-    try:
-        run(connection, program)
-    except (*ERRORS, VaultError) as error:
-        if not connection.in_transaction:  # SQLite itself rolled it back, with what other programs did: a full disk
-            raise
-        if not is_alone:
-            connection.execute("rollback to turn")
-        return error
-    return None
-
-
 async def run_at_once(
     connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection, Argument], T], argument: Argument
 ) -> T:
@@ -173,17 +119,17 @@ READERS = 2
 class _Turn:
     """One caller's place in the writer's queue."""
 
-    __slots__ = ("begun", "committed", "ended", "owner", "program", "work")
+    __slots__ = ("begun", "committed", "ended", "errand", "owner", "work")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        program: SqliteProgram[None] | None = None,
-        work: Callable[[], Awaitable[None]] | None = None,
+        work: Work[Any] | None = None,
+        errand: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.program = program  # instead of statements of the caller
-        self.work = work  # outside of any transaction
+        self.work = work  # instead of statements of the caller
+        self.errand = errand  # outside of any transaction
         self.begun: asyncio.Future[None] = loop.create_future()  # set by the writer: your savepoint is open
         self.ended: asyncio.Future[bool] = loop.create_future()  # set by the caller: keep it, or roll it back
         self.committed: asyncio.Future[None] = loop.create_future()  # set by the writer: it is durable
@@ -194,7 +140,7 @@ class _Turn:
     @property
     def is_callers(self) -> bool:
         """Whether its caller sends the statements."""
-        return self.program is None and self.work is None
+        return self.work is None and self.errand is None
 
     def end(self, *, kept: bool) -> None:
         """The caller is done; a writer that was closed in the meantime no longer waits for it."""
@@ -278,12 +224,10 @@ class _Writer:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run(), name="sqlite-writer", context=Context())
 
-    def _queue_up(
-        self, *, program: SqliteProgram[None] | None = None, work: Callable[[], Awaitable[None]] | None = None
-    ) -> _Turn:
+    def _queue_up(self, *, work: Work[Any] | None = None, errand: Callable[[], Awaitable[None]] | None = None) -> _Turn:
         if self._closing or self._task.done():
             raise StorageUnavailable("the database is closed")
-        turn = _Turn(self._loop, program=program, work=work)
+        turn = _Turn(self._loop, work=work, errand=errand)
         self._queue.append(turn)
         self._wake.set()
         return turn
@@ -311,26 +255,20 @@ class _Writer:
             )
         await turn.committed
 
-    async def perform(self, program: SqliteProgram[T]) -> T:
-        """Run a program in its turn; programs that wait one after another share a commit."""
-        found: list[T] = []
-
-        def keep() -> SqliteProgram[None]:
-            found.append((yield from program))
-
-        await self._queue_up(program=keep()).committed
-        return found[0]
+    async def perform(self, work: Work[Any]) -> None:
+        """Do the work in its turn; works that wait one after another share a commit."""
+        await self._queue_up(work=work).committed
 
     async def wipe(self) -> bool:
         """Move the write-ahead logs' content to the files, overwriting deleted bytes, and truncate the logs."""
         were_cut: list[bool] = []
 
-        async def work() -> None:
+        async def cut() -> None:
             for name in ("keys", "vault"):
                 found = await self._connection.execute_fetchall(f"pragma {name}.wal_checkpoint(truncate)")
                 were_cut.extend(row[0] == 0 for row in found)
 
-        await self._queue_up(work=work).committed
+        await self._queue_up(errand=cut).committed
         return all(were_cut)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -353,10 +291,10 @@ class _Writer:
     def _as_refusal(self, error: Exception) -> VaultError:
         return error if isinstance(error, VaultError) else self._refusal(error)
 
-    async def _work(self, turn: _Turn, work: Callable[[], Awaitable[None]]) -> None:
+    async def _run_errand(self, turn: _Turn, errand: Callable[[], Awaitable[None]]) -> None:
         error: VaultError | None = StorageUnavailable("the database was closed before the end")
         try:
-            await work()
+            await errand()
             error = None
         except ERRORS as failure:
             error = self._refusal(failure)
@@ -364,15 +302,15 @@ class _Writer:
             turn.settle(error)
 
     async def _perform(self, first: _Turn) -> None:
-        """Run all programs that wait next, up to a batch, with one commit."""
+        """Do all work that waits next, up to a batch, with one commit."""
         turns = [first]
-        while self._queue and self._queue[0].program is not None and len(turns) < BATCH_LIMIT:
+        while self._queue and self._queue[0].work is not None and len(turns) < BATCH_LIMIT:
             turns += [] if (turn := self._queue.popleft()).committed.cancelled() else [turn]
-        programs = [turn.program for turn in turns if turn.program is not None]
+        works = [turn.work for turn in turns if turn.work is not None]
         outcomes: Sequence[VaultError | None]
         outcomes = [StorageUnavailable("the database was closed before the commit")] * len(turns)
         try:
-            found = await self._patiently(lambda: run_at_once(self._connection, commit, programs))
+            found = await self._patiently(lambda: run_at_once(self._connection, commit, works))
             outcomes = [None if error is None else self._as_refusal(error) for error in found]
         except ERRORS as failure:
             outcomes = [self._refusal(failure)] * len(turns)
@@ -402,9 +340,9 @@ class _Writer:
         try:
             while True:
                 turn = self._next()
-                if turn is not None and turn.work is not None:
-                    await self._work(turn, turn.work)
-                elif turn is not None and turn.program is not None:
+                if turn is not None and turn.errand is not None:
+                    await self._run_errand(turn, turn.errand)
+                elif turn is not None and turn.work is not None:
                     await self._perform(turn)
                 elif turn is not None:
                     await self._batch(turn)
@@ -531,11 +469,13 @@ class SqliteDatabase:
     ) -> AbstractAsyncContextManager[SqliteTransaction]:
         return self._writer.transaction(event_key=self.event_key)
 
-    async def perform(self, program: SqliteProgram[T]) -> T:
-        return await self._writer.perform(program)
+    async def perform(self, program: SqliteProgram[T], *, events: Batch | None = None) -> T:
+        work = Work(program, events, key=self.event_key)
+        await self._writer.perform(work)
+        return work.result
 
     async def append_events(self, batch: Batch) -> None:
-        await self._writer.perform(append_program(batch, key=self.event_key))
+        await self._writer.perform(Work[None](None, batch, key=self.event_key))
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         if self._is_closed:

@@ -1,13 +1,17 @@
-"""Append to the activity's chain on SQLite: a program that runs at once in the writer's thread."""
+"""Programs for SQLite, which run at once in the writer's thread, and the events that they append to the activity."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+import sqlite3
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
-from typing import Final
+from itertools import groupby
+from typing import Any, Final, Generic
 
 from vault.classes.immutable import immutable
 from vault.records import TENANT
+from vault.refusals import VaultError
 from vault.storage.database import Row, Statement, T, Value, binary, binary_or_none, integer
 from vault.storage.event_chain import START, Batch, digest, fold, mac_and_tag, tail
 
@@ -15,6 +19,8 @@ _ROWS: Final = 16  # most events per statement
 _INSERT: Final = (
     "insert into events (tenant, sequence, at, kind, outcome, user_id, client_id, connection_id, details) values"
 )
+# the last two: text or a number that no column can hold, rejected before the statement runs
+ERRORS = (sqlite3.Error, UnicodeEncodeError, OverflowError)
 
 
 @immutable
@@ -81,3 +87,83 @@ def _insertion(rows: int) -> str:
     """Several rows in one statement: the interpreter's lock changes hands with each one that runs."""
     row = f"({', '.join('?' * 9)})"
     return f"{_INSERT} {', '.join([row] * rows)}"
+
+
+def rows_of(found: Sequence[sqlite3.Row]) -> list[Row]:
+    """The rows of one statement as mappings."""
+    if not found:
+        return []
+    names = found[0].keys()
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def run(connection: sqlite3.Connection, program: SqliteProgram[T]) -> T:
+    """Run a program; in the connection's thread."""
+    try:
+        statement = next(program)
+        while True:
+            statement = program.send(rows_of(connection.execute(statement.sql, statement.parameters).fetchall()))
+    except StopIteration as end:
+        return end.value
+
+
+class Work(Generic[T]):
+    """A program, or None, and the events that are appended with it unless its result is false."""
+
+    __slots__ = ("events", "key", "program", "result")
+    result: T
+
+    def __init__(self, program: SqliteProgram[T] | None, events: Batch | None, *, key: bytes | None) -> None:
+        self.program = program
+        self.events = events
+        self.key = key
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        """Run the program; in the connection's thread."""
+        if self.program is not None:
+            self.result = run(connection, self.program)
+            if not self.result:
+                self.events = None
+
+
+def commit(connection: sqlite3.Connection, works: Sequence[Work[Any]]) -> Sequence[Exception | None]:
+    """Do works with one commit, in the connection's thread; returns the error of each that failed.
+
+    A program that fails leaves nothing, and takes no other with it. The events of the others are appended together.
+    Raises only what BEGIN raises, before any has begun.
+    """
+    connection.execute("begin immediate")
+    try:
+        outcomes = [_attempt(connection, work, is_alone=len(works) == 1) for work in works]
+        kept = [work for work, outcome in zip(works, outcomes, strict=True) if outcome is None]
+        for batch, key in _join_events(kept):
+            run(connection, append_program(batch, key=key))
+        connection.execute("commit" if kept else "rollback")
+    except BaseException as error:
+        with suppress(sqlite3.Error):  # there may be no transaction
+            connection.execute("rollback")
+        if not isinstance(error, (*ERRORS, VaultError)):
+            raise
+        return [error] * len(works)
+    return outcomes
+
+
+def _join_events(works: Sequence[Work[Any]]) -> Iterator[tuple[Batch, bytes | None]]:
+    """The events of works, those of the same second in one batch."""
+    recorded = [(work.events, work.key) for work in works if work.events is not None]
+    for (at, key), some in groupby(recorded, key=lambda one: (one[0].at, one[1])):
+        yield Batch(at, [entry for batch, _ in some for entry in batch.entries]), key
+
+
+def _attempt(connection: sqlite3.Connection, work: Work[Any], *, is_alone: bool) -> Exception | None:
+    if not is_alone:
+        connection.execute("savepoint turn")  # nested: commit releases them all
+    try:
+        work.run(connection)
+    except (*ERRORS, VaultError) as error:
+        if not connection.in_transaction:  # SQLite itself rolled it back, with what other programs did: a full disk
+            raise
+        if not is_alone:
+            connection.execute("rollback to turn")
+        return error
+    return None

@@ -26,7 +26,7 @@ from vault.audit import audit
 from vault.classes.immutable import immutable
 from vault.envelope import Context, open_sealed, seal
 from vault.grants import LiveGrant
-from vault.records import DAY, TENANT, Grant, RefreshToken, format_scope, parse_scope
+from vault.records import DAY, TENANT, Event, Grant, RefreshToken, format_scope, parse_scope
 from vault.refusals import GrantEnded, ScopeRefused, VaultError
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -191,19 +191,22 @@ async def rotate(
     now: int,
     lifetimes: Lifetimes,
     admit: Callable[[Grant], None] = lambda _: None,
+    event_of: Callable[[AcceptedRefresh], Event] | None = None,
 ) -> AcceptedRefresh:
     """Use a refresh token. Takes the database, not a transaction, because reuse must be revoked although it is refused.
     Raises RefreshTokenRefused, TokenReused, ScopeRefused or ResourceRefused, and what `admit` raises, which runs last;
     only TokenReused changes anything.
 
     The usual case, an unused token, is one read and one write. The write decides between several requests.
+    `event_of` makes the event, which is stored with the rotation or not at all.
     """
     presented = await _read_presented(database, token, request)  # an invented token writes nothing
     is_admitted = False
     if presented.stored.consumed_at is None:
         rotation = _plan(presented, request, now=now, lifetimes=lifetimes)
         admit(presented.grant)
-        if await database.perform(_rotation_program(rotation)):
+        events = None if event_of is None else audit.batch_of(event_of(rotation.answer), now=now)
+        if await database.perform(_rotation_program(rotation), events=events):
             return rotation.answer
         is_admitted = True  # another request was first, or the grant changed: decide anew
     async with database.transaction() as transaction:
@@ -211,6 +214,8 @@ async def rotate(
         if isinstance(outcome, AcceptedRefresh):
             if not is_admitted:
                 admit(outcome.grant)
+            if event_of is not None:
+                await audit.append(transaction, event_of(outcome), now=now)
             return outcome
         revoked = await grants.revoke_grant(transaction, outcome.grant.id, reason="refresh_token_reused", now=now)
         if revoked is not None:

@@ -11,6 +11,7 @@ from tests.support.seeded_grant import LIFETIMES, NOW, RESOURCE, SCOPES, seed
 from vault import clients, grants, users
 from vault.records import Grant, format_scope
 from vault.storage.database import Database, Program
+from vault.storage.event_chain import Batch
 from vault.tokens import tokens
 from vault.tokens.tokens import AcceptedRefresh, RefreshRequest, TokenReused
 
@@ -25,9 +26,9 @@ class InterruptedDatabase:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    async def perform(self, program: Program[bool]) -> bool:
+    async def perform(self, program: Program[bool], *, events: Batch | None = None) -> bool:
         await self._meanwhile()
-        return await self._real.perform(program)
+        return await self._real.perform(program, events=events)
 
 
 @pytest.mark.requirement("S-078", "S-080")

@@ -10,7 +10,9 @@ import pytest
 import vault.storage.sqlite
 import vault.storage.sqlite_files
 from tests.conftest import Store
+from tests.support.inspection import unstorable
 from tests.vault.storage.test_database import add, hold_write_lock, names
+from vault.audit.audit import verify
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Conflict, Database, Program, Statement
 from vault.storage.event_chain import Batch, ChainEntry
@@ -85,8 +87,8 @@ async def test_a_caller_that_waited_in_vain_is_told_to_come_back_in_a_second(
     assert await kinds(database) == ["b"]
 
 
-def batch_of(*kinds: str) -> Batch:
-    return Batch(at=5, entries=[ChainEntry(one, "", None, None, None, "{}") for one in kinds])
+def batch_of(*kinds: str, at: int = 5) -> Batch:
+    return Batch(at=at, entries=[ChainEntry(one, "", None, None, None, "{}") for one in kinds])
 
 
 async def kinds(database: Database) -> list[object]:
@@ -195,6 +197,59 @@ async def test_each_second_of_many_programs_fails_and_takes_no_other_with_it(
     assert [one for one in outcomes if not isinstance(one, Conflict)] == kept
     assert await names(database) == [f"{one:03}" for one in kept]
     assert await kinds(database) == ["0", "1", "2"]
+
+
+def addition(name: str, *, is_kept: bool = True) -> Program[bool]:
+    """A program that adds a name, or that has nothing to add."""
+    if is_kept:
+        yield Statement(
+            "insert into apis (tenant, resource, name, created_at) values (:t, :r, :r, 1)", {"t": "default", "r": name}
+        )
+    return is_kept
+
+
+async def test_events_that_wait_for_one_commit_are_one_batch_of_the_chain(
+    sqlite_store: Store, database: Database
+) -> None:
+    """Those of the same second; the events of a program without a result, or of a refused one, aren't kept."""
+    await database.perform(addition("taken"))
+    async with hold_write_lock(sqlite_store) as other:
+        waiting = [
+            asyncio.ensure_future(database.perform(addition("a"), events=batch_of("a", "b"))),
+            asyncio.ensure_future(database.perform(addition("", is_kept=False), events=batch_of("not done"))),
+            asyncio.ensure_future(database.perform(addition("taken"), events=batch_of("refused"))),
+            asyncio.ensure_future(database.append_events(batch_of("c"))),
+            asyncio.ensure_future(database.append_events(batch_of("d", at=6))),
+            asyncio.ensure_future(database.perform(addition("e"), events=batch_of("e", at=6))),
+        ]
+        await settle()
+        other.execute("rollback")
+        async with asyncio.timeout(30):
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [one for one in outcomes if not isinstance(one, Conflict)] == [True, False, None, None, True]
+    assert await names(database) == ["a", "e", "taken"]
+    assert await kinds(database) == ["a", "b", "c", "d", "e"]
+    batches = await database.fetch("select at, last_sequence from event_batches order by height")
+    assert [dict(one) for one in batches] == [{"at": 5, "last_sequence": 3}, {"at": 6, "last_sequence": 5}]
+    assert await verify(database) == 5
+
+
+async def test_events_that_cannot_be_stored_end_the_whole_commit(sqlite_store: Store, database: Database) -> None:
+    for kind in ("refused", "stored"):
+        async with (
+            unstorable(database, "events", "kind", "refused", is_sqlite=True),
+            hold_write_lock(sqlite_store) as other,
+        ):
+            waiting = [
+                asyncio.ensure_future(database.perform(addition(kind), events=batch_of(kind))),
+                asyncio.ensure_future(database.append_events(batch_of(f"with {kind}"))),
+            ]
+            await settle()
+            other.execute("rollback")
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [isinstance(one, StorageUnavailable) for one in outcomes] == [kind == "refused"] * 2
+    assert await names(database) == ["stored"]
+    assert await kinds(database) == ["stored", "with stored"]
 
 
 @pytest.mark.parametrize("others", [(), ("small",)])
