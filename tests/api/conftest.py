@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,31 @@ async def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder, compiler, "-p", str(ROOT / "clients/typescript"), "--outDir", str(folder), "--typeRoots", roots
     )
     return folder
+
+
+@asynccontextmanager
+async def answering(head: str) -> AsyncGenerator[str]:
+    """The address of what stands in front of a vault, and answers every exchange alike."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {head}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+STATUSES = {  # of an endpoint that needs its caller's upstream token, in every framework: status, Retry-After
+    "fine": [200, None],
+    "lower case": [200, None],
+    "none": [401, None],
+    "another scheme": [401, None],
+    "no token": [401, None],
+    "a token of nobody": [401, None],
+    "a scope that is not allowed": [403, None],
+    "later": [503, "7"],
+    "broken": [503, None],
+}

@@ -13,6 +13,7 @@ import pytest
 
 from server.api.document import openapi_document
 from server.checkpoints.publication import publish
+from tests.api.conftest import STATUSES, answering
 from tests.conftest import unavailable
 from tests.generating import admin_clients
 from tests.support.rooms.admin_room import running_admin_room
@@ -132,6 +133,32 @@ async def test_a_tool_runs_in_every_framework_for_its_person(place: ExchangeRoom
     for framework in frameworks:
         assert said[framework, "ready"] == "granted channels:history at True", framework
         assert f"{place.url}/connect/" in said[framework, "waiting"], framework  # the twin
+
+
+@pytest.mark.group("sdks")
+async def test_an_endpoint_answers_with_the_status_that_its_caller_can_act_on(place: ExchangeRoom) -> None:
+    if not SDK.exists():
+        unavailable("the SDKs need: make sdks")
+    caller, agent = await _person(place, "statuses", connects=True)
+    busy, broken = answering("429 Too Many Requests\r\nretry-after: 7"), answering("502 Bad Gateway")
+    async with busy as busy_url, broken as broken_url:
+        facts = {
+            "url": place.url,
+            "client_id": caller.client.id,
+            "client_secret": SECRET,
+            "subject": agent.token,
+            "busy": busy_url,
+            "broken": broken_url,
+        }
+        process = await asyncio.create_subprocess_exec(
+            SDK, str(ROOT / "tests/sdks/run_statuses.py"),
+            env=os.environ | {"PLACE": json.dumps(facts), "PYTHONPATH": str(ROOT / "clients/python")},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        async with asyncio.timeout(100):
+            out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    assert json.loads(out) == STATUSES
 
 
 async def test_the_admin_client_speaks_for_a_service_account(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from server.administration import agents
 from server.administration.actor import Actor
 from server.administration.agents import NewAgent, ServiceAccountSpec
 from server.oauth.rules import ADMIN_SCOPES
-from tests.api.conftest import run_node
+from tests.api.conftest import STATUSES, answering, run_node
 from tests.support.foreign.foreign import FOLDER, MODULES
 from tests.support.rooms.exchange_room import SECRET, ExchangeRoom
 from vault import grants, users
@@ -59,6 +59,27 @@ async def test_the_client_runs_by_itself_in_express_and_in_the_ai_sdk(
         assert said["token"].startswith(f"{place.url}/connect/")
         assert said["express"]["connect_uri"].startswith(f"{place.url}/connect/")
         assert f"{place.url}/connect/" in said["ai"]
+
+
+async def test_a_route_answers_with_the_status_that_its_caller_can_act_on(
+    place: ExchangeRoom, dist: Path, tmp_path: Path
+) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, "typescript-statuses")
+    await place.slack(agent)
+    busy, broken = answering("429 Too Many Requests\r\nretry-after: 7"), answering("502 Bad Gateway")
+    async with busy as busy_url, broken as broken_url:
+        facts = {
+            "url": place.url,
+            "client_id": caller.client.id,
+            "client_secret": SECRET,
+            "subject": agent.token,
+            "dist": str(dist),
+            "busy": busy_url,
+            "broken": broken_url,
+        }
+        said = json.loads(await run_node(tmp_path, str(FOLDER / "express_statuses.mjs"), PLACE=json.dumps(facts)))
+    assert said == STATUSES
 
 
 _CALLS = """import { AdminClient } from "./admin.js";

@@ -36,7 +36,8 @@ function answer(response: Response, refused: VaultRefused): void {
     const said = { error: refused.code, connect_uri: refused.connectUri, description: refused.description };
     response.status(403).json(said);
   } else if (refused.status >= 500 || refused.retryAfter !== null) {
-    response.status(503).set("Retry-After", String(refused.retryAfter ?? 5)).json({ error: refused.code });
+    if (refused.retryAfter !== null) response.set("Retry-After", String(refused.retryAfter));
+    response.status(503).json({ error: refused.code });
   } else {
     const hasEnded = ["invalid_grant", "invalid_request", "invalid_token"].includes(refused.code);
     response.status(hasEnded ? 401 : 403).json({ error: refused.code });
