@@ -249,7 +249,11 @@ async def test_a_bound_token_needs_its_key(room: AdminRoom) -> None:
     problem(bare, 401, "invalid_token")
     unproved = await room.http.get("/admin/v1/people", headers={"Authorization": f"DPoP {token}"})
     problem(unproved, 401, "key_not_proved")
-    assert unproved.headers["www-authenticate"].startswith("DPoP ")
+    challenge = unproved.headers["www-authenticate"]
+    assert challenge.startswith("DPoP ")
+    assert "ES256" in challenge.partition('algs="')[2].partition('"')[0].split()
+    unbound = await room.http.get("/admin/v1/people", headers={"Authorization": "Bearer nobody"})
+    assert "algs" not in unbound.headers["www-authenticate"]  # the twin
     headers = {"Authorization": f"DPoP {token}", "DPoP": proof("GET", "/admin/v1/people", token)}
     assert (await room.http.get("/admin/v1/people", headers=headers)).status_code == 200
     problem(await room.http.get("/admin/v1/people", headers=headers), 401, "key_not_proved")  # replayed
