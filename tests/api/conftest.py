@@ -58,7 +58,7 @@ async def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def answering(head: str) -> AsyncGenerator[str]:
+async def answer_alike(head: str) -> AsyncGenerator[str]:
     """The address of what stands in front of a vault, and answers every exchange alike."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -114,20 +114,21 @@ async def test_an_identity_belongs_to_one_person(room: AdminRoom) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "pointer"),
+    ("body", "pointers"),
     [
-        ({}, "/name"),
-        ({"name": 5}, "/name"),
-        ({"name": "x", "role": "admin"}, "/role"),
-        ({"name": "x", "admin": "yes"}, "/admin"),
-        ({"name": "nul\0"}, "/name"),
+        ({}, ["/name"]),
+        ({"name": 5}, ["/name"]),
+        ({"name": "x", "role": "admin"}, ["/role"]),
+        ({"name": "x", "admin": "yes"}, ["/admin"]),
+        ({"name": "nul\0"}, ["/name"]),
+        ({"name": 5, "role": "admin", "admin": "yes"}, ["/name", "/admin", "/role"]),
     ],
 )
-async def test_a_wrong_value_is_pointed_at(room: AdminRoom, body: dict[str, object], pointer: str) -> None:
+async def test_each_wrong_value_is_pointed_at(room: AdminRoom, body: dict[str, object], pointers: list[str]) -> None:
     refused = problem(await room.call("POST", "/people", json=body), 400, "invalid_request")
     errors = refused["errors"]
     assert isinstance(errors, list)
-    assert [one["pointer"] for one in errors] == [pointer]
+    assert sorted(one["pointer"] for one in errors) == sorted(pointers)
 
 
 async def test_bodies_and_queries_are_read_strictly(room: AdminRoom) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from server.api.document import openapi_document
 from server.checkpoints.publication import publish
-from tests.api.conftest import STATUSES, answering
+from tests.api.conftest import STATUSES, answer_alike
 from tests.conftest import unavailable
 from tests.generating import admin_clients
 from tests.support.rooms.admin_room import running_admin_room
@@ -140,7 +140,7 @@ async def test_an_endpoint_answers_with_the_status_that_its_caller_can_act_on(pl
     if not SDK.exists():
         unavailable("the SDKs need: make sdks")
     caller, agent = await _person(place, "statuses", connects=True)
-    busy, broken = answering("429 Too Many Requests\r\nretry-after: 7"), answering("502 Bad Gateway")
+    busy, broken = answer_alike("429 Too Many Requests\r\nretry-after: 7"), answer_alike("502 Bad Gateway")
     async with busy as busy_url, broken as broken_url:
         facts = {
             "url": place.url,

@@ -12,7 +12,7 @@ from server.administration import agents
 from server.administration.actor import Actor
 from server.administration.agents import NewAgent, ServiceAccountSpec
 from server.oauth.rules import ADMIN_SCOPES
-from tests.api.conftest import STATUSES, answering, run_node
+from tests.api.conftest import STATUSES, answer_alike, run_node
 from tests.support.foreign.foreign import FOLDER, MODULES
 from tests.support.rooms.exchange_room import SECRET, ExchangeRoom
 from vault import grants, users
@@ -67,7 +67,7 @@ async def test_a_route_answers_with_the_status_that_its_caller_can_act_on(
     caller = await place.caller()
     agent = await place.agent(caller, "typescript-statuses")
     await place.slack(agent)
-    busy, broken = answering("429 Too Many Requests\r\nretry-after: 7"), answering("502 Bad Gateway")
+    busy, broken = answer_alike("429 Too Many Requests\r\nretry-after: 7"), answer_alike("502 Bad Gateway")
     async with busy as busy_url, broken as broken_url:
         facts = {
             "url": place.url,
