@@ -5,16 +5,16 @@ Callers decide which claims a token needs: access tokens, client assertions, DPo
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
+from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
-from pydantic_core import to_json
 
 from server.http.strict_json import json_object
 from vault.spans import KEY_USES
@@ -165,19 +165,8 @@ def public_key(jwk: object, *, algorithm: str) -> PublicKey:
 def sign(claims: Mapping[str, object], key: RSAKey, *, typ: str) -> str:
     """A signed JWT of ours."""
     KEY_USES[key.kid or "", "sign"] += 1
-    header = _signed_header(key.kid or "", typ)
-    signed = f"{header}.{_segment(claims)}".encode("ascii")
-    signature = _VERIFIERS[SIGNING_ALGORITHM].sign(signed, key)
-    return f"{signed.decode()}.{urlsafe_b64encode(signature).rstrip(b'=').decode()}"
-
-
-@lru_cache(maxsize=64)
-def _signed_header(kid: str, typ: str) -> str:
-    return _segment({"alg": SIGNING_ALGORITHM, "kid": kid, "typ": typ})
-
-
-def _segment(members: Mapping[str, object]) -> str:
-    return urlsafe_b64encode(to_json(dict(members))).rstrip(b"=").decode()
+    header = {"alg": SIGNING_ALGORITHM, "kid": key.kid, "typ": typ}
+    return jwt.encode(header, dict(claims), key, algorithms=[SIGNING_ALGORITHM])
 
 
 def token_id(claims: Mapping[str, object]) -> str | None:
