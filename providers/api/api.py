@@ -424,7 +424,7 @@ class UpstreamAPI:
                     answer = await self._outbound.send(request if attempt == 1 else self._again(request))
                 except HttpError as error:
                     raise self._failure(error, is_write=is_write) from error
-                return self._content(await self._without_members(answer, call), is_write=is_write, form=form)
+                return self._content(await self._without_members(answer, call), call.api, is_write=is_write, form=form)
             except (RateLimited, UpstreamUnavailable) as refused:
                 spread = random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
                 pause = None if refused.repeat is None else refused.repeat.pause(attempt=attempt, spread=spread)
@@ -444,7 +444,7 @@ class UpstreamAPI:
             return answer
         return replace(answer, body=await masked.mask().whole_in_turns(answer.body))
 
-    def _content(self, answer: OutboundResponse, *, is_write: bool, form: Form) -> Mapping[str, object]:
+    def _content(self, answer: OutboundResponse, api: str, *, is_write: bool, form: Form) -> Mapping[str, object]:
         if (body := mask(answer.body, self._secrets)) != answer.body:
             answer = replace(answer, body=body)
         logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
@@ -453,7 +453,7 @@ class UpstreamAPI:
         content = answer.json_content() if form == "any" else answer.json_object()
         if content is None and "xml" in answer.headers.get("content-type", ""):
             content = parse_xml(answer.body, mask=lambda text: mask_text(text, self._secrets))  # text that markup hid
-        return self._judge(answer, content, is_write=is_write)
+        return self._judge(answer, content, api, is_write=is_write)
 
     def _text(self, answer: OutboundResponse) -> str:
         charset = re.search(r"charset=[\"']?([A-Za-z0-9_.:-]+)", answer.headers.get("content-type", ""))
@@ -487,12 +487,13 @@ class UpstreamAPI:
         return max(self._deadline - now, 0.05)
 
     def _judge(
-        self, answer: OutboundResponse, content: Mapping[str, object] | None, *, is_write: bool
+        self, answer: OutboundResponse, content: Mapping[str, object] | None, api: str, *, is_write: bool
     ) -> Mapping[str, object]:
         """The answer's content. Raises the refusal that the answer means."""
         errors = self._provider.errors
         title = self._provider.title
-        is_error = answer.status >= 300 or (errors.ok_flag is not None and at(content, errors.ok_flag) is not True)
+        ok_flag = None if api in errors.file_apis else errors.ok_flag
+        is_error = answer.status >= 300 or (ok_flag is not None and at(content, ok_flag) is not True)
         if content is not None and not is_error:
             return content
         said, code, message = self._error(content)

@@ -430,7 +430,7 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         if key not in provider.apis:
             known = ", ".join(provider.apis)
             raise ProviderFileRefused(f"providers.{provider.name}.apis.{key}: no such API; known: {known}")
-    provider = _without_foreign_git(provider, settings)
+    provider = _without_foreign_hosts(provider, settings)
     urls: dict[str, str | None] = {
         name: value
         for name in ("authorize_url", "token_url", "refresh_url", "revoke_url")
@@ -529,16 +529,19 @@ def _check_own_api(provider: Provider, settings: ProviderOverrides) -> None:
             )
 
 
-def _without_foreign_git(provider: Provider, settings: ProviderOverrides) -> Provider:
-    """The provider without the git host that the file names, if the other APIs are at the operator's own server: that
-    host gets no tokens."""
-    git = provider.git
-    if git is None or not settings.apis or git.api in settings.apis:
+def _without_foreign_hosts(provider: Provider, settings: ProviderOverrides) -> Provider:
+    """The provider without the hosts of git and of files that its file names, if the other APIs are at the operator's
+    own server: those hosts get no tokens."""
+    git, errors = provider.git, provider.errors
+    beside = errors.file_apis if git is None else errors.file_apis | {git.api}
+    foreign = beside - settings.apis.keys()
+    if not settings.apis or not foreign:
         return provider
     changes: dict[str, object] = {
-        "git": None,
-        "apis": {key: url for key, url in provider.apis.items() if key != git.api},
-        "rules": tuple(rule for rule in provider.rules if rule.api != git.api),
+        "git": None if git is None or git.api in foreign else git,
+        "errors": errors.model_copy(update={"file_apis": errors.file_apis - foreign}),
+        "apis": {key: url for key, url in provider.apis.items() if key not in foreign},
+        "rules": tuple(rule for rule in provider.rules if rule.api not in foreign),
     }
     return Provider.model_validate({**{name: getattr(provider, name) for name in provider.model_fields_set}, **changes})
 

@@ -137,8 +137,10 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
         "[headers]": "Headers of every API call; `{client_id}` and `{client_secret}` are filled in.",
         "[git]": "The `api` for git, and the `user` whose password is the token.",
         "[errors]": (
-            "The provider's codes by meaning; `by_status`: codes for the proxy's own refusals, if the SDK reads no "
-            "others."
+            "The provider's codes by meaning.\n"
+            "`ok_flag`: an API's answer is an error unless this member is `true`.\n"
+            "`file_apis`: APIs that answer with someone's files, in which no error is looked for.\n"
+            "`by_status`: codes for the proxy's own refusals, if the SDK reads no others."
         ),
         "[[rules]]": "Which [scopes allow which call](#a-rule); others are refused before anything is sent.",
         "rules_from": "Shared rule files: names of `rules/NAME.json` in the same folder.",

@@ -186,6 +186,7 @@ class Errors(FilePart):
     code: tuple[str, ...] = ("error",)  # paths to the code in an API's error answer; the first one that exists
     message: tuple[str, ...] = ("error_description", "message")
     ok_flag: str | None = None  # in an API's answers
+    file_apis: frozenset[Key] = frozenset()  # answer with someone's files, in which `ok_flag` means nothing
     words: Mapping[str, Title] = Field(default_factory=dict[str, str])  # code -> what it means, and the fix
     # status -> code for the proxy's own refusals, if the service's SDK reads no error with another code
     by_status: Mapping[Annotated[str, StringConstraints(pattern=r"^[45][0-9]{2}$")], str] = Field(

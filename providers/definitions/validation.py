@@ -76,6 +76,8 @@ def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = 
     for path, api in provider.proxied.paths.items():
         if api not in provider.apis:
             yield f"proxied.paths.{path}: unknown API {api!r}; add it under [apis]"
+    for api in sorted(provider.errors.file_apis - provider.apis.keys()):
+        yield f"errors.file_apis: unknown API {api!r}; add it under [apis]"
     credential = provider.authorization.header.lower()
     others = _NO_CREDENTIAL | provider.proxied.headers | {name.lower() for name in provider.headers}
     if credential in others:

@@ -47,15 +47,21 @@ async def read_small(answer: StreamedAnswer) -> bytes | None:
     return await answer.read_at_most(SMALL) if "content-encoding" in fields else await answer.read()
 
 
-def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | None) -> bool:
-    """Whether the provider rejects the token, by status or, if it answers 200 to everything, by its own code."""
+def is_unauthorized(provider: Provider, api: str, answer: StreamedAnswer, body: bytes | None) -> bool:
+    """Whether the provider rejects the token, by status or, if this API answers 200 to everything, by its own code."""
     if answer.status == HTTPStatus.UNAUTHORIZED:
         return True
     errors = provider.errors
     is_signed = provider.credential is not None and provider.credential.send.aws is not None
     if is_signed and answer.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
         return error_code(body or b"") in errors.unauthorized and not is_clock_error(body or b"")
-    if errors.ok_flag is None or answer.status != HTTPStatus.OK or body is None or b"false" not in body:
+    if (
+        errors.ok_flag is None
+        or api in errors.file_apis
+        or answer.status != HTTPStatus.OK
+        or body is None
+        or b"false" not in body
+    ):
         return False
     content = parse_object(body)
     return (

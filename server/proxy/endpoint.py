@@ -407,7 +407,7 @@ class Proxy:
                 incoming.download = find_download(call.provider, answer, called=call.url, method=incoming.method)
                 body = await read_small(answer)
                 # a region that isn't turned on for the account knows no keys
-                is_rejected = chosen.is_usual and is_unauthorized(call.provider, answer, body)
+                is_rejected = chosen.is_usual and is_unauthorized(call.provider, call.target.api, answer, body)
                 if not is_rejected and incoming.download is None:
                     await hand_on(incoming, call, answer, body=body, secrets=opening.needles)
                     return

@@ -120,6 +120,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("proxied.upload_session", "github", "proxied.upload_session", "upload id"),
     ("proxied.downloads", "github", "proxied.downloads", ["*.com"]),
     ("errors.by_status", "notion", "errors.by_status", {"403 Forbidden": "restricted_resource"}),
+    ("errors.file_apis", "slack", "errors.file_apis", ["no-such-api"]),
     ("unruled.unsafe_reads", "slack", "unruled.unsafe_reads", ["no path"]),
     ("unruled.closed", "instagram", "unruled.closed", ["access_token"]),
     ("unruled.sources", "slack", "unruled.sources", ["nobody"]),

@@ -76,8 +76,8 @@ class AnswerWithStatus:
     status: int
 
 
-def is_dead(name: str, status: int, text: bytes | None) -> bool:
-    return is_unauthorized(provider(name), cast("StreamedAnswer", AnswerWithStatus(status)), text)
+def is_dead(name: str, status: int, text: bytes | None, *, api: str = "web") -> bool:
+    return is_unauthorized(provider(name), api, cast("StreamedAnswer", AnswerWithStatus(status)), text)
 
 
 DEAD, OTHER = b'{"ok":false,"error":"token_revoked"}', b'{"ok":false,"error":"channel_not_found"}'
@@ -109,6 +109,7 @@ CLOCK = b"<Error><Code>SignatureDoesNotMatch</Code><Message>Signature expired</M
 )
 def test_what_says_that_a_token_is_dead(name: str, status: int, text: bytes | None, dead: bool) -> None:
     assert is_dead(name, status, text) is dead
+    assert is_dead(name, status, text, api="files") is (dead and (name, status) != ("slack", 200)), "someone's file"
 
 
 SESSIONS = UploadSessions("upload_id", bytes(32), Context("upload-session", "default", "u", "google", "c", "agent"))
