@@ -29,6 +29,7 @@ from server.oauth.clients.commands import sign_in_words
 from server.oauth.clients.rules import is_loopback_only, trusts_consent
 from server.oauth.parameters import Parameters, parse_parameters
 from server.oauth.pkce import check_challenge
+from server.oauth.pushed_requests import PushedRequest
 from server.oauth.redirect_uris import is_loopback_redirect, redirect_host, redirect_matches, without_loopback_port
 from server.oauth.rules import (
     EXCHANGE_SCOPE,
@@ -96,17 +97,18 @@ def _is_answerable(wanted: AuthorizationRequest, bound_to: bytes | None, session
 async def authorize(deployment: Deployment, request: Request) -> Response:
     """GET or POST /authorize. Redirects only once client and redirect URI are known to belong together."""
     try:
-        parameters, was_pushed = await _parameters(deployment, request)
+        parameters, pushed = await _parameters(deployment, request)
         client, redirect_uri = await _destination(deployment, request, parameters)
     except VaultError as refusal:
         return _refusal_page(request, as_oauth_error(refusal))
     except OAuthError as error:
         return _refusal_page(request, error)
     try:
-        pushed_requests.check_was_pushed(deployment, client, was_pushed=was_pushed)
+        pushed_requests.check_was_pushed(deployment, client, was_pushed=pushed is not None)
         wanted = await _read(deployment, parameters, client=client, redirect_uri=redirect_uri)
-        prompt, max_age = parse_prompt(parameters.get("prompt")), parse_max_age(parameters.get("max_age"))
-        return await _proceed(deployment, request, wanted, client=client, prompt=prompt, max_age=max_age)
+        return await _proceed(deployment, request, wanted, client=client, parameters=parameters, pushed=pushed)
+    except pushed_requests.RequestUriRefused as refused:  # simultaneous requests with it
+        return _refusal_page(request, refused)
     except VaultError as refusal:
         error = as_oauth_error(refusal)
     except OAuthError as refused:
@@ -121,14 +123,14 @@ def _refusal_page(request: Request, error: OAuthError) -> Response:
     return error_page(request, title, f"{error.description}. Go back to the agent and start again there.", error.status)
 
 
-async def _parameters(deployment: Deployment, request: Request) -> tuple[Parameters, bool]:
-    """The parameters, and whether they were pushed (RFC 9126)."""
+async def _parameters(deployment: Deployment, request: Request) -> tuple[Parameters, PushedRequest | None]:
+    """The parameters, and the pushed request (RFC 9126) if they are from one."""
     if request.method == "POST":  # OpenID Connect Core §3.1.2.1
         sent = await read_form(request)
     else:
         sent = parse_parameters(request.url.query)
-    pushed = await pushed_requests.take(deployment, sent)
-    return (sent, False) if pushed is None else (pushed, True)
+    pushed = await pushed_requests.find(deployment, sent)
+    return sent if pushed is None else pushed.parameters, pushed
 
 
 async def _destination(deployment: Deployment, request: Request, parameters: Parameters) -> tuple[Client, str]:
@@ -242,10 +244,14 @@ async def _proceed(
     checked: AuthorizationRequest,
     *,
     client: Client,
-    prompt: frozenset[str],
-    max_age: int | None,
+    parameters: Parameters,
+    pushed: PushedRequest | None,
 ) -> Response:
-    """Answer immediately if the person approved exactly this before; otherwise keep the request and ask."""
+    """Answer immediately if the person approved exactly this before; otherwise keep the request and ask.
+
+    A refusal leaves the pushed request usable.
+    """
+    prompt, max_age = parse_prompt(parameters.get("prompt")), parse_max_age(parameters.get("max_age"))
     browser = await password.current_session(deployment, request)
     session = None if browser is None else browser[0]
     wanted = with_sign_in_rule(checked, session, prompt=prompt, max_age=max_age, now=deployment.now())
@@ -253,7 +259,7 @@ async def _proceed(
         pending = _pending_from("", wanted, client)
         is_answered = not (wanted.asks_always or lacks_proof(deployment, wanted.resource, session=browser[0]))
         if is_answered and await find_consent(deployment, pending, user=browser[1]) is not None:
-            handle = await _keep(deployment, wanted)
+            handle = await _keep(deployment, wanted, pushed)
             try:
                 return go(await approve(deployment, handle, user=browser[1], session=browser[0], scopes=wanted.scopes))
             except SessionEnded as error:
@@ -264,7 +270,7 @@ async def _proceed(
         raise OAuthError("login_required", "the user isn't signed in, or signed in too long ago")
     if session is None and not await may_wait(deployment, address_of(request)):
         return _refuse_busy(request)
-    return go(f"/consent?request={await _keep(deployment, wanted)}")
+    return go(f"/consent?request={await _keep(deployment, wanted, pushed)}")
 
 
 def _refuse_busy(request: Request) -> Response:
@@ -294,8 +300,10 @@ async def may_wait(deployment: Deployment, address: str) -> bool:
         return False
 
 
-async def _keep(deployment: Deployment, wanted: AuthorizationRequest) -> str:
+async def _keep(deployment: Deployment, wanted: AuthorizationRequest, pushed: PushedRequest | None) -> str:
     async with deployment.database.transaction() as transaction:
+        if pushed is not None:
+            await pushed_requests.use_up(deployment, transaction, pushed)
         return await tickets.issue(
             transaction,
             deployment.keys,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from server.deployment import Deployment
@@ -14,6 +15,7 @@ from server.oauth.rules import OAuthError
 from vault import tickets
 from vault.records import Client, TicketPurpose
 from vault.refusals import TransitionRefused
+from vault.storage.database import Transaction
 
 PREFIX: Final = "urn:ietf:params:oauth:request_uri:"
 LIFETIME: Final = 60  # seconds
@@ -54,27 +56,45 @@ async def keep(deployment: Deployment, client: Client, values: Mapping[str, str]
     return PREFIX + secret
 
 
-async def take(deployment: Deployment, sent: Parameters) -> Parameters | None:
-    """Use up the `request_uri` and return its parameters; None for a request that wasn't pushed.
+class RequestUriRefused(OAuthError):
+    """The `request_uri` can't be used, or no longer; for a page only, because another answer may reach the client."""
 
-    §4: apart from it, only `client_id` counts. Raises invalid_request_uri, to be shown on a page only.
+    def __init__(self) -> None:
+        super().__init__("invalid_request_uri", "The request was already used, is older than a minute, or is unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class PushedRequest:
+    """The parameters behind a `request_uri`, which `use_up` ends."""
+
+    parameters: Parameters
+    secret: str = field(repr=False)
+
+
+async def find(deployment: Deployment, sent: Parameters) -> PushedRequest | None:
+    """The request behind the `request_uri`; None for a request that wasn't pushed.
+
+    §4: apart from it, only `client_id` counts. Raises RequestUriRefused.
     """
     request_uri = sent.get("request_uri")
     if request_uri is None or not request_uri.startswith(PREFIX):
         return None
-    refused = OAuthError("invalid_request_uri", "The request was already used, is older than a minute, or is unknown")
     if sent.repeated & {"client_id", "request_uri"}:
-        raise refused
+        raise RequestUriRefused
     secret, now = request_uri.removeprefix(PREFIX), deployment.now()
     held = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.PUSHED, now=now)
     if held is None or held.client_id != sent.get("client_id"):  # another client's stays valid for its own
-        raise refused
+        raise RequestUriRefused
+    return PushedRequest(Parameters({name: str(value) for name, value in held.payload.items()}), secret)
+
+
+async def use_up(deployment: Deployment, transaction: Transaction, pushed: PushedRequest) -> None:
+    """End the `request_uri`, in the transaction that keeps the request for the person. Raises RequestUriRefused."""
+    now, purpose = deployment.now(), TicketPurpose.PUSHED
     try:
-        async with deployment.transaction() as transaction:
-            await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.PUSHED, now=now)
+        await tickets.consume(transaction, deployment.keys, pushed.secret, purpose=purpose, now=now)
     except TransitionRefused as error:
-        raise refused from error
-    return Parameters({name: str(value) for name, value in held.payload.items()})
+        raise RequestUriRefused from error
 
 
 def check_was_pushed(deployment: Deployment, client: Client, *, was_pushed: bool) -> None:

@@ -12,6 +12,7 @@ from server.oauth import pushed_requests
 from server.oauth.parameters import Parameters
 from server.oauth.rules import OAuthError
 from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER, proof
+from tests.support.harness import PASSWORD
 from tests.support.rooms.oauth_world import REDIRECT, SCOPE, Code, World, error_of, pkce, query_of, vault_with
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
@@ -49,12 +50,53 @@ async def allow_pushed_request(world: World, client_id: str, request_uri: str, *
 
 async def test_of_simultaneous_uses_of_a_pushed_request_one_counts(world: World) -> None:
     client_id = await world.public_client()
-    pushed = (await push(world, request_of(world, client_id, "A" * 43))).json()
-    sent = Parameters({"client_id": client_id, "request_uri": pushed["request_uri"]})
-    taking = [pushed_requests.take(world.vault.deployment, sent) for _ in range(4)]
-    answers = await asyncio.gather(*taking, return_exceptions=True)
-    assert sum(isinstance(one, Parameters) for one in answers) == 1
+    deployment = world.vault.deployment
+    request_uri = (await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"]
+    pushed = await pushed_requests.find(deployment, Parameters({"client_id": client_id, "request_uri": request_uri}))
+    assert pushed is not None
+
+    async def use_up() -> None:
+        async with deployment.transaction() as transaction:
+            await pushed_requests.use_up(deployment, transaction, pushed)
+
+    answers = await asyncio.gather(*(use_up() for _ in range(4)), return_exceptions=True)
     assert [one.code for one in answers if isinstance(one, OAuthError)] == ["invalid_request_uri"] * 3
+    late = await world.alice.http.get("/authorize", params={"client_id": client_id, "request_uri": request_uri})
+    assert (late.status_code, "location" in late.headers) == (400, False)
+
+
+async def test_only_one_browser_of_several_at_once_gets_to_the_consent(world: World) -> None:
+    client_id = await world.public_client()
+    request_uri = (await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"]
+    sent = {"client_id": client_id, "request_uri": request_uri}
+    answers = await asyncio.gather(*(world.alice.http.get("/authorize", params=sent) for _ in range(5)))
+    places = [one.headers.get("location", "").partition("?")[0] for one in answers]
+    assert (sorted(places), sorted(one.status_code for one in answers)) == ([""] * 4 + ["/consent"], [303, *[400] * 4])
+
+
+async def test_a_start_that_is_refused_leaves_the_pushed_request_usable(tmp_path: Path) -> None:
+    few = {"waiting_requests_per_address": 3}
+    async with vault_with(tmp_path, sign_in=few) as (vault, http), vault.person() as alice:
+        world = World(vault, alice, http)
+        client_id = await world.public_client()
+        pushed = [(await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"] for _ in range(2)]
+        first, second = ({"client_id": client_id, "request_uri": one} for one in pushed)
+        assert (await http.get("/authorize", params=first)).headers["location"].startswith("/consent")
+        busy = await http.get("/authorize", params=second)
+        assert (busy.status_code, busy.headers["retry-after"]) == (429, "600")
+        await alice.sign_in("alice", PASSWORD)
+        assert (await alice.http.get("/authorize", params=first)).status_code == 400, "this one was used"
+        assert "code" in await allow_pushed_request(world, client_id, pushed[1])
+
+
+async def test_a_silent_attempt_that_fails_leaves_the_pushed_request_usable(world: World) -> None:
+    client_id = await world.public_client()
+    silent = request_of(world, client_id, "A" * 43, prompt="none")
+    request_uri = (await push(world, silent)).json()["request_uri"]
+    sent = {"client_id": client_id, "request_uri": request_uri}
+    for browser, code in ((world.http, "login_required"), (world.alice.http, "consent_required")):
+        answer = await browser.get("/authorize", params=sent)
+        assert query_of(answer.headers["location"])["error"] == code
 
 
 @pytest.mark.requirement("S-058")
@@ -176,8 +218,6 @@ async def test_an_operator_can_require_it_of_everybody(tmp_path: Path) -> None:
             vault_with(tmp_path / str(required), tokens={"require_pushed": required}) as (vault, http),
             vault.person() as alice,
         ):
-            from tests.support.harness import PASSWORD
-
             await alice.sign_in("alice", PASSWORD)
             world = World(vault, alice, http)
             document = (await http.get("/.well-known/oauth-authorization-server")).json()
