@@ -199,13 +199,13 @@ async def with_owner_link(visit: Visit) -> Response:
     """
     _check_own_user(visit)
     try:
-        user = await password.redeem_owner_link(visit.deployment, visit.query("ticket"))
+        user = await password.owner_of_link(visit.deployment, visit.query("ticket"))
     except password.SignInRefused as refusal:
         raise PageRefused("link_over", refusal.description, kind="forbidden") from refusal
-    forget(visit.deployment.data, visit.deployment.url(f"/sign-in/local?{visit.request.url.query}"))
     response = pages.go(safe_return(visit.query("return_to")))
-    proof = proofs.password_of(user)
+    proof = password.owner_link_proof(visit.deployment, visit.query("ticket"), user)
     await password.begin_session(visit.deployment, visit.request, response, user=user, method="owner_link", proof=proof)
+    forget(visit.deployment.data, visit.deployment.url(f"/sign-in/local?{visit.request.url.query}"))
     return response
 
 

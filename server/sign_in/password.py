@@ -428,24 +428,38 @@ async def owner_link(deployment: Deployment, user_id: str, *, return_to: str = "
     return deployment.url("/sign-in/local?" + urlencode({"ticket": secret, "return_to": return_to}, quote_via=quote))
 
 
-async def redeem_owner_link(deployment: Deployment, secret: str) -> User:
-    """The owner of a one-time link. Raises SignInRefused when it was used, has expired or is something else."""
-    now = deployment.now()
-    refused = SignInRefused("This link was already used, or is older than two minutes. Open a new one.")
-    purpose = TicketPurpose.BOOTSTRAP
+async def owner_of_link(deployment: Deployment, secret: str) -> User:
+    """The owner that a one-time link is for; `owner_link_proof` uses it up.
+
+    Raises SignInRefused when it was used, has expired or is something else.
+    """
+    now, purpose = deployment.now(), TicketPurpose.BOOTSTRAP
     ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=purpose, now=now)
-    # read first: unauthenticated requests can't write
-    if ticket is None or ticket.payload.get("kind") != "owner_sign_in":
-        raise refused
-    try:
-        async with deployment.transaction() as transaction:
-            await tickets.consume(transaction, deployment.keys, secret, purpose=purpose, now=now)
-    except TransitionRefused as error:
-        raise refused from error
-    user = await users.get_user(deployment.database, str(ticket.payload.get("user_id")))
+    is_one = ticket is not None and ticket.payload.get("kind") == "owner_sign_in"
+    user = await users.get_user(deployment.database, str(ticket.payload.get("user_id"))) if ticket and is_one else None
     if user is None or user.disabled_at is not None:
-        raise refused
+        raise _old_owner_link()
     return user
+
+
+def _old_owner_link() -> SignInRefused:
+    return SignInRefused("This link was already used, or is older than two minutes. Open a new one.", kind="forbidden")
+
+
+def owner_link_proof(deployment: Deployment, secret: str, owner: User) -> Proof:
+    """The proof that uses the link up in the transaction that begins the session. Raises SignInRefused if the link was
+    used before."""
+    is_unchanged = password_of(owner)
+
+    async def use(transaction: Transaction, now_is: User) -> bool:
+        now, purpose = deployment.now(), TicketPurpose.BOOTSTRAP
+        try:
+            await tickets.consume(transaction, deployment.keys, secret, purpose=purpose, now=now)
+        except TransitionRefused as error:
+            raise _old_owner_link() from error
+        return await is_unchanged(transaction, now_is)
+
+    return use
 
 
 # Links that an administrator makes for someone

@@ -79,8 +79,8 @@ async def test_an_invented_owners_link_is_refused_without_a_write(room: Room) ->
     secret = link.partition("ticket=")[2].partition("&")[0]
     async with nobody_writes(room):
         with pytest.raises(password.SignInRefused):
-            await password.redeem_owner_link(room.deployment, INVENTED)
-    assert await password.redeem_owner_link(room.deployment, secret) == user
+            await password.owner_of_link(room.deployment, INVENTED)
+    assert await password.owner_of_link(room.deployment, secret) == user
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,27 @@ async def test_a_vault_that_has_an_admin_gets_no_first_one(room: Room) -> None:
 
 async def test_of_many_who_use_an_owners_link_at_once_one_is_let_in(room: Room) -> None:
     user = await room.user()
-    secret = (await password.owner_link(room.deployment, user.id)).partition("ticket=")[2].partition("&")[0]
-    redeeming = (password.redeem_owner_link(room.deployment, secret) for _ in range(4))
-    found = await asyncio.gather(*redeeming, return_exceptions=True)
-    assert [one for one in found if one == user] == [user]
-    assert len([one for one in found if isinstance(one, password.SignInRefused)]) == 3
+    link = await password.owner_link(room.deployment, user.id, return_to="/agents")
+    browsers = [await room.browser() for _ in range(4)]
+    answers = await asyncio.gather(*(one.http.get(link) for one in browsers))
+    assert [one.headers["location"] for one in answers if one.status_code == 303] == ["/agents"]
+    assert (await room.kinds(user)).count("session.started") == 1
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_an_owners_link_is_used_up_only_with_a_session(store: Store, *, fails: bool) -> None:
+    overrides: dict[str, object] = {} if store.is_sqlite else {"database": {"url": store.url}}
+    async with running_room(store.data, overrides=overrides) as room:
+        user, person = await room.user(), await room.browser()
+        link = await password.owner_link(room.deployment, user.id, return_to="/agents")
+        refused = user.id if fails else "unrelated"
+        async with unstorable(room.deployment.database, "sessions", "user_id", refused, is_sqlite=store.is_sqlite):
+            answer = await person.http.get(link)
+        if fails:
+            assert answer.status_code >= 500
+            answer = await person.http.get(link)
+        assert answer.headers["location"] == "/agents"
+        assert (await (await room.browser()).http.get(link)).status_code == 403
 
 
 async def link_after(room: Room, kind: str, ended: str) -> tuple[str, User]:
@@ -116,7 +132,7 @@ async def link_after(room: Room, kind: str, ended: str) -> tuple[str, User]:
 @pytest.mark.parametrize("ended", ["", "disabled", "deleted"])
 @pytest.mark.parametrize("kind", ["owner", "sign_in"])
 async def test_a_link_of_somebody_who_is_gone_lets_nobody_in(room: Room, kind: str, ended: str) -> None:
-    use = password.redeem_owner_link if kind == "owner" else password.user_of_link
+    use = password.owner_of_link if kind == "owner" else password.user_of_link
     secret, user = await link_after(room, kind, ended)
     if not ended:
         assert await use(room.deployment, secret) == user
@@ -130,12 +146,12 @@ async def test_each_one_time_secret_is_for_one_thing(room: Room) -> None:
     owner, _ = await link_after(room, "owner", "")
     sign_in, _ = await link_after(room, "sign_in", "")
     with pytest.raises(password.SignInRefused):
-        await password.redeem_owner_link(deployment, sign_in)
+        await password.owner_of_link(deployment, sign_in)
     with pytest.raises(password.SignInRefused):
         await password.user_of_link(deployment, owner)
     with pytest.raises(password.SignInRefused, match="isn't the secret"):
         await password.create_first_admin(deployment, secret=owner, name="first", password=PASSWORD)
-    assert await password.redeem_owner_link(deployment, owner)
+    assert await password.owner_of_link(deployment, owner)
     assert await password.user_of_link(deployment, sign_in)
 
 

@@ -396,7 +396,7 @@ async def test_a_first_admin_secret_is_no_sign_in_link_and_the_other_way_round(
             await signin.create_first_admin(room.deployment, secret=secret, name="Ada", password=PASSWORD)
         first = await signin.first_admin_secret(room.deployment)
         with pytest.raises(signin.SignInRefused):
-            await signin.redeem_owner_link(room.deployment, first or "")
+            await signin.owner_of_link(room.deployment, first or "")
 
 
 async def test_this_computers_owner_gets_a_window_that_the_page_never_sees(room: Room) -> None:
