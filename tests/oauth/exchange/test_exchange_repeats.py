@@ -423,8 +423,8 @@ async def test_an_ageing_token_is_decided_about_anew_and_its_successor_requested
     place: ExchangeRoom,
 ) -> None:
     one, database = await scene(place), place.deployment.database
-    await connect_again(one, token="xoxp-ageing", lifetime=100)  # ages from the 90th second on
-    for seconds, repeats_then in ((80, True), (91, False)):
+    await connect_again(one, token="xoxp-ageing", lifetime=600)  # ages from the 540th second on
+    for seconds, repeats_then in ((490, True), (541, False)):
         database.clock_offset += seconds
         try:
             found = [await is_repeated(one) for _ in range(4)]
