@@ -163,10 +163,14 @@ async def test_an_agent_is_registered_changed_and_removed(room: AdminRoom) -> No
     assert agent["kind"] == "manual"
     changed = await _ok(await room.call("PATCH", f"/agents/{agent['id']}", json={"release": {"slack": "full"}}))
     assert changed["release"] == {"slack": "full"}
+    as_patch = {"content-type": "application/merge-patch+json"}  # RFC 7396
+    patch = '{"release": {"slack": "proxy"}}'
+    again = await room.call("PATCH", f"/agents/{agent['id']}", content=patch, headers=as_patch)
+    assert (await _ok(again))["release"] == {"slack": "proxy"}
     await _ok(await room.call("DELETE", f"/agents/{agent['id']}"), 204)
     problem(await room.call("DELETE", f"/agents/{agent['id']}"), 404, "no_client")
     kinds = [one.kind for one in await room.room.events() if one.client_id == agent["id"]]
-    assert kinds == ["client.registered", "release.changed", "client.removed"]
+    assert kinds == ["client.registered", "release.changed", "release.changed", "client.removed"]
 
 
 @pytest.mark.parametrize(
