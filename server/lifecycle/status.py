@@ -90,6 +90,7 @@ class Status:
             "activity": {
                 "newest_seconds": self.age(self.pulse.newest_event_at),
                 "sealed_seconds": self.age(self.pulse.sealed_until),
+                "unsealed_seconds": self.age(self.pulse.unsealed_since),
             },
             "storage": {"read_ms": round(self.read_ms, 2), "commit_ms": round(self.commit_ms, 2)},
         }

@@ -40,6 +40,7 @@ GAUGES: Final = (
     Gauge("token_vault.grants.ending", "Grants that end within so many days (1, 7, 30) unless renewed"),
     Gauge("token_vault.activity.newest", "Time of the newest event", "s"),
     Gauge("token_vault.activity.sealed", "Time of the newest event that is verified and sealed", "s"),
+    Gauge("token_vault.activity.unsealed", "Time of the oldest event that isn't sealed yet", "s"),
     Gauge("token_vault.breakers.open", "By provider, 1 while it gets no refreshes from this process"),
     Gauge("token_vault.journal.size", "Size of the answer journal of this host", "By"),
     Gauge("token_vault.upkeep.failing", "Upkeep steps that failed at their last turn, of this process"),
@@ -70,6 +71,7 @@ class Gauges:
             self._count_ending,
             self._read_newest,
             self._read_sealed,
+            self._read_unsealed,
             self._breakers,
             self._journal_size,
             self._upkeep,
@@ -107,6 +109,10 @@ class Gauges:
     def _read_sealed(self) -> Iterable[Observation]:
         if self._pulse is not None and self._pulse.sealed_until is not None:
             yield Observation(self._pulse.sealed_until)
+
+    def _read_unsealed(self) -> Iterable[Observation]:
+        if self._pulse is not None and self._pulse.unsealed_since is not None:
+            yield Observation(self._pulse.unsealed_since)
 
     def _count_connections(self) -> Iterable[Observation]:
         counted: Mapping[tuple[str, str], int] = {} if self._census is None else self._census.connections

@@ -17,7 +17,7 @@ _GOOD: Final = "green"
 _LOOK: Final = "yellow"
 _BAD: Final = "red"
 _SLOW_COMMIT: Final = 100.0  # milliseconds
-_UNSEALED: Final = 3600  # seconds
+_UNSEALED: Final = 7200  # seconds: a segment is sealed when its first event is an hour old
 
 
 def draw(status: Status, url: str, *, problem: str = "") -> RenderableType:
@@ -54,8 +54,8 @@ def _lines(status: Status) -> Iterable[tuple[str, str, str]]:
     newest, sealed = status.age(status.pulse.newest_event_at), status.age(status.pulse.sealed_until)
     told = "no event yet" if newest is None else f"newest event {_span(newest)} ago"
     told += ", nothing sealed yet" if sealed is None else f", sealed until {_span(sealed)} ago"
-    lag = 0 if newest is None or sealed is None else sealed - newest
-    yield "Activity", told, _LOOK if lag > _UNSEALED else ""
+    unsealed = status.age(status.pulse.unsealed_since) or 0
+    yield "Activity", told, _LOOK if unsealed > _UNSEALED else ""
     yield "Answer journal here", f"{status.journal_bytes / 1024:,.0f} KiB", ""
     told = f"read {status.read_ms:.1f} ms, commit {status.commit_ms:.1f} ms"
     yield "Storage", told, _LOOK if status.commit_ms > _SLOW_COMMIT else _GOOD

@@ -52,5 +52,6 @@ async def test_what_is_wrong_or_waits_is_on_the_page(tmp_path: Path) -> None:
     assert value(found, "token_vault_breakers_open", provider="slack") == 1
     assert value(found, "token_vault_breakers_open", provider="google") == 0
     assert value(found, "token_vault_approvals_waiting") == 1
+    assert now - 600 < value(found, "token_vault_activity_unsealed_seconds") <= now
     assert value(found, "token_vault_upkeep_failing") == 1
     assert value(found, "token_vault_policy_disagreements_total", decided="allow", would="forbid") == 1

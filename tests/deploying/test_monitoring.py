@@ -50,10 +50,6 @@ def statements(operation: str, *counts: str) -> Figures:
     return {f'{named}"{le}"}}': count for le, count in zip(BUCKETS, counts, strict=True)}
 
 
-def activity(newest: str, sealed: str) -> Figures:
-    return {"token_vault_activity_newest_seconds": newest, "token_vault_activity_sealed_seconds": sealed}
-
-
 ONE: Final = 'instance="vault-1:9464"'
 PAGE, TICKET = {"severity": "page"}, {"severity": "ticket"}
 SLACK: Final = {"provider": "slack"}
@@ -115,11 +111,11 @@ CASES: Final[Mapping[str, Case]] = {
         "An upkeep step fails on vault-1:9464",
     ),
     "ActivityNotSealed": Case(
-        31,
-        activity("7201x40", "3600x40"),
-        activity("7200x40", "3600x40"),
+        130,
+        {"token_vault_activity_unsealed_seconds": "0x140"},
+        {"token_vault_activity_unsealed_seconds": "600x140"},
         PAGE,
-        "The activity has not been verified for an hour",
+        "The activity has not been verified for two hours",
     ),
 }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from vault.audit.proof import last_checkpoint
+from vault.audit.proof import ChainBroken, last_checkpoint
 from vault.classes.immutable import immutable
 from vault.records import DAY, SHORT, TENANT, ApprovalState, parse_scope
 from vault.refresh.journal import FOLDER
@@ -46,6 +47,9 @@ _NEWEST = """
     select at from events
     where tenant = :tenant and sequence = (select sequence from event_heads where tenant = :tenant)
 """
+_UNSEALED = """
+    select at from events where tenant = :tenant and sequence > :sealed order by sequence limit 1
+"""
 _REFRESHES = """
     select kind, count(*) as n from events
     where tenant = :tenant and sequence > (select sequence from event_heads where tenant = :tenant) - :limit
@@ -61,6 +65,7 @@ class Pulse:
     approvals_waiting: int
     newest_event_at: int | None
     sealed_until: int | None  # the newest event that was verified and sealed
+    unsealed_since: int | None  # the oldest event that wasn't
 
 
 @immutable
@@ -77,11 +82,17 @@ async def take_pulse(database: Database) -> Pulse:
     waiting = await fetch_count(database, _WAITING, names)
     newest = await database.fetch_one(_NEWEST, {"tenant": TENANT})
     key = database.event_key
-    checkpoint = None if key is None else await last_checkpoint(database, key)
+    checkpoint = unsealed = None
+    if key is not None:
+        with suppress(ChainBroken):  # a changed checkpoint seals nothing
+            checkpoint = await last_checkpoint(database, key)
+        sealed = 0 if checkpoint is None else checkpoint.link.sequence
+        unsealed = await database.fetch_one(_UNSEALED, {"tenant": TENANT, "sealed": sealed})
     return Pulse(
         waiting,
         None if newest is None else integer_or_none(newest, "at"),
         None if checkpoint is None else checkpoint.last_at,
+        None if unsealed is None else integer_or_none(unsealed, "at"),
     )
 
 

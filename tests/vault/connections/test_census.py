@@ -6,7 +6,8 @@ import pytest
 
 from tests.support.rooms.vault_room import Room
 from vault.audit.audit import append
-from vault.records import Event
+from vault.audit.segments import SEAL_AFTER, seal
+from vault.records import DAY, Event
 from vault.upkeep import census
 
 
@@ -29,3 +30,27 @@ async def test_refreshes_are_counted_among_the_newest_5000_events(room: Room) ->
         for kind, times in (("connection.refreshed", 2), ("tool.called", 4999)):
             await append(transaction, *(Event(kind) for _ in range(times)), now=room.now)
     assert (await census.count_refreshes(room.database, since=0))["ok"] == 1
+
+
+async def test_the_oldest_event_that_is_not_sealed_is_told_whatever_came_before_it(room: Room) -> None:
+    """After a quiet night, the time since the last sealed event isn't how long the newest ones have waited."""
+    began, day = room.now, room.now + DAY
+    pulse = await census.take_pulse(room.database)
+    assert (pulse.newest_event_at, pulse.sealed_until, pulse.unsealed_since) == (None, None, None)
+    async with room.database.transaction() as transaction:
+        await append(transaction, Event("grant.revoked"), now=began)
+        await append(transaction, Event("grant.revoked"), now=began + 60)
+    pulse = await census.take_pulse(room.database)
+    assert (pulse.newest_event_at, pulse.sealed_until, pulse.unsealed_since) == (began + 60, None, began)
+    await seal(room.database, now=began + SEAL_AFTER)
+    pulse = await census.take_pulse(room.database)
+    assert (pulse.newest_event_at, pulse.sealed_until, pulse.unsealed_since) == (began + 60, began + 60, None)
+    async with room.database.transaction() as transaction:
+        await append(transaction, Event("grant.revoked"), now=day)
+        await append(transaction, Event("grant.revoked"), now=day + 60)
+    pulse = await census.take_pulse(room.database)
+    assert (pulse.newest_event_at, pulse.sealed_until, pulse.unsealed_since) == (day + 60, began + 60, day)
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update event_checkpoints set last_at = last_at + 1")
+    pulse = await census.take_pulse(room.database)  # a changed checkpoint seals nothing
+    assert (pulse.newest_event_at, pulse.sealed_until, pulse.unsealed_since) == (day + 60, None, began)
