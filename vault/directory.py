@@ -129,6 +129,15 @@ async def store_person(transaction: Transaction, person: ProvisionedPerson) -> N
     )
 
 
+async def hold_person(transaction: Transaction, user_id: str) -> bool:
+    """Lock the directory's values for a person until the transaction ends; False if there are none."""
+    held = await transaction.execute(
+        "update provisioned_people set changed_at = changed_at where tenant = :tenant and user_id = :user_id",
+        {"tenant": TENANT, "user_id": user_id},
+    )
+    return held == 1
+
+
 async def forget_person(transaction: Transaction, user_id: str) -> None:
     """Delete the directory's values for a person."""
     await transaction.execute(

@@ -360,8 +360,8 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
     await company_permissions.forget_user(transaction, user_id)
     await access_requests.forget_person(transaction, user_id, now=now)
     await forget_person(transaction, user_id)
+    await directory.forget_person(transaction, user_id)  # before the groups, to which the directory may add them
     await groups.forget_person(transaction, user_id)
-    await directory.forget_person(transaction, user_id)
     await transaction.execute("delete from standing_approvals where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from approval_answers where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from user_codes where tenant = :tenant and user_id = :id", key)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from server.administration.actor import Actor, ChangeRefused
+from server.administration.people import hold_person
 from server.deployment import Deployment
 from server.http.page_texts import visible
 from server.sign_in.approvers import gives_role, may_answer
@@ -502,9 +503,11 @@ async def describe(deployment: Deployment, request: AccessRequest, *, reader: Re
 
 
 async def set_manager(actor: Actor, group: Group, person: User, *, is_manager: bool) -> bool:
-    """Make the person a manager of the group, or no longer. False if nothing changed."""
+    """Make the person a manager of the group, or no longer. False if nothing changed. Raises ChangeRefused."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
+        if is_manager:
+            await hold_person(transaction, person.id)  # before the group, as a sign-in does
         await groups.hold_group(transaction, group.id)
         if not await stored.set_manager(transaction, group.id, person.id, is_manager=is_manager, now=now):
             return False

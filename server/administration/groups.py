@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from server.administration import people
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting.deletion import end_at_providers
 from vault import groups, shared_connections, users
@@ -50,8 +51,9 @@ async def save(actor: Actor, name: str, members: Sequence[str]) -> None:
         if group is None:
             group = await groups.create_group(transaction, name, now=now)
             await audit.append(transaction, actor.event("group.created", group=group.name), now=now)
-        await groups.hold_group(transaction, group.id)
-        wanted = [await _person_called(transaction, one, of=group) for one in members]
+        found = [await _person_called(transaction, one, of=group) for one in members]
+        wanted = await people.hold_people(transaction, [one.id for one in found])
+        await groups.hold_group(transaction, group.id)  # after the people, as a sign-in does
         joined, left = await groups.set_members(
             transaction, group.id, [one.id for one in wanted], source=LOCAL, now=now
         )
@@ -95,9 +97,10 @@ async def delete(actor: Actor, group: Group, *, is_kept_if_filled: bool = False)
 
 
 async def add_member(actor: Actor, group: Group, person: User) -> bool:
-    """Add the person to the group. False if an admin already did."""
+    """Add the person to the group. False if an admin already did. Raises ChangeRefused if the person is gone."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
+        await people.hold_person(transaction, person.id)  # before the group, as a sign-in does
         await groups.hold_group(transaction, group.id)
         if person.id in await groups.members_by(transaction, group.id, source=LOCAL):
             return False

@@ -6,7 +6,7 @@ out, or leave the vault without an admin.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from providers.definitions.issuers import is_same_issuer
@@ -41,9 +41,17 @@ async def person_with_id(reader: Reader, user_id: str) -> User:
 
 async def hold_person(transaction: Transaction, person_id: str) -> User:
     """The person, locked until the transaction ends, including against changes by admins. Raises ChangeRefused."""
+    (found,) = await hold_people(transaction, [person_id])
+    return found
+
+
+async def hold_people(transaction: Transaction, person_ids: Iterable[str]) -> list[User]:
+    """`hold_person` for several people."""
     await users.hold_admins(transaction)  # first, as in every action of an admin: the person may be becoming one
-    await users.hold_user(transaction, person_id)
-    return await person_with_id(transaction, person_id)
+    wanted = sorted(set(person_ids))
+    for one in wanted:
+        await users.hold_user(transaction, one)
+    return [await person_with_id(transaction, one) for one in wanted]
 
 
 async def add_person(

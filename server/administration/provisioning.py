@@ -217,7 +217,7 @@ async def _set_members(actor: Actor, transaction: Transaction, group: Group, mem
     wanted, now = frozenset(members), actor.deployment.now()
     there = await groups.members_by(transaction, group.id, source=PROVISIONED)
     for user_id in sorted(wanted - there):
-        if await directory.get_person(transaction, user_id) is None:
+        if not await directory.hold_person(transaction, user_id):
             raise ChangeRefused(
                 "no_person", f"The directory has no person with the ID {user_id[:100]}.", field="members"
             )

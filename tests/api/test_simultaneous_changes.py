@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from server.administration import agents, people
+from server.administration import access_requests, agents, people
+from server.administration import groups as own_groups
 from server.administration.account_imports.accounts import ImportedAccount
 from server.administration.account_imports.transfers import KNOWN, NEW, ImportRules, judge, take_over
 from server.administration.actor import Actor, ChangeRefused
@@ -159,6 +160,34 @@ async def test_an_account_that_is_connected_while_it_is_imported_keeps_its_token
     (account,) = await connections.find(room.deployment.database, person.id, provider="slack")
     assert account.generation == 1, "nothing replaced its tokens"
     assert await take_over(room.operator, row, judged.planned) == KNOWN
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+@pytest.mark.parametrize("by", ["group", "declaration", "manager"])
+async def test_nothing_of_a_person_who_is_deleted_meanwhile_is_left_in_a_group(
+    room: AdminRoom, store: Store, by: str, *, is_deleted: bool
+) -> None:
+    person, group = await room.room.user(), await own_groups.create(room.operator, "Sales")
+    add = {
+        "group": lambda: own_groups.add_member(room.operator, group, person),
+        "declaration": lambda: own_groups.save(room.operator, "Sales", [person.name]),
+        "manager": lambda: access_requests.set_manager(room.operator, group, person, is_manager=True),
+    }[by]
+    async with room.deployment.transaction() as deleting:
+        await users.hold_admins(deleting)
+        await users.hold_user(deleting, person.id)
+        if is_deleted:
+            await users.delete_user(deleting, person.id, now=room.deployment.now())
+        adding = asyncio.ensure_future(add())
+        await until_waiting(deleting, number=1, is_sqlite=store.is_sqlite, unless=adding)
+    if is_deleted:
+        with pytest.raises(ChangeRefused) as refused:
+            await adding
+        assert refused.value.reason in ("no_person", "group_refused")
+    else:
+        await adding
+    table = "group_managers" if by == "manager" else "memberships"
+    assert len(await room.deployment.database.fetch(f"select user_id from {table}")) == int(not is_deleted)
 
 
 async def test_service_accounts_of_group_admins_change_each_other_at_once_without_a_deadlock(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from server.administration import people, provisioning
-from server.administration.actor import Actor
+from server.administration.actor import Actor, ChangeRefused
 from server.scim.wire import DirectoryCaller, ScimRefused
 from tests.conftest import Store
 from tests.support.inspection import until_waiting
@@ -126,6 +126,30 @@ async def test_a_person_that_changes_while_a_version_is_deleted_stays(
     else:
         assert answer.status_code == 204, answer.text
     assert (await users.get_user(scim.deployment.database, user_id) is not None) is is_changed
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_nothing_of_a_person_who_is_deleted_meanwhile_is_left_in_a_directorys_group(
+    scim: ScimRoom, store: Store, *, is_deleted: bool
+) -> None:
+    ada = await add(scim, "ada")
+    group = await provisioning.add_group(directory(scim), "Sales", external_id=None, members=())
+    spec = provisioning.GroupSpec("Sales", None, frozenset({ada.id}))
+
+    async def decide(*_: object) -> provisioning.GroupSpec:
+        return spec
+
+    async with scim.deployment.transaction() as deleting:
+        if is_deleted:
+            await users.delete_user(deleting, ada.id, now=scim.deployment.now())
+        adding = asyncio.ensure_future(provisioning.change_group(directory(scim), group.id, decide))
+        await until_waiting(deleting, number=1, is_sqlite=store.is_sqlite, unless=adding)
+    if is_deleted:
+        with pytest.raises(ChangeRefused, match="no person with the ID"):
+            await adding
+    else:
+        await adding
+    assert len(await scim.deployment.database.fetch("select user_id from memberships")) == int(not is_deleted)
 
 
 @pytest.mark.parametrize("is_promoted", [True, False])
