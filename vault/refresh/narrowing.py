@@ -11,6 +11,7 @@ import logging
 from dataclasses import field
 from typing import assert_never
 
+from vault.audit import audit
 from vault.classes.immutable import immutable
 from vault.connections import ACCESS_TOKEN, narrowed_token
 from vault.refresh import leases
@@ -86,13 +87,7 @@ class Narrower:
             account=facts.account,
             generation=generation,
         )
-        if not await self._keep(sealed, answer, generation=generation):
-            return None
-        event = event_of(
-            facts, "connection.narrowed", outcome="ok", narrowed_to=sorted(self.scopes), item=self.request.item
-        )
-        await self.vault.activity.record(event)
-        return generation
+        return generation if await self._keep(sealed, answer, generation=generation) else None
 
     async def _ask(self, parent: str) -> TokenAnswer | None:
         """An answer that proves its scopes; None: the provider no longer accepts the full token."""
@@ -143,6 +138,10 @@ class Narrower:
                 sealed=sealed,
                 at=(generation, now, self._expiry(answer, now=now)),
             )
+            event = event_of(
+                facts, "connection.narrowed", outcome="ok", narrowed_to=sorted(self.scopes), item=self.request.item
+            )
+            await audit.append(transaction, event, now=now)
         return True
 
     def _expiry(self, answer: TokenAnswer, *, now: int) -> int:

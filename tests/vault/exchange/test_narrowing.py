@@ -17,6 +17,7 @@ from providers.oauth.client import TOTAL_TIMEOUT, OAuthUpstream
 from providers.simulator import Simulator, running_simulator
 from tests.conftest import Store
 from tests.support.doubles.stopped_clock import stopped_clock
+from tests.support.inspection import unstorable
 from tests.support.rooms.narrowing_room import BY_NAME, Family, Place, place_for, scopes
 from tests.support.rooms.vault_room import principal_of
 from tests.support.simulator_apps import wait_until_held
@@ -246,6 +247,19 @@ async def test_making_a_narrower_token_spends_no_refresh_token(place: Place) -> 
     assert place.simulator.books()["refreshes"] == []
     (event,) = await place.room.events("connection.narrowed")
     assert event.details["narrowed_to"] == sorted(place.family.narrow)
+
+
+@at("github", "box")
+async def test_a_narrower_token_is_stored_with_its_event_or_not_at_all(place: Place) -> None:
+    await place.connect()
+    database = place.room.database
+    async with unstorable(database, "events", "kind", "connection.narrowed", is_sqlite=True):
+        with pytest.raises(StorageUnavailable):
+            await place.narrow()
+    assert await database.fetch("select sealed from narrowed_tokens") == []
+    await place.narrow()
+    assert len(await database.fetch("select sealed from narrowed_tokens")) == 1
+    assert len(await place.room.events("connection.narrowed")) == 1
 
 
 @at("github", "box")
