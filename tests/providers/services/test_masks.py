@@ -47,6 +47,10 @@ def is_masked(provider: str, path: str, member: str, *scopes: str) -> bool:
         ("microsoft", "/me/drive/items/1/thumbnails", "values/large/url"),
         ("microsoft", "/drives/1/items/2/thumbnails/0/large", "url"),
         ("microsoft", CHILDREN, "values/@microsoft.graph.downloadUrl"),
+        ("pagerduty", "/users/PU1", "user/http_cal_url"),
+        ("pagerduty", "/users/PU1", "user/web_cal_url"),
+        ("pagerduty", "/log_entries", "log_entries/channel/service_key"),
+        ("pagerduty", "/incidents/PI1/related_change_events", "change_events/routing_key"),
         ("zoom", "/users/me/recordings", "meetings/recording_play_passcode"),
         ("zoom", "/users/me/recordings", "meetings/password"),
         ("zoom", "/users/me/meetings", "meetings/start_url"),
@@ -67,6 +71,8 @@ def test_what_works_without_the_vault_is_masked(provider: str, path: str, member
         ("docusign", RECIPIENTS, "signers/email"),
         ("harvest", "/clients", "clients/name"),
         ("microsoft", CHILDREN, "values/webUrl"),
+        ("pagerduty", "/users/PU1", "user/html_url"),
+        ("pagerduty", "/incidents", "incidents/incident_key"),
         ("slack", "/files.info", "file/url_private"),  # opens nothing without a token
         ("zoom", "/users/me/recordings", "meetings/download_url"),  # likewise
         ("zoom", "/users/me/meetings", "meetings/join_url"),  # an invitation
