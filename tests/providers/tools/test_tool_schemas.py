@@ -115,6 +115,11 @@ def test_no_shipped_schema_has_what_only_a_validator_needs(spec: ToolSpec) -> No
         assert described["description"], name
 
 
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_what_to_search_for_is_the_query_of_every_tool(spec: ToolSpec) -> None:
+    assert not {"q", "search", "term", "words", "keywords"} & set(spec.input_schema["properties"])
+
+
 def test_the_list_of_each_set_and_of_discovery_stays_small() -> None:
     usual = [spec for spec in SPECS if spec.provider in USUAL]
     sets = {one.name: one.tools for one in builtin_sets(usual, titles={})}
