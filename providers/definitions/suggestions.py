@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final, Union, get_args, get_origin
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from pydantic_core import ErrorDetails
 
 _MOST: Final = 2  # suggestions
+_MOST_NAMES: Final = 30  # valid names in a message
 _CUTOFF: Final = 0.7  # minimum similarity, at most 1: `gihub` and `github` have 0.91, `slack` and `square` 0.36
 
 _CONTAINERS: Final = (dict, list, tuple, Mapping, Sequence)
@@ -25,12 +27,38 @@ def did_you_mean(typed: str, known: Iterable[str]) -> str:
 
 
 def suggest_field(model: type[BaseModel], place: Sequence[int | str]) -> str:
-    """As `did_you_mean`, for a field that a model doesn't have. `place` is the `loc` of pydantic's error."""
+    """As `did_you_mean`, for a field that a model doesn't have; if none is similar, the valid ones unless too many.
+
+    `place` is the `loc` of pydantic's error.
+    """
     here: object = model
     for part in place[:-1]:
         here = _part_of(here, str(part))
     found = next(_models(here), None)
-    return "" if found is None else did_you_mean(str(place[-1]), found.model_fields)
+    if found is None:
+        return ""
+    names = [field.alias or name for name, field in found.model_fields.items()]
+    valid = f" Valid ones: {', '.join(names)}" if len(names) <= _MOST_NAMES else ""
+    return did_you_mean(str(place[-1]), names) or valid
+
+
+def what_is_wrong(model: type[BaseModel], found: ErrorDetails) -> str:
+    """Pydantic's message, or ours if that would lack the valid names, or show a pattern that the field describes."""
+    if found["type"] == "extra_forbidden":
+        return f"there is no such key.{suggest_field(model, found['loc'])}"
+    about = _description(model, found["loc"]) if found["type"] == "string_pattern_mismatch" else ""
+    return f"doesn't have the expected form ({about})" if about else found["msg"].removeprefix("Value error, ")
+
+
+def _description(model: type[BaseModel], place: Sequence[int | str]) -> str:
+    here: object = model
+    about = ""
+    for part in place:
+        for one in _models(here):
+            field = one.model_fields.get(str(part))
+            about = (field.description or "") if field is not None else about
+        here = _part_of(here, str(part))
+    return about
 
 
 def _part_of(annotation: object, name: str) -> object:

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from providers.definitions.file_errors import reason_of
+from providers.definitions.suggestions import what_is_wrong
 from providers.outbound.json_values import is_array, is_object
 from providers.tools.presentation import DEFAULT, Presentation
 from providers.tools.spec import Effect
@@ -242,7 +243,7 @@ def _read(path: Path) -> ToolFile:
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in found["loc"])
-        raise ToolFileRefused(f"{path}: {where or 'the file'}: {found['msg']}") from error
+        raise ToolFileRefused(f"{path}: {where or 'the file'}: {what_is_wrong(ToolFile, found)}") from error
 
 
 def read_folders(folders: Sequence[Path]) -> tuple[tuple[Path, ToolFile], ...]:

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from providers.definitions.file_errors import reason_of
-from providers.definitions.suggestions import suggest_field
+from providers.definitions.suggestions import what_is_wrong
 from server.policy.files import MOST_BYTES, SUFFIX
 from vault.records import Role
 
@@ -209,26 +209,7 @@ def _parse(kind: type[Kind], content: Mapping[str, object]) -> Kind:
         found = error.errors(include_url=False, include_input=False)
         first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
         place = ".".join(str(part) for part in first["loc"]).removesuffix(".[key]")
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            near = suggest_field(kind, first["loc"]) or f" Valid ones: {_valid_names(kind, first['loc'])}"
-            message = f"there is no such key.{near}"
-        raise DeclarationRefused(f"{place}: {message}") from None
-
-
-def _valid_names(kind: type[Declaration], place: tuple[int | str, ...]) -> str:
-    models: Mapping[str, type[BaseModel]] = {
-        "people": DeclaredPerson,
-        "groups": DeclaredGroup,
-        "agents": DeclaredAgent,
-        "apis": DeclaredApi,
-        "providers": DeclaredProvider,
-        "mcp_servers": DeclaredMcpServer,
-        "imported_apis": DeclaredImportedApi,
-        "policies": DeclaredPolicy,
-    }
-    model = kind if len(place) == 1 else models.get(str(place[0]), kind)
-    return ", ".join(model.model_fields)
+        raise DeclarationRefused(f"{place}: {what_is_wrong(kind, first)}") from None
 
 
 def read_declaration(file: Path) -> DeclarationFile:

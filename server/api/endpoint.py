@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from providers.definitions.suggestions import what_is_wrong
 from providers.outbound.json_values import is_array, is_object
 from server.administration.actor import RECENT
 from server.api.operations import AdminCall, AdminOperation, TaggedAnswer
@@ -273,7 +274,7 @@ def _parse_query(model: type[BaseModel], request: Request) -> BaseModel:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise _wrong_values(error, place="query") from None
+        raise _wrong_values(model, error, place="query") from None
 
 
 def _parse_body(model: type[BaseModel], raw: bytes) -> BaseModel:
@@ -282,16 +283,16 @@ def _parse_body(model: type[BaseModel], raw: bytes) -> BaseModel:
         _check_storable(json_object(raw))
         return model.model_validate_json(raw, strict=True)
     except ValidationError as error:
-        raise _wrong_values(error, place="body") from None
+        raise _wrong_values(model, error, place="body") from None
     except (ValueError, RecursionError) as error:
         raise ApiRefused("invalid_request", "The body isn't a valid JSON object.") from error
 
 
-def _wrong_values(error: ValidationError, *, place: str) -> ApiRefused:
+def _wrong_values(model: type[BaseModel], error: ValidationError, *, place: str) -> ApiRefused:
     found = [
         FieldProblem(
             pointer=("/" if place == "body" else "") + "/".join(str(part) for part in one["loc"]),
-            message=one["msg"].removeprefix("Value error, "),
+            message=what_is_wrong(model, one),
         )
         for one in error.errors(include_url=False, include_input=False, include_context=False)
     ]

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from providers.api.rules import first_rule, judged_method, of_path
 from providers.definitions.model import Provider
-from providers.definitions.suggestions import did_you_mean
+from providers.definitions.suggestions import did_you_mean, what_is_wrong
 from server.live_providers import ProviderSet
 from server.policy.decisions import Decider
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
@@ -179,7 +179,7 @@ class CasePlace:
             return spec.input.model_validate(case.arguments).model_dump(mode="json")
         except ValidationError as error:
             first = error.errors()[0]
-            told = f"{case.call}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            told = f"{case.call}: {'.'.join(map(str, first['loc']))}: {what_is_wrong(spec.input, first)}"
             raise CaseRefused("arguments", told) from None
 
 
@@ -225,7 +225,8 @@ def run_cases(files: Sequence[Path], rules: RuleSet, place: CasePlace) -> list[C
             cases = _CaseFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))).case
         except ValidationError as error:
             first = error.errors()[0]
-            raise RulesRefused(file.name, [f"{'.'.join(map(str, first['loc']))}: {first['msg']}"]) from None
+            told = f"{'.'.join(map(str, first['loc']))}: {what_is_wrong(_CaseFile, first)}"
+            raise RulesRefused(file.name, [told]) from None
         except (OSError, ValueError) as error:
             raise RulesRefused(file.name, [str(error)]) from None
         for case in cases:

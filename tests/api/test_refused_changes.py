@@ -367,3 +367,15 @@ async def test_a_refused_change_leaves_the_secrets_of_those_before_it(room: Admi
     assert "/sign-in/link?ticket=" in change["secret"]
     assert await users.find_user(room.deployment.database, "henry") is not None
     assert "changes" not in problem(await room.call("POST", "/apply", json={"poeple": {}}), 400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("path", "pointer", "told"),
+    [
+        ("/people?limti=2", "limti", "there is no such key. Did you mean limit?"),
+        ("/activity?person=%21", "person", "doesn't have the expected form (ID of a person)"),
+    ],
+)
+async def test_a_wrong_value_is_told_with_what_is_right(room: AdminRoom, path: str, pointer: str, told: str) -> None:
+    refused = problem(await room.call("GET", path), 400, "invalid_request")
+    assert refused["errors"] == [{"pointer": pointer, "message": told}]

@@ -8,10 +8,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typer.testing import CliRunner, Result
 
 from providers.definitions.catalog import ProviderFileRefused, read_provider
-from providers.definitions.suggestions import did_you_mean
+from providers.definitions.suggestions import did_you_mean, what_is_wrong
 from server.app import open_deployment
 from server.cli import app
 from server.settings import SettingsRefused, load_settings
@@ -149,7 +150,7 @@ async def test_a_mistyped_name_says_what_was_meant(tmp_path: Path, ids: IDS, com
 def test_a_mistyped_setting_says_what_was_meant(settings: dict[str, object], meant: str) -> None:
     with pytest.raises(SettingsRefused, match=rf"no such setting\. Did you mean {meant}\?"):
         load_settings(overrides=settings)
-    with pytest.raises(SettingsRefused, match=r"no such setting\. Check its spelling\."):
+    with pytest.raises(SettingsRefused, match=r"no such setting\. Valid ones: .*\bport\b"):
         load_settings(overrides={"server": {"zzzz": 1}})
 
 
@@ -183,6 +184,34 @@ def test_only_near_names_are_suggested() -> None:
     assert did_you_mean("GitHub", ["github"]) == " Did you mean github?"
     assert did_you_mean("zzzz", ["github", "slack"]) == ""
     assert did_you_mean("x", []) == ""
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    id: str = Field(default="", pattern="^[a-z]+$", description="lower case")
+    code: str = Field(default="", pattern="^[0-9]+$")
+    wide: bool = Field(default=False, alias="as")
+
+
+class Outer(BaseModel):
+    inner: dict[str, Inner] = {}
+    many: tuple[Inner, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"inner": {"x": {"zzzz": 1}}}, "there is no such key. Valid ones: id, code, as"),
+        ({"many": [{"cod": 1}]}, "there is no such key. Did you mean code?"),
+        ({"inner": {"x": {"id": "A"}}}, "doesn't have the expected form (lower case)"),
+        ({"many": [{"code": "A"}]}, "String should match pattern '^[0-9]+$'"),
+        ({"many": [{"id": 1}]}, "Input should be a valid string"),
+    ],
+)
+def test_what_is_wrong_is_told_with_what_is_right(value: dict[str, object], told: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Outer.model_validate(value)
+    assert what_is_wrong(Outer, refused.value.errors()[0]) == told
 
 
 async def test_what_can_be_undone_says_how(tmp_path: Path, ids: IDS) -> None:

@@ -265,6 +265,7 @@ async def _explain(setup: Setup, call: str, *, case: str, user: str | None, fold
 def _case(call: str, written: str) -> PolicyCase:
     from pydantic import ValidationError
 
+    from providers.definitions.suggestions import what_is_wrong
     from server.policy.cases import PolicyCase
 
     try:
@@ -277,7 +278,7 @@ def _case(call: str, written: str) -> PolicyCase:
         return PolicyCase.model_validate({**content, "call": call})
     except ValidationError as error:
         first = error.errors()[0]
-        fail(f"--case: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+        fail(f"--case: {'.'.join(map(str, first['loc']))}: {what_is_wrong(PolicyCase, first)}")
 
 
 async def _with_person(place: _Place, case: PolicyCase, user: str) -> tuple[PolicyCase, str]:

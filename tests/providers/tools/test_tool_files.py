@@ -146,7 +146,11 @@ def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: 
         ("max = 200", 'send = "integer"', "needs a text with a pattern"),
         ('line = "Ann', 'more = "has_more"\nline = "Ann', "name both"),
         ('name = "announce"', 'name = "Announce!"', "name"),
-        ('title = "Announce"', 'title = "Announce"\nsurprise = 1', "surprise"),
+        (
+            'title = "Announce"',
+            'title = "Announce"\nsurprise = 1',
+            "surprise: there is no such key. Valid ones: name, title, ",
+        ),
         ("[tool.result]", "[tool.result", "isn't valid TOML"),
     ],
 )
