@@ -72,6 +72,16 @@ async def test_a_dry_run_shows_what_would_end_and_yes_ends_it(place: Place) -> N
         await connect(place, simulator, "alice", "bob")
         planned = await content(place, "panic", "--user", "alice")
         assert planned == {"dry_run": True, "accounts": {"google": 1}, "total": 1}
+        for whose, says in (
+            (
+                ("--user", "alice"),
+                "end the person's sessions and agents' access, and disconnect 1 account (1 at google)",
+            ),
+            (("--all",), "end all sessions and agents' access, and disconnect 2 accounts (2 at google)"),
+            (("--provider", "google"), "disconnect 2 accounts (2 at google)"),
+        ):
+            said = (await run(place, "panic", *whose)).stdout
+            assert said == f"Dry run: this would {says}. Add --yes to do it.\n"
         assert len(await content(place, "connections", "list", "--user", "alice")) == 1  # pyright: ignore[reportArgumentType]
         done = await run(place, "panic", "--user", "alice", "--yes", "--wait", "60")
         assert (done.exit_code, "1 verified dead" in done.stdout) == (0, True), done.output

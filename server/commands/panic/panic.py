@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -63,7 +63,7 @@ def panic(
         fail("use one of --user, --client, --provider, and --all")
     ((kind, given),) = named.items()
     if not yes:
-        _show_reach(setup, setup.run(_reach(setup, kind, given)))
+        _show_reach(setup, kind, setup.run(_reach(setup, kind, given)))
         return
     found, is_continued = setup.run(_end(setup, kind, given, wait=wait))
     fields = {**asdict(found), "continued": is_continued, "exit_code": exit_code(found)}
@@ -97,10 +97,21 @@ def in_words(found: EndedCounts) -> str:
     return f"Grants: {said}.{more}"
 
 
-def _show_reach(setup: Setup, accounts: Mapping[str, int]) -> None:
+_ACCESS: Final[Mapping[str, str]] = {
+    "user": "end the person's sessions and agents' access, and ",
+    "client": "remove the agent, and ",
+    "provider": "",
+    "all": "end all sessions and agents' access, and ",
+}
+
+
+def _show_reach(setup: Setup, kind: Kind, accounts: Mapping[str, int]) -> None:
     total = sum(accounts.values())
     listed = ", ".join(f"{number} at {provider}" for provider, number in accounts.items())
-    sentence = f"Dry run: this would disconnect {total} accounts{f' ({listed})' if listed else ''}. Add --yes to do it."
+    sentence = (
+        f"Dry run: this would {_ACCESS[kind]}disconnect {total} {'account' if total == 1 else 'accounts'}"
+        f"{f' ({listed})' if listed else ''}. Add --yes to do it."
+    )
     setup.show_one({"dry_run": True, "accounts": dict(accounts), "total": total}, sentence=sentence)
 
 
