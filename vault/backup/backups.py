@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 import hmac
 import json
@@ -46,6 +47,7 @@ LOAD_PAGE = 500  # rows per statement
 
 _CONTEXT = b"token-vault backup key\x00"
 _KEY_STORE = "keys."
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _BYTES = "$"  # the only member of an object that stands for bytes
 _USED = (
     "select id from users limit 1",
@@ -146,12 +148,12 @@ async def write_backup(
             rows = await _write(file, seen, key=key, header=header, tell=tell)
             file.flush()
             await asyncio.to_thread(sync, file.fileno())
-        os.link(partial, path)  # unlike a rename, this never replaces a file
+        _publish(partial, path)
         await asyncio.to_thread(sync_folder, path.parent)
     except FileExistsError as error:
         raise BackupRefused(f"{path} already exists: choose another name") from error
     except OSError as error:
-        raise BackupRefused(f"can't write {path}: {error.strerror}", detail=str(error)) from error
+        raise BackupRefused(f"can't write {path}: {error.strerror or error}", detail=str(error)) from error
     finally:
         with suppress(OSError):  # the refusal above names the file
             partial.unlink()
@@ -162,6 +164,21 @@ def _file_key(ring: KeyRing, path: Path) -> bytes:
     """A fresh random key; differs for each file even where two copies of a machine image draw the same random bytes."""
     about = f"{path}\x00{os.getpid()}\x00{time.time_ns()}".encode()
     return hmac.digest(secrets.token_bytes(KEY_LENGTH), ring.subkey("backup-file") + about, hashlib.sha256)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Give a whole file its name. Raises FileExistsError, also where another file appears at this moment, except on
+    file systems without hard links (FAT, some network shares)."""
+    try:
+        os.link(partial, path)  # unlike a rename, this never replaces a file
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        partial.rename(path)
 
 
 async def _write(file: BinaryIO, seen: Snapshot, *, key: bytes, header: Header, tell: Tell) -> Mapping[str, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,6 +195,27 @@ async def test_a_file_that_appears_while_a_backup_is_written_is_kept(room: Room,
                 tmp_path / "b", seen, ring=room.vault.keys, with_keys=False, now=room.now, tell=appear
             )
     assert (tmp_path / "b").read_text() == "another"
+    assert [one.name for one in tmp_path.iterdir() if "partial" in one.name] == []
+
+
+async def test_a_file_system_without_hard_links_gets_whole_backups_that_replace_none(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fat(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(source), None, str(target))
+
+    def appear(step: str, done: int, total: int | None) -> None:
+        (tmp_path / "taken").write_text("another")
+
+    monkeypatch.setattr(os, "link", fat)
+    async with snapshot(room.store.url, data=room.store.data) as seen:
+        made = await backups.write_backup(tmp_path / "b", seen, ring=room.vault.keys, with_keys=False, now=room.now)
+        with pytest.raises(BackupRefused, match="already exists: choose another name"):
+            await backups.write_backup(
+                tmp_path / "taken", seen, ring=room.vault.keys, with_keys=False, now=room.now, tell=appear
+            )
+    assert (await Backup.open(tmp_path / "b", room.vault.keys.held.source)).header == made.header
+    assert (tmp_path / "taken").read_text() == "another"
     assert [one.name for one in tmp_path.iterdir() if "partial" in one.name] == []
 
 
