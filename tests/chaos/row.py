@@ -20,9 +20,9 @@ from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import Provider, Server, Worker, fresh_store, postgres_server, strict_provider
 from tests.conftest import KeySettings
+from tests.support.inspection import verify_activity
 from tests.support.seeded_grant import let_in_again
 from vault import connections
-from vault.audit import audit
 from vault.backup import backups
 from vault.backup.backups import Backup
 from vault.keys.sources import key_source
@@ -107,7 +107,7 @@ async def revoke(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
             pending = await revocations.find_revocation(deployment.database, member.connection_id)
             if pending is None or pending.outcome != "revoked":
                 troubles.append(f"{member.family} was not revoked")
-        await audit.verify(deployment.database)
+        await verify_activity(deployment.database)
     return troubles
 
 

@@ -14,11 +14,10 @@ import pytest
 from server.oauth import tokens
 from server.runtime.recent_tokens import KEPT, RecentTokens
 from tests.conftest import Store
-from tests.support.inspection import read_events
+from tests.support.inspection import read_events, verify_activity
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from vault import clients, connections, delegations, grants, revoked_tokens, tool_choices, users
 from vault.approvals.approvals import ToolCall
-from vault.audit import audit
 from vault.connections import ACCESS_TOKEN
 from vault.exchange.exchange import ExchangeRequest
 from vault.records import Connection, Event
@@ -113,7 +112,7 @@ async def test_a_repeated_call_opens_nothing_and_leaves_an_event_of_its_own(
     }
     assert before.details["arguments_hash"] == found[0].details["arguments_hash"] != last.details["arguments_hash"]
     assert len({event.details["request_id"] for event in found}) == len(found)
-    await audit.verify(one.place.vault.deployment.database)
+    await verify_activity(one.place.vault.deployment.database)
 
 
 async def test_only_the_second_call_keeps_the_token_opened(one: CallingAgent) -> None:

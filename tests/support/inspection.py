@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from server.deployment import Deployment
 from tests.support.person import Person, session_token
 from vault.audit.audit import Activity, list_events
+from vault.audit.proof import ChainBroken, prove
 from vault.grants import grant_from
 from vault.records import HOUR, TENANT, Event, Grant, Session
 from vault.sign_in import sessions
@@ -32,6 +33,17 @@ async def read_events(
     """The recorded events, oldest first, including those that are written after their answer."""
     await deployment.activity.settle()
     return await list_events(deployment.database, user_id=user_id, limit=limit, newest_first=newest_first)
+
+
+async def verify_activity(database: Database) -> int:
+    """Recompute the whole chain up to the current head; the number of its last event. Raises ChainBroken.
+
+    Treats events without the vault's key after its first use as forged.
+    """
+    report = await prove(database)
+    if report.unkeyed:
+        raise ChainBroken(report.unkeyed[0][0], "it wasn't written with the vault's key")
+    return report.last
 
 
 async def session_of(deployment: Deployment, person: Person) -> Session:

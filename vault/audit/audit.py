@@ -16,7 +16,7 @@ from contextvars import Context
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from vault.audit.proof import ChainBroken, Head, head, is_keyed, load_start, verify
+from vault.audit.proof import ChainBroken, Head, head, is_keyed, load_start
 from vault.audit.repeats import RepeatedRefusals
 from vault.classes.immutable import immutable
 from vault.records import DAY, LAST, TENANT, Event
@@ -42,7 +42,6 @@ __all__ = [
     "list_events",
     "list_last_uses",
     "restart_keyed_head",
-    "verify",
 ]
 
 LOG = logging.getLogger("token_vault.activity")

@@ -533,14 +533,3 @@ def check_end(walk: Walk, end: End, start: ChainStart | None) -> None:
     if start is not None and end.link.height < start.height:
         raise ChainBroken(beyond, f"there were once {start.sequence} events", after=walk.confirmed)
     walk.end(end.link.keyed)
-
-
-async def verify(database: Database) -> int:
-    """Recompute the whole chain up to the current head; the number of its last event. Raises ChainBroken.
-
-    Treats events without the vault's key after its first use as forged.
-    """
-    report = await prove(database)
-    if report.unkeyed:
-        raise ChainBroken(report.unkeyed[0][0], "it wasn't written with the vault's key")
-    return report.last

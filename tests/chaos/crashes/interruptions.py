@@ -23,8 +23,8 @@ from tests.chaos.figures import Figure, Scale
 from tests.chaos.processes.nursery import Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
 from tests.conftest import KeySettings, Store, first_run
+from tests.support.inspection import verify_activity
 from vault import connections, users
-from vault.audit.audit import verify
 from vault.backup import backups
 from vault.backup.backups import Backup
 from vault.backup.quarantine import RestoredConnection, RestoreVerdict
@@ -205,7 +205,7 @@ async def kill_restores(store: Store, interrupting: InterruptedCommand, *, kills
             await interrupting.run_and_kill(order)
             later = await _count(database, "select count(*) as n from users")
             held = await _count(database, "select count(refresh_sealed) as n from connections")
-            await verify(database)
+            await verify_activity(database)
             if (later, held) == (PEOPLE, 0):
                 seen.after += 1
             elif held == PEOPLE and later > PEOPLE:

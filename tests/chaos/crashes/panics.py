@@ -15,8 +15,8 @@ from typing import Any
 from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import Provider, Server, fresh_store, postgres_server, strict_provider
+from tests.support.inspection import verify_activity
 from tests.support.processes import Place, free_port
-from vault.audit import audit
 from vault.storage.database import integer, text
 from vault.upkeep import receipts
 
@@ -96,7 +96,7 @@ async def check(crowd: Crowd, honest: list[Member], liars: list[Member]) -> list
     left = await crowd.database.fetch_one("select count(*) as n from keys.connection_keys")
     if left is None or integer(left, "n") != len(liars):
         wrong.append(f"keys left: {left}")
-    await audit.verify(crowd.database)
+    await verify_activity(crowd.database)
     return wrong + await _books(crowd.provider, honest, liars)
 
 

@@ -25,11 +25,10 @@ from server.runtime.recent import KEPT
 from tests.conftest import Store
 from tests.oauth.rfcs.test_rfc9449 import proof
 from tests.support.accounts import open_account
-from tests.support.inspection import get_grant, read_events
+from tests.support.inspection import get_grant, read_events, verify_activity
 from tests.support.rooms.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, exchange_room, refusal_code
 from tests.support.rooms.mcp_room import SLACK, Agent
 from vault import clients, connections, delegations, grants, users
-from vault.audit import audit
 from vault.records import Connection
 from vault.storage.sqlite import VERSIONS, SqliteDatabase
 from vault.upstream import Account, TokenAnswer
@@ -138,7 +137,7 @@ async def test_a_repeated_exchange_reads_once_answers_the_same_and_leaves_an_eve
     alike = [{name: value for name, value in e.details.items() if name != "request_id"} for e in events]
     assert all(one == alike[0] for one in alike)
     assert len({(e.kind, e.outcome, e.user_id, e.connection_id) for e in events}) == 1
-    await audit.verify(place.deployment.database)
+    await verify_activity(place.deployment.database)
 
 
 async def test_all_of_it_is_read_again_once_somebody_committed_anything(place: ExchangeRoom) -> None:

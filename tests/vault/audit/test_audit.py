@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 import vault.audit.audit
 from tests.conftest import Store
+from tests.support.inspection import verify_activity
 from vault.audit.audit import (
     Activity,
     ChainBroken,
@@ -19,7 +20,6 @@ from vault.audit.audit import (
     format_details,
     head,
     list_events,
-    verify,
 )
 from vault.audit.proof import BATCH_PAGE
 from vault.records import Client, ClientKind, Event, Session, User
@@ -70,7 +70,7 @@ async def test_an_event_and_its_change_are_kept_together_or_not_at_all(database:
     assert await list_events(database) == ()
     await add(database, Event("grant.revoked"))
     assert [event.sequence for event in await list_events(database)] == [1]
-    assert await verify(database) == 1
+    assert await verify_activity(database) == 1
 
 
 async def test_the_head_grows_with_each_batch_and_stays_in_between(database: Database) -> None:
@@ -95,7 +95,7 @@ async def test_many_recorders_keep_every_event_once_and_in_one_chain(store: Stor
         expected = {f"{number}" for number in range(120)} | {f"a{number}" for number in range(20)}
         assert {event.client_id for event in events} == expected
         assert [event.sequence for event in events] == list(range(1, 141))
-        assert await verify(databases[1]) == 140
+        assert await verify_activity(databases[1]) == 140
         (batches,) = await databases[0].fetch("select count(*) as number from event_batches")
         assert isinstance(batches["number"], int)
         assert batches["number"] < 140  # some of them shared commits
@@ -137,7 +137,7 @@ async def test_an_event_that_cannot_be_written_fails_its_caller_and_the_next_one
             await activity.record(Event("tool.called"))
         await change(database, "alter table heads_away rename to event_heads")
         await activity.record(Event("tool.called"))
-        assert await verify(database) == 2
+        assert await verify_activity(database) == 2
     finally:
         await activity.close()
         await database.close()
@@ -257,36 +257,36 @@ TAMPERINGS = {
 async def test_a_tampered_activity_is_noticed(database: Database, tampering: str) -> None:
     for number in range(1, 6):
         await add(database, Event("tool.called", user_id="alice", details={"number": number}))
-    assert await verify(database) == 5
+    assert await verify_activity(database) == 5
     sql, where = TAMPERINGS[tampering]
     await change(database, sql, new="forged")
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == where
 
 
 @pytest.mark.requirement("V-09")
 async def test_events_exchanged_within_a_batch_are_noticed(database: Database) -> None:
     await add(database, Event("a"), Event("b"), Event("c"))
-    assert await verify(database) == 3
+    assert await verify_activity(database) == 3
     await change(database, "update events set kind = :kind where sequence = 1", kind="b")
     await change(database, "update events set kind = :kind where sequence = 2", kind="a")
     with pytest.raises(ChainBroken):
-        await verify(database)
+        await verify_activity(database)
 
 
 async def test_a_chain_longer_than_a_page_is_verified_whole(sqlite_store: Store) -> None:
     database = await sqlite_store.open()
     try:
-        assert await verify(database) == 0
+        assert await verify_activity(database) == 0
         async with database.transaction() as transaction:
             for _ in range(BATCH_PAGE + 5):
                 await append(transaction, Event("tool.called"), Event("tool.called"), now=7)
             await append(transaction, now=7)
-        assert await verify(database) == 2 * (BATCH_PAGE + 5)
+        assert await verify_activity(database) == 2 * (BATCH_PAGE + 5)
         await change(database, "update events set at = at + 1 where sequence = :s", s=2 * BATCH_PAGE + 3)
         with pytest.raises(ChainBroken):
-            await verify(database)
+            await verify_activity(database)
     finally:
         await database.close()
 
@@ -440,7 +440,7 @@ async def test_a_noted_event_is_durable_once_the_activity_has_settled(database: 
     activity.note(Event("tool.called", client_id="noted too"))
     await activity.settle()
     assert [event.client_id for event in await list_events(database)] == ["noted", "noted too"]
-    await verify(database)
+    await verify_activity(database)
 
 
 async def test_a_noted_event_goes_with_the_next_one_that_is_waited_for(database: Database, activity: Activity) -> None:
@@ -466,6 +466,6 @@ async def test_a_process_that_ends_with_nothing_to_write_leaves_the_chain_whole(
             await activity.record(Event("user.created", details={"number": number}))
             await activity.settle()
             await activity.close()
-            assert await verify(database) == number
+            assert await verify_activity(database) == number
         finally:
             await database.close()

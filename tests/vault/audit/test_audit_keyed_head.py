@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from tests.conftest import Store
+from tests.support.inspection import verify_activity
 from vault.audit import segments
-from vault.audit.audit import Activity, ChainBroken, append, head, restart_keyed_head, verify
+from vault.audit.audit import Activity, ChainBroken, append, head, restart_keyed_head
 from vault.audit.proof import EVENT_PAGE, load_start, prove
 from vault.keys.key_ring import KeyRing
 from vault.records import Event
@@ -80,13 +81,13 @@ async def forge(database: Database, *, after: int) -> None:
 
 @pytest.mark.requirement("V-09")
 async def test_events_written_with_the_key_are_proved_from_the_first_on(database: Database, key_ring: KeyRing) -> None:
-    assert await verify(database) == 0
+    assert await verify_activity(database) == 0
     await fill(database)
     report = await prove(database)
     assert (report.first, report.last, report.keyed_from) == (1, 5, 1)
     assert report.unkeyed == ()
     assert report.is_complete
-    assert await verify(database) == 5
+    assert await verify_activity(database) == 5
 
 
 @pytest.mark.requirement("V-09")
@@ -96,7 +97,7 @@ async def test_a_tail_that_was_cut_with_the_head_set_back_is_noticed(database: D
     await change(database, "delete from event_batches where height > 3")
     await forge(database, after=2)  # this sets the head back
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == 4
 
 
@@ -107,13 +108,13 @@ async def test_a_chain_cut_back_to_nothing_is_noticed(database: Database, key_ri
     await change(database, "delete from event_batches")
     await change(database, "update event_heads set height = 0, sequence = 0, hash = :start", start=bytes(32))
     with pytest.raises(ChainBroken):
-        await verify(database)
+        await verify_activity(database)
     await change(database, "update event_heads set keyed = null")
     with pytest.raises(ChainBroken):
-        await verify(database)
+        await verify_activity(database)
     await change(database, "delete from event_heads")
     with pytest.raises(ChainBroken):
-        await verify(database)
+        await verify_activity(database)
 
 
 @pytest.mark.requirement("V-09")
@@ -126,10 +127,10 @@ async def test_an_event_beyond_the_head_is_named(database: Database) -> None:
         kind="forged",
     )
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == 6
     await change(database, "delete from events where sequence = 6")
-    assert await verify(database) == 5
+    assert await verify_activity(database) == 5
 
 
 @pytest.mark.requirement("V-09")
@@ -143,7 +144,7 @@ async def test_a_batch_beyond_the_head_is_named(database: Database) -> None:
         hash=bytes(32),
     )
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == 6
 
 
@@ -156,11 +157,11 @@ async def test_an_event_appended_by_the_rules_but_without_the_key_is_named(
     await add(database, Event("grant.created", user_id="mallory"))
     database.event_key = key
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == 6
     await fill(database, 2)  # a later event with the key covers it but doesn't hide it
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == 6
     report = await prove(database)
     assert (report.unkeyed, report.unkeyed_count) == (((6, 6),), 1)
@@ -176,7 +177,7 @@ async def test_neighbors_without_the_key_are_named_as_one_span(database: Databas
     report = await prove(database)
     assert (report.unkeyed, report.unkeyed_count) == (((6, 8), (10, 11)), 5)
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == 6
 
 
@@ -196,7 +197,7 @@ async def test_a_batch_that_claims_to_begin_pages_later_is_named(database: Datab
     await fill(database, count)
     await change(database, "update event_batches set first_sequence = :first where height = 1", first=2 + EVENT_PAGE)
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == 1
 
 
@@ -207,7 +208,7 @@ async def test_an_event_appended_with_another_key_is_named(database: Database, k
     await add(database, Event("grant.created", user_id="mallory"))
     database.event_key = key
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == 6
 
 
@@ -240,10 +241,10 @@ async def test_a_rewritten_past_with_a_hash_chain_computed_anew_is_noticed(
             await transaction.execute(statement, {"new": "mallory"} if ":new" in statement else {})
     await forge(database, after=2)
     database.event_key, key = None, database.event_key
-    assert await verify(database) >= 4  # without the key, nobody would notice
+    assert await verify_activity(database) >= 4  # without the key, nobody would notice
     database.event_key = key
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == where
 
 
@@ -277,7 +278,7 @@ async def test_any_text_is_chained_as_it_is_stored(
     event = Event("kind", outcome="ok", user_id=text, client_id=text, details={"text": text, "zero": "\x00"})
     await add(database, event, event)
     await activity.record(event)
-    assert await verify(database) == 3
+    assert await verify_activity(database) == 3
     rows = await database.fetch("select user_id, details from events")
     assert {row["user_id"] for row in rows} == {text}
 
@@ -329,7 +330,7 @@ async def test_a_chain_cut_back_to_before_the_key_came_into_use_is_noticed(store
             )
             why = "it's missing" if height == 3 else "there were once 3 events"
             with pytest.raises(ChainBroken, match=why) as broken:
-                await verify(database)
+                await verify_activity(database)
             assert (broken.value.sequence, broken.value.after) == (height + 1, 0)
     finally:
         await database.close()
@@ -378,7 +379,7 @@ async def test_where_the_key_came_into_use_cannot_be_forgotten_to_have_it_begin_
                 " values (:tenant, :height, :sequence, :created_at)",
                 **{name: kept[name] for name in names},
             )
-            assert await verify(database) == 5
+            assert await verify_activity(database) == 5
     finally:
         await database.close()
 
@@ -398,7 +399,7 @@ async def test_this_host_notices_a_key_that_began_anew_where_every_trace_of_the_
         ):
             await change(database, statement)
         await store.open_keys(database)
-        assert await verify(database) == 4  # the database itself shows no trace
+        assert await verify_activity(database) == 4  # the database itself shows no trace
         found = await sightings.look(database, store.data)
         assert found is not None and found.is_rekeyed
         sightings.forget(store.data)
@@ -415,4 +416,4 @@ async def test_a_refused_transaction_appends_nothing(database: Database, key_rin
             raise KeyError("refused")
     assert await head(database) == before
     await fill(database, 1)
-    assert await verify(database) == 1
+    assert await verify_activity(database) == 1

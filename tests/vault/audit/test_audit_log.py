@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
+from tests.support.inspection import verify_activity
 from tests.vault.audit.test_audit_keyed_head import add, change, fill
 from vault.audit import log as logs
 from vault.audit import segments
-from vault.audit.audit import ChainBroken, append, list_events, verify
+from vault.audit.audit import ChainBroken, append, list_events
 from vault.audit.deliveries import end_turn, take_turn
 from vault.audit.log import Log, begin_log, check_consistent, check_note, extend, issue, load_logs, rotate_log_key
 from vault.audit.merkle import leaf_hash, root_of_inclusion
@@ -260,7 +261,7 @@ async def test_a_history_rewritten_with_the_key_doesnt_continue_the_signed_tree(
         await change(database, "delete from keys.event_starts")
         await store.open_keys(databases[1])  # with the key, as on the first day
         await many(databases[1], 8)
-        assert await verify(databases[1]) == 8
+        assert await verify_activity(databases[1]) == 8
         tree = await extend(databases[1], log)
         with pytest.raises(ChainBroken, match="differ from a signed checkpoint") as broken:
             await check_consistent(tree, signed.head)
@@ -288,7 +289,7 @@ async def test_a_tail_cut_with_the_head_set_back_is_shorter_than_the_signed_tree
         "update event_heads set height = :height, sequence = :sequence, hash = :hash, keyed = :keyed",
         **{name: head[name] for name in ("height", "sequence", "hash", "keyed")},  # pyright: ignore[reportArgumentType]
     )
-    assert await verify(database) == 3  # an older keyed head matches
+    assert await verify_activity(database) == 3  # an older keyed head matches
     with pytest.raises(ChainBroken) as broken:
         await extend(database, log)
     assert broken.value.sequence == 4

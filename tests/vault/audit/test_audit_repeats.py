@@ -8,9 +8,9 @@ import pytest
 
 import vault.audit.repeats
 from tests.conftest import Store
-from tests.support.inspection import note_repeats
+from tests.support.inspection import note_repeats, verify_activity
 from tests.support.rooms.vault_room import open_room
-from vault.audit.audit import Activity, list_events, verify
+from vault.audit.audit import Activity, list_events
 from vault.audit.repeats import RepeatedRefusals
 from vault.records import Event
 from vault.refusals import StorageUnavailable, VaultError
@@ -31,7 +31,7 @@ async def test_a_thousand_repeats_are_two_events(database: Database, activity: A
     assert first.user_id == last.user_id == "alice"
     assert last.details["repeats"] == 1000
     assert first.at <= int(str(last.details["first_at"])) <= int(str(last.details["last_at"])) <= last.at
-    assert await verify(database) == 2
+    assert await verify_activity(database) == 2
 
 
 async def test_refusals_that_no_one_waits_for_are_counted_too(database: Database, activity: Activity) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 import vault.audit.segments
 from tests.conftest import Store
+from tests.support.inspection import verify_activity
 from tests.vault.audit.test_audit_keyed_head import add, change, fill, forge
 from vault import envelope
 from vault.audit import proof
-from vault.audit.audit import ChainBroken, list_events, verify
+from vault.audit.audit import ChainBroken, list_events
 from vault.audit.proof import head, last_checkpoint, prove
 from vault.audit.segments import prune, seal
 from vault.keys.key_ring import KeyRing
@@ -50,7 +51,7 @@ async def test_segments_are_sealed_once_they_are_full_or_old(database: Database,
     await seal(database, now=database.now() + 3600)
     assert await rows(database, ends) == [3, 6, 7]
     assert await seal(database, now=database.now() + 3600) == 0
-    assert await verify(database) == 7
+    assert await verify_activity(database) == 7
 
 
 async def test_a_run_seals_up_to_its_limit_and_the_next_one_continues(database: Database, key_ring: KeyRing) -> None:
@@ -74,7 +75,7 @@ async def test_old_segments_are_pruned_and_the_rest_is_proved_from_their_checkpo
     pruned = [event for event in await list_events(database) if event.kind == "activity.pruned"]
     assert [(event.details["first"], event.details["last"]) for event in pruned] == [(1, 3), (4, 6)]
     assert await prune(database, retention_days=2, now=database.now()) == 0
-    assert await verify(database) == 20
+    assert await verify_activity(database) == 20
 
 
 async def test_events_without_the_key_still_count_after_they_were_pruned(database: Database, key_ring: KeyRing) -> None:
@@ -123,7 +124,7 @@ async def test_the_chain_goes_on_when_every_event_of_it_was_pruned(database: Dat
     assert await prune(database, retention_days=1, now=database.now() + 86401) == 3
     await change(database, "select 1")
     await fill(database, 3)
-    assert await verify(database) == 7
+    assert await verify_activity(database) == 7
 
 
 INSERT = "insert into events (tenant, sequence, at, kind, outcome, user_id, details)"
@@ -155,11 +156,11 @@ TAMPERINGS = {  # and the event that is named
 async def test_tampering_after_pruning_is_noticed(database: Database, key_ring: KeyRing, what: str) -> None:
     await days(database, count=3)
     await prune(database, retention_days=2, now=database.now())
-    assert await verify(database) == 20
+    assert await verify_activity(database) == 20
     statement, where = TAMPERINGS[what]
     await change(database, statement)
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == where
 
 
@@ -170,7 +171,7 @@ async def test_deleted_events_cannot_be_passed_off_as_pruned(database: Database,
     await change(database, "delete from event_batches where height <= 3")
     await change(database, "update event_checkpoints set pruned_at = 7 where first_height = 1")
     with pytest.raises(ChainBroken):
-        await verify(database)
+        await verify_activity(database)
 
 
 async def test_what_was_rewritten_without_the_key_differs_from_its_checkpoint_and_is_not_pruned(
@@ -183,7 +184,7 @@ async def test_what_was_rewritten_without_the_key_differs_from_its_checkpoint_an
     with pytest.raises(ChainBroken):
         await prune(database, retention_days=1, now=database.now() + DAY)
     with pytest.raises(ChainBroken, match="differ from their sealed record"):
-        await verify(database)
+        await verify_activity(database)
     assert await rows(database, "select count(*) from events") == [12]
 
 
@@ -226,7 +227,7 @@ async def test_a_checkpoint_spares_reading_what_it_sealed(database: Database, ke
     await change(database, "update events set user_id = kind where sequence = 2")  # before the range, so it isn't read
     assert (await prove(database, since=await last_checkpoint(database, key))).last == 14
     with pytest.raises(ChainBroken):
-        await verify(database)
+        await verify_activity(database)
 
 
 @pytest.mark.requirement("V-09")
@@ -236,7 +237,7 @@ async def test_a_chain_cut_behind_its_last_checkpoint_is_noticed(database: Datab
     await change(database, "delete from event_batches where height > 8")
     await forge(database, after=7)
     with pytest.raises(ChainBroken) as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == 9
     key = database.event_key
     assert key is not None
@@ -282,7 +283,7 @@ async def test_processes_that_seal_and_prune_at_once_do_it_once(store: Store) ->
                 *(add(one, Event("tool.called")) for one in databases for _ in range(5)),
             )
         assert sum(one for one in deleted if one is not None) == 12
-        assert await verify(databases[1]) == 12 + 15 + 4
+        assert await verify_activity(databases[1]) == 12 + 15 + 4
     finally:
         for one in databases:
             await one.close()
@@ -336,13 +337,13 @@ async def test_events_that_are_sealed_while_others_are_verified_are_no_fault(
 @pytest.mark.parametrize("content", ["{}", "[]", "not JSON", '{"keyed":null,"height":null}'])
 async def test_a_checkpoint_with_other_content_is_refused(database: Database, key_ring: KeyRing, content: str) -> None:
     await days(database, count=1)
-    assert await verify(database) == 6
+    assert await verify_activity(database) == 6
     key = database.event_key
     assert key is not None
     sealed = envelope.seal(content.encode(), key=key, key_id=proof._KEY_ID, context=proof._CONTEXT)
     await change(database, "update event_checkpoints set sealed = :sealed where first_height = 4", sealed=sealed)
     with pytest.raises(ChainBroken, match="a checkpoint wasn't made by this vault") as broken:
-        await verify(database)
+        await verify_activity(database)
     assert broken.value.sequence == 4
 
 
@@ -364,7 +365,7 @@ async def test_who_has_no_key_verifies_what_is_kept(database: Database, key_ring
     await days(database, count=3)
     await prune(database, retention_days=2, now=database.now())
     database.event_key = None
-    assert await verify(database) == 20
+    assert await verify_activity(database) == 20
     assert await seal(database, now=database.now()) == 0
     assert await prune(database, retention_days=1, now=database.now()) == 0
 

@@ -14,10 +14,10 @@ import pytest
 from server.administration.receipts import ReceiptRefused, verify
 from tests.chaos.world import ROOT
 from tests.conftest import Store
+from tests.support.inspection import verify_activity
 from tests.support.rooms.vault_room import SLACK_SCOPES, WAIT, Room, open_room
 from tests.support.seeded_grant import seed
 from vault import clients, connections, users
-from vault.audit import audit
 from vault.records import Connection
 from vault.refusals import CiphertextRejected
 from vault.spans import KEY_USES
@@ -236,7 +236,7 @@ async def test_receipts_go_when_they_are_old_and_settled(room: Room) -> None:
         await receipts.settle(transaction, open_one.id, by="ann", now=room.now)
     assert await retention.forget_receipts(room.database, before=room.now) == 1
     assert verify(dead.token, await receipts.public_keys(room.database))["result"] == "verified_dead"
-    await audit.verify(room.database)
+    await verify_activity(room.database)
 
 
 async def count_final(room: Room) -> int:

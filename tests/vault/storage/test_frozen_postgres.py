@@ -15,8 +15,9 @@ import pytest
 import vault.storage.postgres
 import vault.storage.postgres_owners
 from tests.conftest import SILENCE, Store
+from tests.support.inspection import verify_activity
 from tests.support.rooms.vault_room import open_room
-from vault.audit.audit import Activity, list_events, verify
+from vault.audit.audit import Activity, list_events
 from vault.records import Event
 from vault.refusals import StorageBusy
 from vault.storage.database import Database, integer
@@ -118,7 +119,7 @@ async def test_events_that_wait_behind_a_failed_commit_are_refused_with_it(postg
             async with asyncio.timeout(30):
                 await activity.record(Event("user.created"))
             assert len(await list_events(database)) >= 2
-            await verify(database)
+            await verify_activity(database)
         finally:
             await activity.close()
             await database.close()

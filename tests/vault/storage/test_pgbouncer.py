@@ -14,10 +14,11 @@ import pytest
 import vault.storage.postgres
 import vault.storage.postgres_owners
 from tests.conftest import SILENCE, Store
+from tests.support.inspection import verify_activity
 from tests.support.network.poolers import pgbouncer
 from tests.support.rooms.vault_room import open_room
 from tests.vault.storage.test_liveness import holder, until_dead
-from vault.audit.audit import Activity, append, verify
+from vault.audit.audit import Activity, append
 from vault.records import Event
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database, Transaction
@@ -59,7 +60,7 @@ async def test_exchanges_and_refreshes_work(pooled_store: Store) -> None:
         room.pass_time(3600)
         assert all(await asyncio.gather(*(room.exchange() for _ in range(50))))
         assert len(room.slack.sends) == 1
-        await verify(room.database)
+        await verify_activity(room.database)
 
 
 async def test_transactions_have_the_same_settings_as_without_a_pooler(
