@@ -25,7 +25,7 @@ from server.connecting.links import (
     known_provider,
     load_link,
 )
-from server.connecting.provider_authorization import Callback, ConsentRequest
+from server.connecting.provider_authorization import Callback, ConnectResult, ConsentRequest
 from server.connecting.provider_errors import no_refresh_token
 from server.errors import status_of
 from server.http import pages
@@ -143,7 +143,7 @@ async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
     trip = replace(trip, scopes=known_there or provider.scope.default)
     if provider.audience is not None:
         connected = await provider_authorization.consent_here(deployment, trip, user=visit.user, session=visit.session)
-        return pages.go(_done_path(connected.connection, client_id=trip.client_id, not_granted=connected.not_granted))
+        return await _finish_trip(visit, connected, trip.back)
     if not trip.is_by_hand and (
         connected := await provider_authorization.by_company(deployment, trip, user=visit.user)
     ):
@@ -289,8 +289,12 @@ async def callback(visit: Visit) -> Response:
             raise
         return pages.leave(visit.request, back.address(error="access_denied", error_description=refusal.description))
     back = await provider_authorization.return_of(visit.deployment, answer.state, user=visit.user)
+    return await _finish_trip(own, connected, back)
+
+
+async def _finish_trip(visit: OwnVisit, connected: ConnectResult, back: AppReturn | None) -> Response:
     return await finish(
-        own,
+        visit,
         connected.connection,
         back,
         client_id=connected.client_id,

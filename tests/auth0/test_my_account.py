@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+import providers
 from providers.simulator.person import consent
 from server.auth0.names import names_of, provider_of
 from server.connecting.app_returns import AppReturn, issue_code
@@ -21,6 +22,7 @@ from tests.support.rooms.portal_room import CHALLENGE, Room, accounts_of, query_
 from vault import apis, delegations, grants
 from vault.records import ClientKind
 
+EXAMPLES = Path(providers.__file__).parent / "examples" / "providers"
 CREATE, READ, DELETE = (f"{verb}:me:connected_accounts" for verb in ("create", "read", "delete"))
 
 
@@ -330,6 +332,34 @@ async def test_an_applications_own_api_gets_what_the_person_lets_the_application
         await issue_code(deployment, back, connection=account, client_id=owner.client.id, is_allowed=True)
         found = await delegations.get(database, client_id=back.services[0], **which)
         assert (found is None) is is_over
+
+
+async def test_an_application_gets_its_code_also_for_an_api_of_the_operators_own(tmp_path: Path) -> None:
+    """The person agrees on our own page, which leads back as a provider's does."""
+    folder = tmp_path / "data" / "providers"
+    folder.mkdir(parents=True)
+    (folder / "brokerage.toml").write_text((EXAMPLES / "brokerage.toml").read_text())
+    overrides = {"auth0": {"enabled": True}, "server": {"issuer_slash": True}}
+    async with (
+        running_room(tmp_path / "data", overrides=overrides) as own,
+        httpx2.AsyncClient(base_url=own.url, timeout=20, trust_env=False) as http,
+    ):
+        application = await Application.register(own, http)
+        await application.sign_in()
+        started = (await application.start(connection="brokerage")).json()
+        page = await application.person.open(f"{started['connect_uri']}?ticket={started['connect_params']['ticket']}")
+        answer = await application.person.submit(
+            page, {"account": "new", "level.asked": "read"}, form="/connect/", button=("decision", "allow")
+        )
+        back = query_of(answer.headers["location"])
+        assert back["state"] == "connect-state"
+        body = {
+            "auth_session": started["auth_session"],
+            "connect_code": back["connect_code"],
+            "redirect_uri": CALLBACK,
+        }
+        completed = await application.me("POST", "complete", json=body)
+        assert (completed.status_code, completed.json()["connection"]) == (201, "brokerage")
 
 
 @pytest.mark.parametrize("has_ended", [True, False])
