@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from server.runtime.version import VERSION
 from tests.journeys.test_telemetry import WRITE, call, scrape, value
 from tests.support.processes import free_port
 from tests.support.rooms.mcp_room import room
@@ -38,6 +39,8 @@ async def test_what_is_wrong_or_waits_is_on_the_page(tmp_path: Path) -> None:
                 "update connections set created_at = :begun, consented_ms = :ms, grant_expires_at = :end",
                 {"begun": now - 30 * 86_400, "ms": (now - 30 * 86_400) * 1000, "end": now + 2 * 86_400},
             )
+        async with deployment.database.transaction(patient=True):
+            pass
         for _ in range(SILENCES):
             deployment.vault.tasks.breakers.note_silence("slack", connection.id, now=now)
         deployment.failing_upkeep["outbox"] = "timeout"
@@ -55,3 +58,9 @@ async def test_what_is_wrong_or_waits_is_on_the_page(tmp_path: Path) -> None:
     assert now - 600 < value(found, "token_vault_activity_unsealed_seconds") <= now
     assert value(found, "token_vault_upkeep_failing") == 1
     assert value(found, "token_vault_policy_disagreements_total", decided="allow", would="forbid") == 1
+    timed = {
+        dict(labels)["operation"] for name, labels in found if name == "token_vault_storage_duration_seconds_count"
+    }
+    assert {"read", "transaction", "bulk"} <= timed  # an alert leaves out the last
+    assert value(found, "process_resident_memory_bytes") > 1_000_000  # a panel shows it
+    assert value(found, "target_info", service_name="token-vault", service_version=VERSION) == 1

@@ -42,6 +42,7 @@ from tests.support.processes import ROOT, Place, free_port
 from tests.support.rooms.mcp_room import Agent, Room, modern, modern_headers, room
 from tests.support.rooms.proxy_room import proxy_room
 from vault.storage.event_chain import ChainEntry
+from vault.upkeep.census import REFRESHES
 
 WRITE = frozenset({"chat:write"})
 RULES = ROOT / "docs" / "operate" / "monitoring" / "alerts.yml"
@@ -522,6 +523,15 @@ def test_repeats_count_in_an_events_own_counter_and_once_among_all_events() -> N
     assert refusals == ((("provider", "slack"), ("code", "connection_required")), Count(8))
     events = {dict(labels)["kind"]: one.times for labels, one in tally.counts["token_vault.events"].items()}
     assert events == {"exchange.refused": 2, "grant.revoked": 3}
+
+
+def test_refreshes_are_counted_by_what_became_of_them() -> None:
+    meters, tally = counting_meters()
+    for kind in REFRESHES:
+        outcome = "ok" if kind == "connection.refreshed" else "failed"
+        meters.count([ChainEntry(kind, outcome, None, None, None, "", {"provider": "slack"})])
+    counted = {tuple(value for _, value in labels) for labels in tally.counts["token_vault.refreshes"]}
+    assert counted == {("slack", "ok"), ("slack", "unanswered"), ("slack", "needs_reauth")}
 
 
 def test_the_proxys_calls_are_counted_by_the_code_of_their_refusal_or_failure() -> None:
