@@ -79,10 +79,17 @@ class Tally:
         return found
 
     def with_times(self, data: MetricsData, resource: Resource, scope: InstrumentationScope) -> MetricsData:
-        """The data, and the histograms."""
-        found = ScopeMetrics(scope, list(self._metrics()), "")
-        mine = ResourceMetrics(resource, [found], "")
-        return replace(data, resource_metrics=[*data.resource_metrics, mine])
+        """The data, with the histograms of this scope.
+
+        They must be with the scope's other metrics: of several entries for a resource, OTLP's encoder sends only the
+        last.
+        """
+        times = list(self._metrics())
+        first, *others = data.resource_metrics or [ResourceMetrics(resource, [], "")]
+        of_others = [one for one in first.scope_metrics if one.scope.name != scope.name]
+        counts = [metric for one in first.scope_metrics if one.scope.name == scope.name for metric in one.metrics]
+        merged = [ScopeMetrics(scope, [*counts, *times], ""), *of_others]
+        return replace(data, resource_metrics=[replace(first, scope_metrics=merged), *others])
 
     def _metrics(self) -> Iterable[Metric]:
         now = time.time_ns()
