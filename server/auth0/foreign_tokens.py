@@ -19,7 +19,6 @@ from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, ExchangeAnswer, TokenRequest
 from server.signatures import jose
 from vault import grants
-from vault.records import Event, format_scope
 from vault.refusals import GrantEnded
 
 _OURS: Final = frozenset({ACCESS_TOKEN, REFRESH_TOKEN})
@@ -79,10 +78,8 @@ async def _token_for(
         key_thumbprint=asked.key_thumbprint,
         expires_at=subject.expires_at,
     )
-    details = {"resource": audience, "scopes": format_scope(scopes), "actors": list(principal.actors)}
-    await deployment.activity.record(
-        Event("token.issued", user_id=subject.user_id, client_id=client.id, details=details)
-    )
+    event = exchange.own_token_event(principal, subject, value, scopes=scopes, resource=audience)
+    await deployment.activity.record(event)
     return ExchangeAnswer(
         value, scopes=scopes, expires_in=lifetime, token_type="DPoP" if asked.key_thumbprint else "Bearer"
     )

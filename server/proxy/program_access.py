@@ -31,7 +31,7 @@ from server.proxy.wire import ProxyRefused, query_pairs
 from vault import delegations, handles, shared_connections
 from vault.audit import audit
 from vault.connections import names_account
-from vault.exchange.exchange import ExchangeRequest, exchange
+from vault.exchange.exchange import ExchangeRequest, exchange, thumbprint
 from vault.records import Connection, ConnectionState, Event, Principal, format_scope
 from vault.refusals import VaultError
 from vault.scopes import expand
@@ -157,19 +157,6 @@ class ProgramAccess:
 
     async def _issue(self, chosen: AccountChoice, now: int) -> tuple[str, int]:
         lifetime = min(_LIFETIME, self._deployment.settings.exchange.handle_lifetime)
-        event = Event(
-            "handle.issued",
-            user_id=self._principal.user_id,
-            client_id=self._principal.client_id,
-            connection_id=chosen.connection_id,
-            details={
-                "provider": chosen.address.provider,
-                "scopes": format_scope(chosen.scopes),
-                "purpose": self._purpose,
-                "grant": self._principal.grant_id,
-                "expires_in": lifetime,
-            },
-        )
         async with self._deployment.transaction() as transaction:
             value = await handles.issue(
                 transaction,
@@ -180,6 +167,20 @@ class ProgramAccess:
                 key_thumbprint=None,
                 expires_at=now + lifetime,
                 now=now,
+            )
+            event = Event(
+                "handle.issued",
+                user_id=self._principal.user_id,
+                client_id=self._principal.client_id,
+                connection_id=chosen.connection_id,
+                details={
+                    "provider": chosen.address.provider,
+                    "scopes": format_scope(chosen.scopes),
+                    "purpose": self._purpose,
+                    "grant": self._principal.grant_id,
+                    "expires_in": lifetime,
+                    "token_thumbprint": thumbprint(value),
+                },
             )
             await audit.append(transaction, event, now=now)
         return value, lifetime

@@ -13,10 +13,11 @@ from joserfc.jwk import OKPKey
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.auth0.application import Application
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
-from tests.support.inspection import until_waiting
+from tests.support.inspection import read_events, until_waiting
 from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from tests.support.rooms.portal_room import Room, running_room
 from vault import apis, grants, users
+from vault.exchange.exchange import thumbprint
 
 API, AUDIENCE = "https://api.example/vault", "api://vault"
 READ = "read:me:connected_accounts"
@@ -111,7 +112,10 @@ async def test_a_foreign_token_gets_one_for_an_api_and_one_for_the_accounts(one:
     assert set(str(claims_of(token)["scope"]).split()) == {READ, "openid"}
     listed = await one.application.me("GET", "accounts", token=token)
     assert (listed.status_code, listed.json()) == (200, {"accounts": []})
-    assert "token.issued" in await one.application.room.kinds(one.application.user)
+    issued = [event for event in await read_events(one.application.room.deployment) if event.kind == "token.issued"]
+    thumbprints = [event.details["token_thumbprint"] for event in issued[-2:]]
+    assert thumbprints == [thumbprint(found["access_token"]), thumbprint(token)]
+    assert {event.details["issuer"] for event in issued[-2:]} == {"company"}
 
 
 @pytest.mark.parametrize(

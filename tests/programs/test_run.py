@@ -238,5 +238,6 @@ async def test_handles_end_with_the_program(room: ProgramRoom) -> None:
     await room.run("curl", "-sS", "--max-time", "60", USER)
     (event, *_) = await room.events("handle.issued")
     assert event.details["scopes"] == "metadata:read"  # only the rule's scope, not everything that the agent may do
+    assert len(str(event.details["token_thumbprint"])) == 43  # SHA-256 of the handle
     rows = await room.vault.deployment.database.fetch("select count(*) as n from handles", {})
     assert rows[0]["n"] == 0

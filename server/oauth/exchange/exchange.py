@@ -156,11 +156,29 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
         expires_at=subject.expires_at,
         parent=subject.token_id,
     )
-    details = {"resource": target.resource, "scopes": format_scope(wanted), "actors": list(principal.actors)}
-    await deployment.activity.record(
-        Event("token.issued", user_id=principal.user_id, client_id=principal.client_id, details=details)
-    )
+    event = own_token_event(principal, subject, token, scopes=wanted, resource=target.resource)
+    await deployment.activity.record(event)
     return ExchangeAnswer(token, scopes=wanted, expires_in=lifetime, token_type=_token_type(asked))
+
+
+def own_token_event(
+    principal: Principal, subject: Subject, token: str, *, scopes: frozenset[str], resource: str
+) -> Event:
+    """The event of a token of ours that an exchange issued."""
+    return Event(
+        "token.issued",
+        user_id=principal.user_id,
+        client_id=principal.client_id,
+        details={
+            "resource": resource,
+            "scopes": format_scope(scopes),
+            "grant": principal.grant_id,
+            "actors": list(principal.actors),
+            "subject": subject.kind,
+            "token_thumbprint": thumbprint(token),
+            **subject.details,
+        },
+    )
 
 
 def _too_wide(missing: frozenset[str], who: str) -> OAuthError:
@@ -427,7 +445,15 @@ async def _handle(
             expires_at=asked.now + lifetime,
             now=asked.now,
         )
-        event = _event("handle.issued", made, target, token, narrowing=token.narrowing.value, expires_in=lifetime)
+        event = _event(
+            "handle.issued",
+            made,
+            target,
+            token,
+            narrowing=token.narrowing.value,
+            expires_in=lifetime,
+            token_thumbprint=thumbprint(value),
+        )
         await audit.append(transaction, event, now=asked.now)
     return ExchangeAnswer(
         value,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from joserfc.jwk import ECKey
 
+from tests.support.inspection import get_grant
 from tests.support.rooms.exchange_room import ACCESS, API, JWT, REFRESH, ExchangeRoom, refusal_code
 from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from vault import grants
+from vault.exchange.exchange import thumbprint
 
 KEY = ECKey.generate_key("P-256", parameters={"kid": "actor"})
 
@@ -34,6 +36,12 @@ async def test_an_api_gets_a_token_for_another_api_that_says_who_acts(place: Exc
         assert claims["scope"] == content["scope"] == "invoices.read"
         assert claims["exp"] <= claims_of(received.token)["exp"]
         assert not claims.keys() & {"amr", "auth_time"}, "no API signed in"
+        issued = [one for one in await place.events("token.issued") if one.client_id == front.client.id][-1]
+        assert issued.details["token_thumbprint"] == thumbprint(content["access_token"])
+        assert issued.details["actors"] == [front.client.id, spa.client.id]
+        grant = await get_grant(place.deployment.database, str(issued.details["grant"]))
+        assert grant is not None
+        assert (grant.client_id, issued.details["subject"]) == (front.client.id, "access_token")
     (derived,) = [one for one in await place.events("grant.derived") if one.client_id == front.client.id]
     assert (derived.details["resource"], set(str(claims_of(received.token)["scope"]).split())) == (
         API,

@@ -13,6 +13,7 @@ from tests.support.doubles.stopped_clock import stopped_clock
 from tests.support.rooms.exchange_room import JWT, READONLY, Caller, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import SLACK, Agent
 from vault import clients, connections, grants, handles, replay, users
+from vault.exchange.exchange import thumbprint
 from vault.records import ClientKind, Connection, User
 
 KEY = ECKey.generate_key("P-256", parameters={"kid": "worker"})
@@ -52,6 +53,7 @@ async def test_a_worker_acts_for_the_person_it_names_and_its_reason_is_in_the_ac
     assert answer.json()["expires_in"] == 300
     (event,) = [one for one in await place.events("handle.issued") if one.client_id == caller.client.id]
     assert event.details["reason"] == "nightly report"
+    assert event.details["token_thumbprint"] == thumbprint(answer.json()["access_token"])
     assert event.user_id == user.id
     wider = place.worker_token(caller, user, key=KEY, reason="wants too much")
     assert (
