@@ -11,7 +11,7 @@ from tests.conftest import Store
 from tests.support.doubles.upstream_double import LOST_ANSWER
 from tests.support.rooms.vault_room import Room, connection_status, open_room, second_process
 from vault.records import Connection
-from vault.refresh import leases
+from vault.refresh import leases, takeover
 from vault.refresh.rotation import refresh
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable
 from vault.storage import postgres_owners
@@ -54,6 +54,21 @@ async def test_a_process_that_other_hosts_cannot_see_is_dead_when_its_lease_is_o
         room.pass_time(61)
         assert await room.exchange()
         assert len(room.slack.sends) == 1
+
+
+async def test_free_locks_of_another_hosts_process_end_no_claim_early_and_settle_no_send(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken connection to the database frees them, too, while the process may still get its answer."""
+    monkeypatch.setattr(postgres_owners, "SETTLE", 0.0)
+    async with open_room(postgres_store) as room:
+        connection = await left_behind(room, "of another host")
+        assert await room.database.is_dead("of another host")
+        assert not await takeover.is_free(room.vault, await room.row(connection), now=room.now)
+        await takeover.settle_gone(room.vault)
+        assert await leases.unsettled_owners(room.database) == ("of another host",)
+        room.pass_time(61)
+        assert await takeover.is_free(room.vault, await room.row(connection), now=room.now)
 
 
 @pytest.mark.parametrize("rotation", [RotationMode.STRICT, RotationMode.REVOKES])
