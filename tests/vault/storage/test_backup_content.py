@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rooms.vault_room import Room
+import vault.storage.postgres
+from tests.conftest import KeySettings, Store
+from tests.support.rooms.vault_room import Room, open_room
 from vault.audit.proof import head, prove
 from vault.backup import backups
 from vault.backup.backups import Backup, Header
 from vault.keys.sealed_file import CHUNK, MAGIC, BackupRefused, SealedWriter, read_content, read_header
+from vault.keys.sources import key_source
 from vault.refusals import KeyUnavailable
 from vault.storage.database import Database, Value, schema_files
 from vault.storage.snapshots import snapshot, tables
@@ -217,6 +220,29 @@ async def test_a_file_system_without_hard_links_gets_whole_backups_that_replace_
     assert (await Backup.open(tmp_path / "b", room.vault.keys.held.source)).header == made.header
     assert (tmp_path / "taken").read_text() == "another"
     assert [one.name for one in tmp_path.iterdir() if "partial" in one.name] == []
+
+
+SLOW = """
+    create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.8); return new; end $$;
+    create trigger slow before insert on users for each statement execute function slow()
+"""
+
+
+async def test_a_statement_of_a_restore_may_take_longer_than_one_of_a_call(
+    postgres_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.postgres, "STATEMENT_TIMEOUT", 0.5)
+    async with open_room(postgres_store) as room:
+        await room.connect()
+        async with snapshot(room.store.url, data=room.store.data) as seen:
+            await backups.write_backup(tmp_path / "b", seen, ring=room.vault.keys, with_keys=False, now=room.now)
+        async with room.database.transaction() as transaction:
+            for statement in SLOW.split(";\n"):
+                await transaction.execute(statement, {})
+        source = key_source(KeySettings(), data=room.store.data)
+        backup = await Backup.open(tmp_path / "b", source)
+        judged = await backups.restore(backup, room.database, source=source, policies={}, force=True)
+        assert len(judged) == 1
 
 
 @pytest.mark.parametrize("is_keyed", [True, False])
