@@ -357,26 +357,25 @@ async def set_groups(
         {"tenant": TENANT, "user_id": user_id, "source": source},
     )
     there = {text(row, "name_key"): row for row in rows}
-    for key, row in there.items():
-        if key not in wanted:
-            await remove_member(transaction, text(row, "id"), user_id, source=source)
-    joined: list[str] = []
-    for key, name in sorted(wanted.items()):  # concurrent sign-ins lock their groups in the same order
+    joined, left = list[str](), list[str]()
+    # Concurrent sign-ins go through their groups in the same order: whoever deletes a group waits for its members.
+    for key in sorted(wanted.keys() | there.keys()):
         known = there.get(key)
+        if known is not None and key not in wanted:
+            await remove_member(transaction, text(known, "id"), user_id, source=source)
+            left.append(text(known, "name"))
+            continue
         end = None if known is None else integer_or_none(known, "expires_at")
         if known is not None and (end is None or end > now):
             renewed = {"group_id": text(known, "id"), "user_id": user_id, "source": source, "expires_at": expires_at}
             if await transaction.execute(_RENEW, {"tenant": TENANT, **renewed}):
                 continue
-            del there[key]  # someone deleted the group in the meantime
-        group = await _held_group(transaction, name, now=now)
+            known = None  # someone deleted the group in the meantime
+        group = await _held_group(transaction, wanted[key], now=now)
         await add_member(transaction, group, user_id, source=source, now=now, expires_at=expires_at)
-        if key not in there:
-            joined.append(name)
-    return (
-        tuple(joined),
-        tuple(text(row, "name") for key, row in sorted(there.items()) if key not in wanted),
-    )
+        if known is None:
+            joined.append(wanted[key])
+    return tuple(joined), tuple(left)
 
 
 async def forget_person(transaction: Transaction, user_id: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 
 import pytest
@@ -222,6 +222,36 @@ async def test_a_group_that_is_deleted_while_a_sign_in_renews_a_membership_is_ma
     assert await groups.names_of_person(database, user.id, now=NOW + 59 * DAY) == {"legal", "research", "sales"}
     assert (await groups.get_group(database, sales.id) is None) is is_deleted
     assert len(await database.fetch("select group_id from memberships")) == 3  # each is of a group
+
+
+async def test_sign_ins_and_the_end_of_a_group_lock_nothing_up(database: Database) -> None:
+    user, is_postgres = await make_user(database), type(database).__name__ == "PostgresDatabase"
+    async with database.transaction() as transaction:
+        first = await groups.create_group(transaction, "Legal", now=NOW)
+        await bring(transaction, user, "Sales")
+        last = await groups.find_group(transaction, "Sales")
+        assert last is not None
+
+    async def sign_in() -> None:  # leaves the last group, and waits for the first one
+        async with database.transaction() as transaction:
+            await bring(transaction, user, "Legal")
+
+    async def delete() -> None:  # waits for those who are leaving
+        async with database.transaction() as transaction:
+            await groups.hold_group(transaction, last.id)
+            await groups.delete_group(transaction, last.id)
+
+    async with database.transaction() as other:  # another sign-in, which takes the first group and then the last
+        await groups.hold_group(other, first.id)
+        coming = asyncio.create_task(sign_in())
+        await until_waiting(other, coming, is_postgres=is_postgres)
+        deleting = asyncio.create_task(delete())
+        await asyncio.wait({deleting}, timeout=1 if is_postgres else 0.1)
+        with suppress(TransitionRefused):  # it is deleted
+            await groups.hold_group(other, last.id)
+    await asyncio.gather(coming, deleting)
+    assert await groups.names_of_person(database, user.id, now=NOW) == {"legal"}
+    assert await groups.find_group(database, "Sales") is None
 
 
 async def test_two_first_sign_ins_of_a_group_make_it_once(database: Database) -> None:
