@@ -144,3 +144,20 @@ def test_a_token_that_another_thread_drops_meanwhile_is_a_miss(monkeypatch: pyte
     assert kept.find(request) is token  # the twin
     interrupts.append(True)
     assert kept.find(request) in {token, None}
+
+
+@pytest.mark.parametrize(("left", "is_found"), [(29, False), (60, True), (None, False)])
+def test_a_token_is_kept_until_shortly_before_its_end(left: int | None, *, is_found: bool) -> None:
+    kept, request = KeptTokens(), request_of("slack", (), subject="s")
+    kept.keep(request, UpstreamToken("t", frozenset(), None if left is None else time.time() + left))
+    assert (kept.find(request) is not None) is is_found
+
+
+def test_of_many_tokens_the_least_recently_used_is_dropped() -> None:
+    kept, token = KeptTokens(), UpstreamToken("t", frozenset(), time.time() + 3600)
+    requests = [request_of("slack", (), subject=str(number)) for number in range(1001)]
+    for one in requests[:1000]:
+        kept.keep(one, token)
+    assert kept.find(requests[0]) is token  # used again
+    kept.keep(requests[1000], token)
+    assert [kept.find(requests[at]) for at in (0, 1, 2, 1000)] == [token, None, token, token]

@@ -185,3 +185,37 @@ async def test_users_of_a_program_get_nothing_that_is_not_theirs(
     assert said["person"] == "channels:history"  # the twin
     assert said["path"] == '".." isn\'t an ID'
     assert (said["fresh"], said["again"]) == (400, 400)
+
+
+_KEPT = """import { createServer } from "node:http";
+const { Vault } = await import(`${JSON.parse(process.env.PLACE).dist}/index.js`);
+const asked = {};
+const server = createServer((request, response) => {
+  let body = "";
+  request.on("data", (piece) => (body += piece)).on("end", () => {
+    const audience = new URLSearchParams(body).get("audience");
+    asked[audience] = (asked[audience] ?? 0) + 1;
+    const lifetime = { short: 25, endless: undefined }[audience] ?? 900;
+    const content = { access_token: "x", expires_in: audience === "endless" ? undefined : lifetime };
+    response.setHeader("content-type", "application/json").end(JSON.stringify(content));
+  });
+});
+await new Promise((done) => server.listen(0, "127.0.0.1", done));
+const vault = new Vault(`http://127.0.0.1:${server.address().port}`, { clientId: "c" });
+const get = (audience) => vault.token(audience, { subject: "s" });
+for (const audience of ["short", "endless", "long", "short", "endless", "long"]) await get(audience);
+for (let number = 0; number < 997; number += 1) await get(`other-${number}`);
+await get("long");
+const kept = asked.long;
+await get("one-more");
+await get("short");
+await get("long");
+console.log(JSON.stringify({ short: asked.short, endless: asked.endless, kept, dropped: asked.long }));
+process.exit();
+"""
+
+
+async def test_tokens_are_kept_until_shortly_before_they_end_and_not_without_bound(dist: Path, tmp_path: Path) -> None:
+    (program := tmp_path / "kept.mjs").write_text(_KEPT, encoding="utf-8")
+    said = json.loads(await run_node(tmp_path, str(program), PLACE=json.dumps({"dist": str(dist)})))
+    assert said == {"short": 3, "endless": 2, "kept": 1, "dropped": 2}
