@@ -126,7 +126,9 @@ const thief = createServer((request, response) => {
   });
 });
 const away = await listen(thief);
+const paths = [];
 const moved = createServer((request, response) => {
+  paths.push(request.url);
   response.writeHead(307, { location: `http://127.0.0.1:${away}/` }).end();
 });
 const elsewhere = `http://127.0.0.1:${await listen(moved)}`;
@@ -142,6 +144,8 @@ const said = {
   nobody: await told(() => actingFor(place.subject, () => vault.token("slack", { ...options, subject: "" }))),
   person: await actingFor(place.subject, async () => (await vault.token("slack", options)).scopes.join()),
   path: await told(() => admin.removeGroupMember("g", "..")),
+  longer: await told(() => admin.removeGroupMember("g", "x/../..?")),
+  paths,
 };
 await fetch(place.ending);
 said.fresh = await told(() => vault.token("slack", { ...options, subject: place.subject, fresh: true }));
@@ -184,6 +188,7 @@ async def test_users_of_a_program_get_nothing_that_is_not_theirs(
     assert said["nobody"].startswith("whose token?")
     assert said["person"] == "channels:history"  # the twin
     assert said["path"] == '".." isn\'t an ID'
+    assert said["paths"][-1] == "/admin/v1/groups/g/people/x%2F..%2F..%3F"
     assert (said["fresh"], said["again"]) == (400, 400)
 
 
