@@ -1,9 +1,8 @@
 """Export of the metrics: to an OTLP collector, and on a page for Prometheus with a separate listener.
 
 Everything except the address is set in OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_HEADERS`,
-`OTEL_SERVICE_NAME`,
-`OTEL_TRACES_SAMPLER`, ...); the SDK reads them. Without a sampler there, one trace in fifty is recorded, plus all those
-that the caller records.
+`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, ...); the SDK reads them. Without a sampler there, one trace in fifty is
+recorded, plus all those that the caller records.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -52,7 +51,8 @@ class Telemetry:
 
     def __init__(self, settings: TelemetrySettings) -> None:
         self._settings = settings
-        resource = Resource.create({"service.name": "token-vault", "service.version": VERSION})
+        named = OTELResourceDetector().detect().attributes  # the SDK would prefer ours to those of the environment
+        resource = Resource.create({"service.name": "token-vault", "service.version": VERSION, **named})
         self._tally = Tally(TIMES)
         self.registry = CollectorRegistry()
         readers: list[MetricReader] = []

@@ -1,14 +1,19 @@
-"""What operators are alerted by has its value on the page for Prometheus."""
+"""What operators are alerted by has its value on the page for Prometheus, and a collector gets the right names."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from server.app import open_deployment
 from server.runtime.version import VERSION
-from tests.journeys.test_telemetry import WRITE, call, scrape, value
+from server.settings import load_settings
+from tests.journeys.test_telemetry import WRITE, call, collector, scrape, value
 from tests.support.processes import free_port
 from tests.support.rooms.mcp_room import room
+from vault import spans
 from vault.refresh.breakers import SILENCES
 
 
@@ -64,3 +69,31 @@ async def test_what_is_wrong_or_waits_is_on_the_page(tmp_path: Path) -> None:
     assert {"read", "transaction", "bulk"} <= timed  # an alert leaves out the last
     assert value(found, "process_resident_memory_bytes") > 1_000_000  # a panel shows it
     assert value(found, "target_info", service_name="token-vault", service_version=VERSION) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "service", "key"),
+    [
+        ({}, "token-vault", None),
+        ({"OTEL_SERVICE_NAME": "vault-eu", "OTEL_EXPORTER_OTLP_HEADERS": "api-key=1"}, "vault-eu", "1"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=vault-us"}, "vault-us", None),
+    ],
+)
+async def test_the_collector_gets_the_names_and_headers_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], service: str, key: str | None
+) -> None:
+    for name, one in {"OTEL_TRACES_SAMPLER": "always_on", **variables}.items():
+        monkeypatch.setenv(name, one)
+    async with collector() as received:
+        settings = load_settings(overrides={"telemetry": {"otlp_endpoint": received.url}})
+        async with open_deployment(settings, data=tmp_path, is_measured=True) as deployment:
+            assert deployment.telemetry is not None
+            async with deployment.telemetry.run(deployment):
+                with spans.span("exchange", provider="slack"):
+                    pass
+    resources = [one.resource for sent in received.metrics for one in sent.resource_metrics]
+    resources += [one.resource for sent in received.traces for one in sent.resource_spans]
+    assert (len(received.metrics), len(received.traces)) == (1, 1)
+    told = [{one.key: one.value.string_value for one in resource.attributes} for resource in resources]
+    assert {(one["service.name"], one["service.version"]) for one in told} == {(service, VERSION)}
+    assert {one.get("api-key") for one in received.headers} == {key}

@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -68,6 +69,7 @@ class Collector:
 
     url: str
     bodies: list[bytes] = field(default_factory=list[bytes])
+    headers: list[Headers] = field(default_factory=list[Headers])
     traces: list[ExportTraceServiceRequest] = field(default_factory=list[ExportTraceServiceRequest])
     metrics: list[ExportMetricsServiceRequest] = field(default_factory=list[ExportMetricsServiceRequest])
 
@@ -90,6 +92,7 @@ async def collector() -> AsyncGenerator[Collector]:
 
     def receive(kind: Callable[[], object], kept: list[object]) -> Callable[[Request], object]:
         async def endpoint(request: Request) -> Response:
+            made.headers.append(request.headers)
             body = await request.body()
             if request.headers.get("content-encoding") == "gzip":
                 import gzip
