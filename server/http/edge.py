@@ -81,8 +81,9 @@ class Edge:
             if (preflight := guards.preflight(scope, headers, origin)) is not None:
                 return preflight
             channels.send = with_headers(channels.send, cors.answer_headers(origin.decode("latin-1")))
-        if b"transfer-encoding" in headers:  # the server enforces a Content-Length by itself
-            channels.add(BoundedBody(channels.receive, channels.send, limit=self._rules.limit_of(path)))
+        limit = self._rules.limit_of(path)
+        if limit is not None and b"transfer-encoding" in headers:  # the server enforces a Content-Length by itself
+            channels.add(BoundedBody(channels.receive, channels.send, limit=limit))
         return self.proxy if path.startswith(PROXY) else self._direct.get(path, self._framework)
 
 

@@ -8,8 +8,6 @@ caller is identified later.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,13 +18,12 @@ from starlette.types import Message, Receive, Scope, Send
 from server.errors import status_of
 from server.http import cors
 from server.http.answers import WholeAnswer, is_start, text_answer
+from server.http.bodies import drain
 from server.http.cors import is_cross_origin_path
 from server.settings import LOOPBACK_HOSTS, Settings
 
 PROXY: Final = ("/proxy/", "/upload/")
 BODY_LIMIT: Final = 4 * 1024 * 1024  # bytes
-_DRAIN_LIMIT: Final = 64 * 1024 * 1024  # bytes to discard after a chunked body passed the limit
-_DRAIN_TIMEOUT: Final = 2.0  # seconds
 # Our own pages send no referrer and post forms with `Origin: null`. These paths have no forms, so they refuse null.
 _FORMLESS: Final = ("/mcp", "/sse", "/messages")
 # Kubernetes and many load balancers probe by address and can't send another Host. The answer is the same for everyone.
@@ -42,7 +39,6 @@ class GuardRules:
     origins: frozenset[str]
     any_loopback_port: bool
     body_limit: int = BODY_LIMIT
-    proxied_limit: int = BODY_LIMIT  # for the proxy, since providers' APIs accept files
 
     @classmethod
     def from_settings(cls, settings: Settings) -> GuardRules:
@@ -52,12 +48,11 @@ class GuardRules:
             hosts=frozenset(_with_default_port((public.netloc, *settings.server.allowed_hosts), public.scheme)),
             origins=frozenset({settings.public_url.lower(), *(o.lower() for o in settings.server.allowed_origins)}),
             any_loopback_port=settings.is_loopback,
-            proxied_limit=settings.proxy.body_limit,
         )
 
-    def limit_of(self, path: str) -> int:
-        """The maximum length of a body, in bytes."""
-        return self.proxied_limit if path.startswith(PROXY) else self.body_limit
+    def limit_of(self, path: str) -> int | None:
+        """The maximum length of a body, in bytes; None for the proxy, which refuses in its callers' own formats."""
+        return None if path.startswith(PROXY) else self.body_limit
 
     def allows_host(self, host: str) -> bool:
         """Whether the Host header is one of ours."""
@@ -114,7 +109,7 @@ def refusal(path: str, headers: HeaderValues, rules: GuardRules) -> WholeAnswer 
     if not (_has_known_host(headers, rules) or (path == _PROBE and not rules.any_loopback_port)):
         return _refuse("unknown_host", "this server doesn't accept that Host header: see server.allowed_hosts")
     limit = rules.limit_of(path)
-    return _too_large(limit) if _announces_too_much(headers, limit) else None
+    return _too_large(limit) if limit is not None and _announces_too_much(headers, limit) else None
 
 
 def allowed_origin(path: str, headers: HeaderValues) -> bytes | None:
@@ -190,7 +185,8 @@ class BoundedBody:
             self._left -= len(message.get("body", b""))
             if self._left < 0:
                 self._is_over = True
-                await self._drain(message)
+                if message.get("more_body", False):
+                    await drain(self._receive)
                 await self.finish()
                 return {"type": "http.disconnect"}
         return message
@@ -200,15 +196,6 @@ class BoundedBody:
             return
         self._is_started = self._is_started or is_start(message)
         await self._send(message)
-
-    async def _drain(self, message: Message) -> None:
-        """Read and discard more of the body: closing while the client still writes would reset the answer, too."""
-        left = _DRAIN_LIMIT
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_TIMEOUT):
-                while left > 0 and message["type"] == "http.request" and message.get("more_body", False):
-                    message = await self._receive()
-                    left -= len(message.get("body", b""))
 
     async def finish(self) -> None:
         """Send 413 if the limit was exceeded and no answer has started."""

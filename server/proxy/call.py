@@ -39,6 +39,7 @@ class ProxyRequest:
     is_answering: bool = False
     status: int = 0
     sent: int = 0  # bytes of the request's body
+    is_over: bool = False  # the body exceeds proxy.body_limit, so the rest isn't wanted
     received: int = 0  # of the answer's
     members: MemberMask | None = None  # what masks members of the answer
     download: Download | None = None  # where the answer redirected to

@@ -29,7 +29,7 @@ from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment
 from server.http import cors
 from server.http.answers import SANDBOXED
-from server.http.bodies import next_piece
+from server.http.bodies import drain, next_piece
 from server.oauth import dpop
 from server.oauth.rules import OAuthError
 from server.proxy import refusals
@@ -43,6 +43,7 @@ from server.proxy.wire import (
     ProxyRefused,
     Target,
     aim,
+    announces_more,
     is_form,
     is_json,
     merge,
@@ -182,6 +183,9 @@ class Proxy:
         if provider.credential is not None and not provider.registration.is_on:
             raise ProxyRefused("upstream_unavailable", f"{provider.title} is turned off at this vault.")
         incoming.target = target = aimed
+        if announces_more(incoming.headers, self._settings.body_limit):
+            incoming.is_over = True
+            raise refusals.too_much(self._settings.body_limit, is_read=False)
         call = await self._judge(incoming, handle, provider, target)
         if wait := self._deployment.proxy_calls.spend(
             handle.principal.user_id, handle.principal.client_id, now=time.monotonic()
@@ -376,7 +380,8 @@ class Proxy:
             raise
         incoming.sent += len(part)
         if incoming.sent > limit:
-            incoming.broken = refusals.too_much(limit, is_read=is_kept)
+            incoming.is_over = more and limit == self._settings.body_limit
+            incoming.broken = refusals.too_much(limit, is_read=is_kept and limit < self._settings.body_limit)
             raise incoming.broken
         if is_kept and incoming.sent > LARGE and incoming.large_of is None and incoming.handle is not None:
             principal = incoming.handle.principal
@@ -521,8 +526,12 @@ class Proxy:
     async def _refuse(self, incoming: ProxyRequest, refused: ProxyRefused) -> None:
         incoming.status = refused.status
         provider = None if incoming.handle is None else self._deployment.catalog.get(incoming.handle.provider)
-        accept = incoming.fields.get("accept", "")
-        await refusals.send(incoming.send, refused, provider, accept=accept, headers=incoming.cors)
+        accept, headers = incoming.fields.get("accept", ""), incoming.cors
+        if incoming.is_over:
+            headers = [*headers, (b"connection", b"close")]
+            if "expect" not in incoming.fields:  # otherwise the client may be waiting to be asked for the body
+                await drain(incoming.receive)
+        await refusals.send(incoming.send, refused, provider, accept=accept, headers=headers)
 
     def _record(self, incoming: ProxyRequest, code: str | None) -> None:
         """Record one event per call with a known handle, with the rule's template but never a path, a query, or a

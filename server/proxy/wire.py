@@ -14,6 +14,8 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl
 
+from starlette.datastructures import Headers
+
 from providers.api.masking import Replacer
 from providers.api.rules import changes_method, header_changes_method, is_credential, is_credential_in_query
 from providers.credentials.aws import header_passes
@@ -34,6 +36,7 @@ _TARGET_LIMIT: Final = 8192
 _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
 _FORM: Final = "application/x-www-form-urlencoded"
 _JSON: Final = frozenset({"application/json", "application/x-amz-json-1.0", "application/x-amz-json-1.1"})
+_LENGTH: Final = re.compile(r"[0-9]{1,20}")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$-]*")
 _PLAIN_MEMBER: Final = re.compile(r"@?" + _PLAIN_NAME.pattern)  # OData's annotations of a JSON object begin with `@`
@@ -396,6 +399,11 @@ def _two_ways(name: str) -> ProxyRefused:
 
 
 # Headers
+
+
+def announces_more(headers: Headers, limit: int) -> bool:
+    """Whether the body is longer than the limit, or its length isn't a number."""
+    return any(_LENGTH.fullmatch(value) is None or int(value) > limit for value in headers.getlist("content-length"))
 
 
 def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) -> dict[str, str]:

@@ -139,29 +139,6 @@ async def test_an_answer_streams(upstream: Upstream, handle: ProxyHandle) -> Non
         assert b"".join([piece async for piece in pieces]) == b"data: 2\n\n"
 
 
-async def test_a_body_streams_and_arrives_whole(upstream: Upstream, handle: ProxyHandle) -> None:
-    async def answer_with_size(scope: Scope, receive: Receive, send: Send) -> None:
-        size, more = 0, True
-        while more:
-            message = await receive()
-            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
-        announced = dict(scope["headers"]).get(b"content-length", b"none")
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"%d of %s" % (size, announced)})
-
-    async def pieces(number: int) -> AsyncGenerator[bytes]:
-        for _ in range(number):
-            yield b"x" * 10_000
-
-    upstream.answer = answer_with_size
-    headers = {"content-type": "application/octet-stream"}
-    assert (await handle.call(content=pieces(20), headers=headers)).text == "200000 of none"
-    assert (await handle.call(content=b"x" * 200_000, headers=headers)).text == "200000 of 200000"
-    for content in (pieces(40), b"x" * 400_000):
-        refused = await handle.call(content=content, headers=headers)
-        assert (refused.status_code, refused.text) == (413, "the request body is larger than 292 KiB")
-
-
 @pytest.mark.parametrize("announced", [True, False])
 async def test_an_answer_over_the_limit_is_refused_or_cut_off(
     upstream: Upstream, handle: ProxyHandle, announced: bool
