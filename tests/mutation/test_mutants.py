@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -35,6 +39,56 @@ from tests.mutation.reach import FileRecord, Reach, Wording
 
 MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
 ROOT = Path(__file__).parents[2]
+
+
+RUN = """
+import atexit, os, pathlib, subprocess, sys, time
+from tests.mutation.children import end_when_told, in_child, wait_for_all
+there = pathlib.Path(sys.argv[1])
+if os.environ["TOLD"] == "yes":
+    end_when_told()
+
+def work():
+    (there / "child").write_text(str(os.getpid()))
+    time.sleep(60)
+
+if len(sys.argv) == 2:
+    wait_for_all([subprocess.Popen([sys.executable, __file__, str(there), "plugin"])])
+atexit.register((there / "ended").touch)
+(there / "plugin").write_text(str(os.getpid()))
+in_child(work, seconds=60)
+"""
+
+
+def _until(check: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _is_alive(file: Path) -> bool:
+    state = Path(f"/proc/{file.read_text(encoding='ascii')}/stat")
+    return state.exists() and " Z " not in state.read_text(encoding="ascii")
+
+
+@pytest.mark.parametrize("told", ["yes", "no"])
+def test_a_run_that_gets_sigterm_ends_what_it_started(tmp_path: Path, told: str) -> None:
+    program = tmp_path / "run.py"
+    program.write_text(RUN, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TOLD": told}
+    run = subprocess.Popen([sys.executable, str(program), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL)
+    plugin, child = tmp_path / "plugin", tmp_path / "child"
+    _until(lambda: child.exists() and child.read_text(encoding="ascii"))
+    try:
+        run.terminate()
+        assert run.wait(timeout=30)
+        assert _is_alive(plugin) == _is_alive(child) == (told == "no"), "the twin leaves them running"
+        assert (tmp_path / "ended").exists() == (told == "yes")
+    finally:
+        for one in (plugin, child):
+            if _is_alive(one):
+                os.kill(int(one.read_text(encoding="ascii")), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("limit", "nap", "expected"), [(0.2, 30, HUNG), (60, 0.4, "done")])

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.mutation.__main__ import DEAD, copy_of_commit
+from tests.mutation.children import end_when_told, wait_for_all
 from tests.mutation.plugin import postgres
 from tests.refusals.explanations import Explanation, explanations, stale
 from tests.refusals.sites import Change, Site, sites_of
@@ -117,8 +118,7 @@ def try_them(tree: Path, given: argparse.Namespace, mutants: Sequence[dict[str, 
                 env=os.environ | {"MUTATION_PLAN": str(work / "plan.json")},
             )
         )
-    for one in running:
-        one.wait()
+    wait_for_all(running)
 
 
 def outcomes(results: Path) -> dict[str, str]:
@@ -194,4 +194,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_when_told()
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("ended; the same command continues")

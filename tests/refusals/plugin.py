@@ -17,7 +17,7 @@ from types import CodeType, FunctionType
 
 import pytest
 
-from tests.mutation.children import BROKE, HUNG, begin_step, in_child
+from tests.mutation.children import BROKE, HUNG, begin_step, end_when_told, in_child
 from tests.mutation.code_swap import swap_functions
 from tests.mutation.plugin import PATIENCE, PLAN, TIMES, MutantTrials, PlannedMutant, say
 from tests.mutation.reach import Reach
@@ -155,4 +155,5 @@ def _file_of(test: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    end_when_told()
     config.pluginmanager.register(TrialsInRooms(Path(os.environ.pop(PLAN))))
