@@ -239,8 +239,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Keep the files of the skipped tests, which .ci/run runs again once what they need is installed."""
     reports: list[pytest.TestReport] = terminalreporter.stats.get("skipped", [])
-    if config.cache is not None:
-        config.cache.set("files/skipped", sorted({report.nodeid.partition("::")[0] for report in reports}))
+    cache = getattr(config, "cache", None)  # absent with `-p no:cacheprovider`
+    if cache is not None:
+        cache.set("files/skipped", sorted({report.nodeid.partition("::")[0] for report in reports}))
 
 
 @pytest.fixture(scope="session")
