@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from server.app import open_deployment
+from server.local_vault import open_local_vault
 from server.runtime.version import VERSION
 from server.settings import load_settings
 from tests.journeys.test_telemetry import WRITE, call, collector, scrape, value
 from tests.support.processes import free_port
 from tests.support.rooms.mcp_room import room
 from vault import spans
+from vault.audit.audit import append
+from vault.records import Event
 from vault.refresh.breakers import SILENCES
 
 
@@ -97,3 +101,27 @@ async def test_the_collector_gets_the_names_and_headers_of_the_environment(
     told = [{one.key: one.value.string_value for one in resource.attributes} for resource in resources]
     assert {(one["service.name"], one["service.version"]) for one in told} == {(service, VERSION)}
     assert {one.get("api-key") for one in received.headers} == {key}
+
+
+async def test_a_process_over_stdio_sends_its_figures_and_serves_no_page(tmp_path: Path) -> None:
+    address, port = f"127.0.0.1:{free_port()}", free_port()
+    async with collector() as received:
+        overrides = {"telemetry": {"prometheus": address, "otlp_endpoint": received.url}, "server": {"port": port}}
+        settings = load_settings(overrides=overrides)
+        async with open_local_vault(
+            settings, data=tmp_path, open_browser=None, client_name="Test", role="stdio"
+        ) as local:
+            with spans.span("exchange", provider="slack"):
+                pass
+            async with local.deployment.transaction() as transaction:
+                await append(transaction, Event("grant.revoked"), now=local.deployment.now())
+            with pytest.raises(httpx2.ConnectError):
+                await scrape(address)
+    names = {
+        one.name
+        for sent in received.metrics
+        for resource in sent.resource_metrics
+        for scope in resource.scope_metrics
+        for one in scope.metrics
+    }
+    assert {"token_vault.exchange.duration", "token_vault.events"} <= names
