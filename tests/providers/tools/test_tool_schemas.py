@@ -135,7 +135,7 @@ def test_the_list_of_the_usual_services_is_less_than_half_of_the_tokens_that_it_
     usual = [spec for spec in SPECS if spec.provider in USUAL]
     package = foreign.FOLDER / "auth0" / "node_modules" / "js-tiktoken"
     if not package.exists():
-        unavailable("counting tokens needs: make node")
+        unavailable("Auth0's SDKs need: make node")
     count = (
         f"const {{getEncoding}} = require({str(package)!r});"
         "console.log(getEncoding('o200k_base').encode(require('fs').readFileSync(0, 'utf8')).length)"
