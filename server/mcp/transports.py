@@ -225,7 +225,7 @@ def _user(user_id: str, client_id: str, scopes: frozenset[str], tenant: str) -> 
 
 class _StreamableHTTP:
     """ASGI app that answers plain calls of either era and passes every other message to the SDK; the answer is JSON, or
-    an event stream if a 2026-07-28 client wants progress.
+    an event stream if the client wants the progress of a plain call, or of any call of 2026-07-28.
 
     Checks bodies of the handshake era first: the SDK would answer a malformed one with its parser's message, and let
     two requests of one session share an ID, so that one of them never ends.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 
 import httpx2
@@ -128,6 +129,20 @@ async def test_progress_comes_on_the_stream_of_the_call_itself(place: Room, agen
         alone = {**headers, "accept": "application/json"}
         answer = await http.post("/mcp", json=call_message(**LIST, _meta={"progressToken": 0}), headers=alone)
         assert answer.headers["content-type"] == "application/json"
+
+
+async def test_progress_of_a_call_that_the_sdk_answers_comes_on_the_stream_of_the_session(
+    place: Room, agent: Agent
+) -> None:
+    message = call_message(**LIST, _meta={"progressToken": "mine"})
+    async with place.http(agent) as http:
+        headers = await open_session(http, "2025-11-25", {})
+        async with http.stream("GET", "/mcp", headers=headers | {"accept": "text/event-stream"}) as stream:
+            answer = await http.post("/mcp", json=message, headers=headers | LEFT_TO_SDK)
+            assert answer.headers["content-type"] == "application/json"
+            async with asyncio.timeout(20):
+                told = await anext(line async for line in stream.aiter_lines() if line.startswith("data: {"))
+    assert json.loads(told.removeprefix("data: "))["params"]["progressToken"] == "mine"
 
 
 async def test_the_official_client_of_a_handshake_revision_hears_progress(
