@@ -202,13 +202,13 @@ def foreign_holder(address: Address, sight: Sight) -> str:
     host, port = sight.stranger or address.host, address.port
     if sight.failure:
         return (
-            f"can't listen on port {port} of {host} ({sight.failure}): choose another --port (server.port) or "
+            f"can't listen on port {port} of {host} ({sight.failure}): set another server.port (serve: --port) or "
             "server.host"
         )
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return (
         f"another program uses port {port}: {shown} is held by {peers.describe_listener(host, port)}. Stop "
-        "it, or choose another --port (server.port)"
+        "it, or set another server.port (serve: --port)"
     )
 
 

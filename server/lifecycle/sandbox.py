@@ -134,5 +134,5 @@ def _describe_holder(port: int, error: OSError) -> str:
     holder = peers.describe_listener("127.0.0.1", port)
     return (
         f"the sandbox's providers can't listen on 127.0.0.1:{port}, the port after the vault's ({error.strerror}): "
-        f"it is held by {holder}. Stop it, or choose another --port (server.port)"
+        f"it is held by {holder}. Stop it, or set another server.port (serve: --port)"
     )

@@ -135,7 +135,7 @@ async def test_another_program_at_the_port_of_the_sandbox_is_no_provider(place: 
         stranger.bind(("127.0.0.1", place.port + 1))
         stranger.listen()
         code, _, said = await place.run("serve", "--sandbox")
-    assert code == 1 and f"127.0.0.1:{place.port + 1}" in said and "choose another --port" in said
+    assert code == 1 and f"127.0.0.1:{place.port + 1}" in said and "set another server.port" in said
     if sys.platform == "linux":
         assert f"process {os.getpid()}" in said
     async with running_simulator(port=place.port + 1), serve_sandbox(place) as secret:

@@ -94,7 +94,7 @@ async def test_a_server_does_not_start_beside_a_stranger_and_says_who_it_is(
         uid = NOBODY if other else os.getuid()
         assert f"(uid {uid}), process " in err
         assert f":{place.port} is held by user" in err
-        assert "choose another --port" in err
+        assert "set another server.port" in err
     async with place.serve():
         assert (await place.healthy())["status"] == "ok"
 
@@ -120,7 +120,7 @@ async def test_a_stdio_agent_gets_no_link_while_a_stranger_holds_one_of_the_addr
             assert str(place.port) in repr(answer)
             assert "localhost" not in repr(answer)
             assert "http" not in repr(answer)
-            assert "choose another --port" in text(answer)
+            assert "set another server.port" in text(answer)
         assert shown.structured_content["manage_url"] is None
         for command in ("sign-in", "connections connect slack"):
             code, out, err = await place.run(*command.split())

@@ -200,7 +200,7 @@ async def test_an_address_held_by_a_stranger_is_told_and_tools_work_all_the_same
         code, _, err = await place.run("serve")
         assert code == 1
         assert f"port {place.port}" in err
-        assert "choose another --port" in err
+        assert "set another server.port" in err
 
 
 async def test_a_client_name_that_could_pass_for_something_else_is_refused(place: Place) -> None:
