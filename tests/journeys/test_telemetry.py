@@ -206,6 +206,8 @@ async def test_a_call_a_refusal_and_a_refresh_reach_prometheus_and_the_collector
     (refreshed,) = spans["refresh slack"]
     written = {one.trace_id for one in spans["storage"]}  # pyright: ignore[reportAttributeAccessIssue]
     assert refreshed.trace_id in written  # pyright: ignore[reportAttributeAccessIssue]
+    for one in spans["storage"]:
+        assert one.start_time_unix_nano < one.end_time_unix_nano  # pyright: ignore[reportAttributeAccessIssue]
     named = {
         one.name
         for request in received.metrics
