@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from pathlib import Path
 
 import httpx2
@@ -125,3 +126,22 @@ async def test_a_process_over_stdio_sends_its_figures_and_serves_no_page(tmp_pat
         for one in scope.metrics
     }
     assert {"token_vault.exchange.duration", "token_vault.events"} <= names
+
+
+async def test_a_recorded_trace_is_whole_after_one_that_is_not_recorded(tmp_path: Path) -> None:
+    traces = {recorded: f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{recorded}" for recorded in ("00", "01")}
+    async with collector() as received:
+        settings = load_settings(overrides={"telemetry": {"otlp_endpoint": received.url}})
+        async with open_deployment(settings, data=tmp_path, is_measured=True) as deployment:
+            for recorded in ("00", "01"):
+                with spans.span("proxy", parent={"traceparent": traces[recorded]}):
+                    async with deployment.transaction():
+                        pass
+                    with spans.span("exchange", provider="slack"):
+                        pass
+    named = {
+        (one.trace_id.hex(), name)  # pyright: ignore[reportAttributeAccessIssue]
+        for name, found in received.spans().items()
+        for one in found
+    }
+    assert named == {(traces["01"].split("-")[1], name) for name in ("proxy", "exchange slack", "storage")}
