@@ -116,16 +116,23 @@ async def test_a_process_over_stdio_sends_its_figures_and_serves_no_page(tmp_pat
                 pass
             async with local.deployment.transaction() as transaction:
                 await append(transaction, Event("grant.revoked"), now=local.deployment.now())
+            with pytest.raises(LookupError):
+                async with local.deployment.transaction():
+                    raise LookupError
             with pytest.raises(httpx2.ConnectError):
                 await scrape(address)
-    names = {
-        one.name
+    found = {
+        one.name: one
         for sent in received.metrics
         for resource in sent.resource_metrics
         for scope in resource.scope_metrics
         for one in scope.metrics
     }
-    assert {"token_vault.exchange.duration", "token_vault.events"} <= names
+    assert {"token_vault.exchange.duration", "token_vault.events"} <= set(found)
+    points = found["token_vault.storage.duration"].histogram.data_points
+    told = [{one.key: one.value.string_value for one in point.attributes} for point in points]
+    assert {"operation": "transaction", "error": "LookupError"} in told
+    assert {"operation": "transaction"} in told  # the twin
 
 
 async def test_a_recorded_trace_is_whole_after_one_that_is_not_recorded(tmp_path: Path) -> None:
