@@ -119,8 +119,7 @@ def _new_server(name: str, declared: DeclaredMcpServer) -> servers.NewServer:
 
 
 async def _add(actor: Actor, new_server: servers.NewServer, *, is_disabled: bool) -> None:
-    await servers.add(actor, new_server)
-    await servers.set_disabled(actor, new_server.name, is_disabled=is_disabled)
+    await servers.add(actor, new_server, is_disabled=is_disabled)
 
 
 async def _update(actor: Actor, held: McpServer, *, is_disabled: bool | None, entry: RegistrationInput | None) -> None:

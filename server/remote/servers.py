@@ -110,7 +110,7 @@ async def server_named(deployment: Deployment, name: str) -> McpServer:
     return found
 
 
-async def add(actor: Actor, wanted: NewServer) -> McpServer:
+async def add(actor: Actor, wanted: NewServer, *, is_disabled: bool = False) -> McpServer:
     """Find out how the server authorizes, register the vault there, and store both. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     _check_name(deployment, wanted.name)
@@ -141,10 +141,13 @@ async def add(actor: Actor, wanted: NewServer) -> McpServer:
         )
         if not is_new or kept is None:
             raise _server_refusal(f"An MCP server {wanted.name} already exists.")
-        event = actor.event("mcp_server.added", provider=wanted.name, url=wanted.url, issuer=issuer)
-        await audit.append(transaction, event, now=now)
+        events = [actor.event("mcp_server.added", provider=wanted.name, url=wanted.url, issuer=issuer)]
+        if is_disabled:
+            await servers.set_disabled(transaction, wanted.name, is_disabled=True)
+            events.append(actor.event("mcp_server.disabled", provider=wanted.name))
+        await audit.append(transaction, *events, now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
-    return server
+    return replace(server, is_disabled=is_disabled)
 
 
 async def _authorization(

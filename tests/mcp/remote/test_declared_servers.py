@@ -13,6 +13,9 @@ from server.administration.declaration import Declaration, DeclarationRefused, p
 from server.remote import servers
 from server.remote.declared_servers import plan
 from tests.mcp.remote.remote_room import RemoteRoom
+from tests.support.inspection import unstorable
+from vault.mcp.servers import get_server
+from vault.refusals import StorageUnavailable
 
 
 def change_lines(changes: tuple[reconciliation.PlannedChange, ...]) -> list[str]:
@@ -60,6 +63,24 @@ async def test_a_declaration_adds_disables_and_removes_servers(place: RemoteRoom
     assert change_lines(emptied) == ["remove mcp_server declared", "remove mcp_server declaredkey"]
     await reconciliation.apply([one for one in emptied if one.name.startswith("declared")])
     assert place.deployment.catalog.get("declared") is None
+
+
+@pytest.mark.parametrize("kind", ["mcp_server.disabled", "unrelated"])
+async def test_a_disabled_server_is_added_disabled_or_not_at_all(place: RemoteRoom, kind: str) -> None:
+    """A declaration that is stopped half-way lists only whole changes."""
+    double = place.site.add("declaredoff")
+    wanted = parse_declaration({"mcp_servers": {"declaredoff": {"url": double.url, "disabled": True}}})
+    changes = await plan(place.operator, wanted)
+    async with unstorable(place.deployment.database, "events", "kind", kind, is_sqlite=True):
+        if kind == "unrelated":
+            await reconciliation.apply(changes)
+        else:
+            with pytest.raises(StorageUnavailable):
+                await reconciliation.apply(changes)
+    assert ((await get_server(place.deployment.database, "declaredoff")) is None) is (kind != "unrelated")
+    if kind == "unrelated":
+        assert (await place.read_server("declaredoff")).is_disabled
+        await servers.remove(place.operator, "declaredoff")
 
 
 async def test_a_declared_client_is_changed_with_its_secret(place: RemoteRoom) -> None:
