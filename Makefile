@@ -69,7 +69,7 @@ keyservices: .venv/keyservices/.done
 
 .venv/keyservices/.done: tests/keyservices/requirements.txt | .venv/.dev
 	$(BIN)/uv venv -q --clear --python $(RUN) .venv/keyservices
-	$(BIN)/uv pip install -q --python .venv/keyservices/bin/python --require-hashes -r $<
+	$(BIN)/uv pip install -q --no-deps --python .venv/keyservices/bin/python --require-hashes -r $<
 	@touch $@
 
 lint: .venv/.dev
@@ -205,12 +205,12 @@ clean:
 # tools with their own locks: for the documentation site, the Helm chart, fuzzing, and mutants
 .venv/site/.done .venv/helm/.done: .venv/%/.done: deploy/%/requirements.txt | .venv/.dev
 	$(BIN)/uv venv -q --clear --python $(RUN) .venv/$*
-	$(BIN)/uv pip install -q --python .venv/$*/bin/python --require-hashes -r $<
+	$(BIN)/uv pip install -q --no-deps --python .venv/$*/bin/python --require-hashes -r $<
 	@touch $@
 
 .venv/fuzz/.done .venv/mutation/.done: .venv/%/.done: tests/%/requirements.txt | .venv/.dev
 	$(BIN)/uv venv -q --clear --python $(RUN) .venv/$*
-	$(BIN)/uv pip install -q --python .venv/$*/bin/python --require-hashes -r $<
+	$(BIN)/uv pip install -q --no-deps --python .venv/$*/bin/python --require-hashes -r $<
 	@touch $@
 
 .venv/bin/python:

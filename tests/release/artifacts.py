@@ -76,7 +76,7 @@ def tools() -> Path:
     if not mark.exists():
         shutil.rmtree(place, ignore_errors=True)
         subprocess.run([find_uv_bin(), "venv", "-q", "--python", sys.executable, str(place)], check=True)
-        install = [find_uv_bin(), "pip", "install", "-q", "--python", str(place / "bin" / "python")]
+        install = [find_uv_bin(), "pip", "install", "-q", "--no-deps", "--python", str(place / "bin" / "python")]
         subprocess.run([*install, "--require-hashes", "-r", str(TOOLS)], check=True)
         mark.touch()
     return place / "bin"

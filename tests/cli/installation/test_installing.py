@@ -71,6 +71,13 @@ def test_ci_begins_with_the_commands_of_the_readme() -> None:
     assert run[:2] == told
 
 
+def test_no_locked_file_is_resolved_again() -> None:
+    installs = [line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if " install " in line]
+    locked = [line for line in installs if " -r " in line]
+    assert len(locked) >= 6
+    assert [line for line in locked if not {"--no-deps", "--require-hashes"} <= set(line.split())] == []
+
+
 @pytest.mark.parametrize(
     ("target", "version", "pip"),
     [
