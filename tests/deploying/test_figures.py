@@ -15,6 +15,7 @@ from server.runtime.version import VERSION
 from server.settings import load_settings
 from tests.journeys.test_telemetry import WRITE, call, collector, scrape, value
 from tests.support.processes import free_port
+from tests.support.rooms.exchange_room import SECRET, exchange_room
 from tests.support.rooms.mcp_room import room
 from vault import spans
 from vault.audit.audit import append
@@ -152,3 +153,18 @@ async def test_a_recorded_trace_is_whole_after_one_that_is_not_recorded(tmp_path
         for one in found
     }
     assert named == {(traces["01"].split("-")[1], name) for name in ("proxy", "exchange slack", "storage")}
+
+
+async def test_a_rotation_is_counted_once_it_is_stored_and_a_refused_one_never(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    async with exchange_room(tmp_path, telemetry={"prometheus": address}) as there:
+        caller = await there.caller()
+        agent = await there.agent(caller, "rotating")
+        form = {"grant_type": "refresh_token", "refresh_token": await there.refresh_token(agent)}
+        form |= {"client_id": caller.client.id, "client_secret": SECRET}
+        before = await scrape(address)
+        answers = [await there.http.post("/token", data=form | more) for more in ({"scope": "nonsense"}, {})]
+        assert [one.status_code for one in answers] == [400, 200]
+        after = await scrape(address)
+    counted = [value(one, "token_vault_events_total", kind="token.refreshed", outcome="ok") for one in (before, after)]
+    assert counted == [0, 1]
