@@ -8,11 +8,16 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, MetricsData
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from server.app import open_deployment
 from server.local_vault import open_local_vault
 from server.runtime.version import VERSION
 from server.settings import load_settings
+from server.telemetry.meters import TIMES
+from server.telemetry.tally import SECONDS, Tally
 from tests.journeys.test_telemetry import WRITE, call, collector, scrape, value
 from tests.support.processes import free_port
 from tests.support.rooms.exchange_room import SECRET, exchange_room
@@ -168,3 +173,22 @@ async def test_a_rotation_is_counted_once_it_is_stored_and_a_refused_one_never(t
         after = await scrape(address)
     counted = [value(one, "token_vault_events_total", kind="token.refreshed", outcome="ok") for one in (before, after)]
     assert counted == [0, 1]
+
+
+def test_a_histogram_has_each_time_in_its_bucket_since_the_start() -> None:
+    tally = Tally(TIMES)
+    times = tally.times("storage", (("operation", "read"),))
+    for seconds in (0.001, 0.0011, 0.3, 100.0):
+        times.add(seconds)
+    first, second = (
+        tally.with_times(MetricsData([]), Resource({}), InstrumentationScope("test")).resource_metrics[0]
+        for _ in range(2)
+    )
+    (metric,), (later,) = first.scope_metrics[0].metrics, second.scope_metrics[0].metrics
+    (point,), (again,) = metric.data.data_points, later.data.data_points
+    assert isinstance(point, HistogramDataPoint)
+    assert (metric.name, metric.unit, point.attributes) == ("token_vault.storage.duration", "s", {"operation": "read"})
+    assert (point.count, point.sum, point.min, point.max) == (4, pytest.approx(100.3021), 0.001, 100.0)
+    filled = {bound: count for bound, count in zip((*SECONDS, None), point.bucket_counts, strict=True) if count}
+    assert filled == {0.001: 1, 0.0025: 1, 0.5: 1, None: 1}
+    assert point.start_time_unix_nano == again.start_time_unix_nano < point.time_unix_nano
