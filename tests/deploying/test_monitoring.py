@@ -162,6 +162,7 @@ def test_grants_that_die_before_the_next_scrape_count_although_their_series_is_n
     }
     expect_alerts(tmp_path, "GrantsDie", dead("_x9 50x90"), 15, alert)
     expect_alerts(tmp_path, "GrantsDie", dead("_x9 50x90"), 80)
+    expect_alerts(tmp_path, "GrantsDie", dead("50x99 stale _x3 50x90"), 161)  # an hour after a scrape that failed
 
 
 def panels() -> Mapping[str, list[str]]:
