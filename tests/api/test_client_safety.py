@@ -166,3 +166,26 @@ def test_of_many_tokens_the_least_recently_used_is_dropped() -> None:
     assert kept.find(requests[0]) is token  # used again
     kept.keep(requests[1000], token)
     assert [kept.find(requests[at]) for at in (0, 1, 2, 1000)] == [token, None, token, token]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}"])
+@pytest.mark.parametrize("status", [502, 200])
+def test_an_answer_that_is_no_token_is_a_refusal(status: int, body: bytes) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(status, content=body, headers={"content-type": "application/json"})
+
+    with httpx2.Client(transport=httpx2.MockTransport(answer)) as http, pytest.raises(VaultRefused) as refused:
+        Vault("https://vault.example", client_id="c", http=http).token("slack", subject="s")
+    assert refused.value.status == status
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>"])
+def test_an_answer_that_is_no_json_is_a_refusal_of_the_admin_api(body: bytes) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(502, content=body, headers={"content-type": "application/json"})
+
+    with httpx2.Client(transport=httpx2.MockTransport(answer)) as http:
+        for access in ({"token": lambda: "t"}, {"client_id": "c", "client_secret": "s"}):
+            with pytest.raises(VaultRefused) as refused:
+                AdminClient("https://vault.example", **access, http=http).list_people()  # pyright: ignore[reportArgumentType]
+            assert refused.value.status == 502

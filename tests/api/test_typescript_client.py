@@ -193,7 +193,9 @@ async def test_users_of_a_program_get_nothing_that_is_not_theirs(
 
 
 _KEPT = """import { createServer } from "node:http";
-const { Vault } = await import(`${JSON.parse(process.env.PLACE).dist}/index.js`);
+const { dist } = JSON.parse(process.env.PLACE);
+const { Vault, VaultRefused } = await import(`${dist}/index.js`);
+const { AdminClient } = await import(`${dist}/admin.js`);
 const asked = {};
 const server = createServer((request, response) => {
   let body = "";
@@ -202,7 +204,8 @@ const server = createServer((request, response) => {
     asked[audience] = (asked[audience] ?? 0) + 1;
     const lifetime = { short: 25, endless: undefined }[audience] ?? 900;
     const content = { access_token: "x", expires_in: audience === "endless" ? undefined : lifetime };
-    response.setHeader("content-type", "application/json").end(JSON.stringify(content));
+    const said = audience === "nothing" || audience === null ? {} : content;
+    response.setHeader("content-type", "application/json").end(JSON.stringify(said));
   });
 });
 await new Promise((done) => server.listen(0, "127.0.0.1", done));
@@ -215,12 +218,19 @@ const kept = asked.long;
 await get("one-more");
 await get("short");
 await get("long");
-console.log(JSON.stringify({ short: asked.short, endless: asked.endless, kept, dropped: asked.long }));
+const told = (error) => error instanceof VaultRefused && error.status;
+const nothing = await get("nothing").catch(told);
+const admin = new AdminClient(vault.url, { clientId: "c", clientSecret: "s" });
+const account = await admin.listPeople().catch(told);
+const { short, endless, long: dropped } = asked;
+console.log(JSON.stringify({ short, endless, kept, dropped, nothing, account }));
 process.exit();
 """
 
 
-async def test_tokens_are_kept_until_shortly_before_they_end_and_not_without_bound(dist: Path, tmp_path: Path) -> None:
+async def test_tokens_are_kept_until_shortly_before_they_end_and_an_answer_without_one_is_refused(
+    dist: Path, tmp_path: Path
+) -> None:
     (program := tmp_path / "kept.mjs").write_text(_KEPT, encoding="utf-8")
     said = json.loads(await run_node(tmp_path, str(program), PLACE=json.dumps({"dist": str(dist)})))
-    assert said == {"short": 3, "endless": 2, "kept": 1, "dropped": 2}
+    assert said == {"short": 3, "endless": 2, "kept": 1, "dropped": 2, "nothing": 200, "account": 200}

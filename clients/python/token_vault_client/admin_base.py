@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from token_vault_client.refusals import refusal_of
+from token_vault_client.refusals import content_of, refusal_of
 
 _MARGIN = 30  # seconds before its end when a token is no longer used
 
@@ -38,10 +38,10 @@ class AdminBase:
             return token
         form = {"grant_type": "client_credentials"}
         answer = self._http.post(f"{self.url}/token", data=form, auth=self._credentials, follow_redirects=False)
-        content: object = answer.json() if "json" in answer.headers.get("content-type", "") else None
-        if answer.status_code != 200 or not isinstance(content, dict):
+        content = content_of(answer)
+        if answer.status_code != 200 or not isinstance(content, dict) or "access_token" not in content:
             raise refusal_of(answer.status_code, content, retry_after=answer.headers.get("retry-after"))
-        self._held = str(content["access_token"]), time.time() + int(content["expires_in"])
+        self._held = str(content["access_token"]), time.time() + int(content.get("expires_in", 0))
         return self._held[0]
 
     def _call(
@@ -63,7 +63,7 @@ class AdminBase:
         if answer.status_code == 401:
             self._held = ("", 0.0)  # it was revoked, so the next call gets another one
         is_json = "json" in answer.headers.get("content-type", "") and "jsonl" not in answer.headers["content-type"]
-        content: object = answer.json() if is_json and answer.content else None
+        content = content_of(answer) if is_json else None
         if not answer.is_success:
             raise refusal_of(answer.status_code, content, retry_after=answer.headers.get("retry-after"))
         return content if is_json else (answer.text or None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import httpx2
+
 
 class VaultRefused(Exception):
     """The vault refused. `code` is stable; `description` says what to do; `members` has the rest of the answer."""
@@ -38,6 +40,16 @@ class ConnectionNeeded(VaultRefused):
     def connect_uri(self) -> str:
         """The address where the person does that: show it to them."""
         return str(self.members.get("connect_uri", ""))
+
+
+def content_of(answer: httpx2.Response) -> object:
+    """The JSON in an answer; None if it has none, as from a proxy that can't reach the vault."""
+    if "json" not in answer.headers.get("content-type", ""):
+        return None
+    try:
+        return answer.json()
+    except ValueError:
+        return None
 
 
 def refusal_of(status: int, content: object, *, retry_after: str | None) -> VaultRefused:

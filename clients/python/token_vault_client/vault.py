@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
-from token_vault_client.refusals import ConnectionNeeded, refusal_of
+from token_vault_client.refusals import ConnectionNeeded, content_of, refusal_of
 from token_vault_client.tokens import ACCESS_TOKEN, KeptTokens, TokenRequest, UpstreamToken, request_of, token_of
 
 Made = TypeVar("Made", bound=Callable[..., Any])
@@ -52,8 +52,8 @@ class _Client:
         return request.form() | ({"client_id": self._client_id} if self._auth is None else {})
 
     def _read(self, request: TokenRequest, answer: httpx2.Response) -> UpstreamToken:
-        content: object = answer.json() if "json" in answer.headers.get("content-type", "") else None
-        if answer.status_code != 200 or not isinstance(content, dict):
+        content = content_of(answer)
+        if answer.status_code != 200 or not isinstance(content, dict) or "access_token" not in content:
             self._kept.forget(request)
             raise refusal_of(answer.status_code, content, retry_after=answer.headers.get("retry-after"))
         return self._kept.keep(request, token_of(content, now=time.time()))

@@ -32,8 +32,8 @@ export class AdminBase {
       redirect: "manual",
     });
     const content = (await answer.json().catch(() => ({}))) as Record<string, unknown>;
-    if (!answer.ok) throw refusalOf(answer, content);
-    this.#held = { token: String(content.access_token), endsAt: Date.now() + Number(content.expires_in) * 1000 };
+    if (!answer.ok || typeof content.access_token !== "string") throw refusalOf(answer, content);
+    this.#held = { token: content.access_token, endsAt: Date.now() + Number(content.expires_in) * 1000 };
     return this.#held.token;
   }
 

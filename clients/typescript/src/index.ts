@@ -81,11 +81,11 @@ export class Vault {
     const ask = this.#credentials.fetch ?? fetch;
     const answer = await ask(`${this.url}/token`, { method: "POST", body: form, headers, redirect: "manual" });
     const content = (await answer.json().catch(() => ({}))) as Record<string, unknown>;
-    if (!answer.ok) {
+    if (!answer.ok || typeof content.access_token !== "string") {
       this.#kept.delete(key);
       throw refusalOf(answer, content);
     }
-    const token = hideValue(String(content.access_token), {
+    const token = hideValue(content.access_token, {
       scopes: String(content.scope ?? "").split(" ").filter(Boolean),
       expiresAt: typeof content.expires_in === "number" ? Date.now() + content.expires_in * 1000 : null,
       narrowing: typeof content.narrowing === "string" ? content.narrowing : null,
