@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64decode, b64encode
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -52,12 +52,16 @@ def is_consistent(old: int, size: int, before: bytes, whole: bytes, path: Sequen
 
 @dataclass
 class Witness:
-    """What it knows: each log's public key by origin, and the size and root that it cosigned last."""
+    """What it knows: each log's public key by origin, and the size and root that it cosigned last.
+
+    `spoil` changes what it answers.
+    """
 
     keys: dict[str, list[bytes]] = field(default_factory=dict)
     seen: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     url: str = ""
+    spoil: Callable[[str], str] = str
 
     @property
     def verifier(self) -> str:
@@ -89,7 +93,7 @@ class Witness:
         if not is_consistent(old, size, before, whole, path):
             return Response(status_code=422)
         self.seen[origin] = (size, whole)
-        return PlainTextResponse(self.cosign(f"{text}\n", at=1_800_000_000))
+        return PlainTextResponse(self.spoil(self.cosign(f"{text}\n", at=1_800_000_000)))
 
     def cosign(self, text: str, *, at: int) -> str:
         value = at.to_bytes(8, "big") + self.key.sign(f"cosignature/v1\ntime {at}\n{text}".encode())
