@@ -59,7 +59,7 @@ _OUTSIDE = """() => [...document.querySelectorAll('svg text')].filter(text => {
 }).map(text => text.textContent)"""
 
 
-@pytest.mark.parametrize("title", ["At the start", "In an MCP client"])
+@pytest.mark.parametrize("title", ["At the start", "In an MCP client", "With `stdio --url`", "In the browser"])
 def test_every_error_text_of_the_troubleshooting_page_is_said_by_the_product(title: str) -> None:
     """Variable parts of a text are written as `...`; other programs' texts are left out."""
     said = sources()
