@@ -375,21 +375,23 @@ async def _plan_apis(
     actor: Actor, wanted: Mapping[str, DeclaredApi], named: Mapping[str, DeclaredAgent], *, prunes: bool
 ) -> AsyncIterator[PlannedChange]:
     reader, known = actor.deployment.database, await declared_agents(actor)
+    titles = {one.id: name for name, one in named.items() if one.id is not None}
+    titles |= {client.id: name for name, client in known.items()}
     for url, declared in wanted.items():
         held = await apis.find_api(reader, url)
         linked = await apis.linked_clients(reader, url)
-        titles = {client.id: name for name, client in known.items()}
         before: dict[str, object] = {}
         if held is not None:
             listed = sorted(titles.get(one, one) for one in linked)
             before = {"name": held.name, "scopes": sorted(held.scopes), "clients": listed}
         for one in declared.clients:
-            if one not in named and one not in known and await clients.get_client(reader, one) is None:
+            is_declared = one in named or one in known or one in titles
+            if not is_declared and await clients.get_client(reader, one) is None:
                 raise ChangeRefused("api_refused", f"apis.{url}: there is no agent {one}", field="apis")
         after: dict[str, object] = {
             "name": declared.name or (url if held is None else held.name),
-            "scopes": sorted(declared.scopes),
-            "clients": sorted(declared.clients),
+            "scopes": sorted(set(declared.scopes)),
+            "clients": sorted({titles.get(one, one) for one in declared.clients}),
         }
         if differences := differences_between(before, after):
             verb: Verb = "create" if held is None else "update"

@@ -80,3 +80,29 @@ async def test_a_refused_change_leaves_the_secrets_of_those_before_it(
     again = await run(place, "apply", str(file), *options)  # the twin: the first change is refused
     assert (again.exit_code, again.stdout) == (1, "")
     assert "were made and stay" not in again.stderr
+
+
+async def test_what_is_named_twice_or_by_its_id_is_applied_once(place: Place, file: Path) -> None:
+    file.write_text(
+        """
+        [people.Grace]
+        identities = [{ issuer = "https://i.example", subject = "1" }, { issuer = "https://i.example", subject = "1" }]
+
+        [groups.support]
+        members = ["Grace", "GRACE"]
+
+        [agents.reporting]
+        id = "reports"
+        confidential = true
+        redirect_uris = ["https://r.example/", "https://r.example/"]
+        resources = ["https://api.example/v1", "https://api.example/v1"]
+
+        [apis."https://api.example/v1"]
+        scopes = ["write", "read", "read"]
+        clients = ["reporting", "reports"]
+        """
+    )
+    applied = await run(place, "apply", str(file))
+    assert applied.exit_code == 0, applied.stderr
+    again = await run(place, "apply", str(file), "--plan")
+    assert (again.exit_code, again.stdout) == (0, ""), again.stdout
