@@ -399,7 +399,7 @@ async def _send(process: asyncio.subprocess.Process, *messages: object) -> None:
 async def test_an_interrupt_ends_stdio_without_waiting_for_a_line(place: Place) -> None:
     process = await _stdio(place)
     process.send_signal(2)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):  # what is being imported is imported to its end
         _, err = await process.communicate()
     assert process.returncode == 130
     assert b"Traceback" not in err
