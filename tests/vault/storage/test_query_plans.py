@@ -75,7 +75,7 @@ ALLOWED = {
     "update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and resource": (
         "an operator removes an API"
     ),
-    "select h.height, h.sequence, h.hash, h.keyed, coalesce((select max(sequence)": "the end of an index, not all",
+    "select h.height, h.sequence, h.hash, h.keyed, coalesce((select min(sequence)": "the end of an index, not all",
     "select coalesce((select min(sequence) from events where tenant = :tenant), 0) as first": "both ends of an index",
     "select g.provider, g.scopes, g.n, k.user_id, k.label from": "`doctor`, a command",
     "delete from memberships where tenant = :tenant and source <> :local": "a restore",
