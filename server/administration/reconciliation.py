@@ -275,7 +275,11 @@ async def _plan_agents(
     known = await declared_agents(actor)
     for name, declared in wanted.items():
         new = replace(_new_agent(name, declared), coming=coming)
-        client = await agents.client_of(actor, new)
+        try:
+            client = await agents.client_of(actor, new)
+        except ChangeRefused as refused:
+            said, field = f"agents.{name}: {refused.description}", f"agents.{name}"
+            raise ChangeRefused(refused.reason, said, kind=refused.kind, field=field, **refused.values) from refused
         after, held = _agent_facts(client), known.get(name)
         if declared.id is not None:
             await _check_id(actor, name, declared.id, held)

@@ -56,6 +56,16 @@ async def test_a_wrong_file_ends_in_one_line(place: Place, file: Path) -> None:
     assert "can't read" in missing.stderr
 
 
+async def test_a_refusal_names_the_agent(place: Place, file: Path) -> None:
+    fine = 'redirect_uris = ["https://a.example/"]\n'
+    file.write_text(f"[agents.one]\n{fine}[agents.two]\nredirect_uris = []\n")
+    refused = await run(place, "apply", str(file), "--plan")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("token-vault: agents.two: ")
+    file.write_text(f"[agents.one]\n{fine}[agents.two]\n{fine}")
+    assert (await run(place, "apply", str(file), "--plan")).exit_code == 2  # the twin
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 async def test_a_refused_change_leaves_the_secrets_of_those_before_it(
     place: Place, file: Path, *, as_json: bool
