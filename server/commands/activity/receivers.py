@@ -60,12 +60,17 @@ class SyslogReceiver:
         self._context = ssl.create_default_context() if is_tls else None
         self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether there is no connection, or the receiver closed it."""
+        return self._open is None or self._open[0].at_eof()
+
     async def send(self, lines: Sequence[str]) -> int:
         """Write the messages, on a new connection if the last one was closed."""
         encoded = [line.encode() for line in lines]
         try:
             async with asyncio.timeout(_PATIENCE):
-                if self._open is None or self._open[0].at_eof():
+                if self._open is None or self.is_closed:
                     await self.close()
                     self._open = await asyncio.open_connection(self._host, self._port, ssl=self._context)
                 writer = self._open[1]

@@ -18,8 +18,11 @@ from google.protobuf.json_format import Parse
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
+from providers.outbound.client import Outbound
+from server.commands.activity.receivers import NotReceived, SyslogReceiver, receiver_at
 from server.event_formats import FORMATS, ExportedEvent
 from tests.support.commands import content, run
+from tests.support.network.tls import make_authority
 from tests.support.processes import Place
 from vault.audit.merkle import leaf_hash
 from vault.records import Event
@@ -135,10 +138,12 @@ class LogReceivers:
         self.messages: list[str] = []
         self.records: list[dict[str, Any]] = []
         self.is_busy = False
+        self.closes_early = False  # after each message
+        self.answer = b"{}"  # of the collector
 
     async def syslog(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
-            while True:
+            while not (self.closes_early and self.messages):
                 length = int(await reader.readuntil(b" "))
                 self.messages.append((await reader.readexactly(length)).decode())
         writer.close()
@@ -151,7 +156,8 @@ class LogReceivers:
             logs = json.loads(body)["resourceLogs"]
             self.records += [record for one in logs for record in one["scopeLogs"][0]["logRecords"]]
         status = b"503 Busy" if self.is_busy else b"200 OK"
-        writer.write(b"HTTP/1.1 %s\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}" % status)
+        sent = status, len(self.answer), self.answer
+        writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % sent)
         await writer.drain()
         writer.close()
 
@@ -194,6 +200,71 @@ async def test_events_are_sent_to_syslog_and_to_a_collector_each_once(place: Pla
     assert numbers == ["2", "3"]
     gone = await run(place, "activity", "export", "--to", syslog)
     assert (gone.exit_code, "can't be reached" in gone.stderr) == (1, True)
+
+
+async def test_an_export_goes_on_after_the_later_of_both_numbers(place: Place, tmp_path: Path) -> None:
+    for _ in range(3):
+        await content(place, "keys", "rotate-signing")
+    position = tmp_path / "sent"
+    async with log_receivers() as (there, _, collector):
+        send = ("activity", "export", "--to", collector, "--position", str(position))
+        position.write_text("1\n")
+        await content(place, *send, "--after", "2")
+        assert len(there.records) == 1
+        position.write_text("2\n")
+        await content(place, *send, "--after", "1")
+        assert len(there.records) == 2
+
+
+async def test_what_a_collector_refuses_is_told_and_not_sent_again(place: Place, tmp_path: Path) -> None:
+    for _ in range(2):
+        await content(place, "keys", "rotate-signing")
+    position = tmp_path / "sent"
+    async with log_receivers() as (there, _, collector):
+        there.answer = b'{"partialSuccess":{"rejectedLogRecords":"1"}}'
+        send = ("activity", "export", "--to", collector, "--position", str(position))
+        partly = await run(place, *send)
+        assert partly.exit_code == 0
+        assert f"{collector} refused 1 of the events up to 2" in partly.stderr
+        again = await run(place, *send)
+        assert (again.exit_code, "refused" in again.stderr, len(there.records)) == (0, False, 2)
+
+
+async def test_a_syslog_receiver_that_closed_the_connection_gets_the_rest_on_another() -> None:
+    async with log_receivers() as (there, address, _), asyncio.timeout(10):
+        receiver = receiver_at(address, Outbound())
+        assert isinstance(receiver, SyslogReceiver)
+        there.closes_early = True
+        await receiver.send(["first"])
+        while not receiver.is_closed:
+            await asyncio.sleep(0.01)
+        there.closes_early = False
+        await receiver.send(["second"])
+        while len(there.messages) < 2:
+            await asyncio.sleep(0.01)
+        await receiver.close()
+    assert there.messages == ["first", "second"]
+
+
+async def test_events_go_only_to_a_syslog_receiver_with_a_trusted_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_authority(tmp_path, "localhost")
+    there = LogReceivers()
+    server = await asyncio.start_server(there.syslog, "127.0.0.1", 0, ssl=made.server())
+    port = server.sockets[0].getsockname()[1]
+    async with server, asyncio.timeout(10):
+        with pytest.raises(NotReceived, match="CERTIFICATE_VERIFY_FAILED"):
+            await receiver_at(f"tls://localhost:{port}", Outbound()).send(["secret"])
+        monkeypatch.setenv("SSL_CERT_FILE", str(made.authority))
+        with pytest.raises(NotReceived, match="CERTIFICATE_VERIFY_FAILED"):
+            await receiver_at(f"tls://127.0.0.1:{port}", Outbound()).send(["secret"])
+        receiver = receiver_at(f"tls://localhost:{port}", Outbound())
+        await receiver.send(["known"])
+        while not there.messages:
+            await asyncio.sleep(0.01)
+        await receiver.close()
+    assert there.messages == ["known"]
 
 
 @pytest.mark.parametrize(
