@@ -36,7 +36,7 @@ help:
 	@echo "make openid       openid-client's and oauth4webapi's own end-to-end tests against a running vault, a minute each (CHECKOUTS=\"DIR DIR\": clones of github.com/panva after npm ci --ignore-scripts; needs Node 20; WRITE=1 also writes docs/evidence/conformance.md)"
 	@echo "make first-hour   follows the guides word for word, timed, from git clone to a posted message, against simulated services; then tries every mistake (3 minutes)"
 	@echo "make bundle       dist/token-vault-VERSION.mcpb, which Claude Desktop installs with a double click"
-	@echo "make audit        known weaknesses of the packages in all lock files (pip-audit; asks PyPI)"
+	@echo "make audit        known weaknesses of the packages in the lock files, except those of tests/sdks (pip-audit; asks PyPI)"
 	@echo "make release      all files of a release into dist/, each installed into an empty place and tried there (10 minutes; TRY=\"--only pipx\" tries one)"
 	@echo "make version      V=1.2.0 writes the version everywhere; with DATE=2026-12-01 it is released in the changelog"
 	@echo "make docs         the documentation site into dist/site; fails on a broken link"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.generating.documentation import ROOT
-from tests.release import client_packages, debian
+from tests.release import audit, client_packages, debian
 from tests.release.artifacts import build_packages, write_sums
 from tests.release.signing import sign_all
 from tests.release.trials import trials
@@ -216,3 +216,7 @@ def test_the_python_client_is_tried_with_packages_that_are_pinned(tmp_path: Path
     assert named == ["fastapi"]
     for name in (*named, "httpx2"):  # and what the client itself needs
         assert f"\n{name}==" in lock
+
+
+def test_every_lock_is_audited_except_those_of_other_peoples_programs() -> None:
+    assert {path for path in LOCKS if not path.startswith("tests/sdks/")} == set(audit.LOCKS)
