@@ -176,7 +176,7 @@ async def check_destinations(deployment: Deployment) -> list[tuple[str, bool, st
     if to.authority is not None:
         try:
             await to.authority.stamp(b"token-vault activity check")
-            found.append((to.authority.name, True, "stamps, and its certificate leads to ca_file"))
+            found.append((to.authority.name, True, "stamps, and its certificate leads to timestamp_ca_file"))
         except DestinationFailed as error:
             found.append((to.authority.name, False, str(error)))
     for one in to.copies:

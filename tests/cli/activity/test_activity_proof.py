@@ -434,6 +434,7 @@ async def test_checkpoints_are_stamped_and_the_time_is_verified(
         await happen(place, 2)
         checked = await run(place, "activity", "checkpoint", "--check")
         assert checked.exit_code == 0, checked.output
+        assert "leads to timestamp_ca_file" in " ".join(checked.stdout.split())
         assert (await run(place, "activity", "checkpoint")).exit_code == 0
         (note,), (stamp,) = folder.rglob("*.checkpoint"), folder.rglob("*.tsr")
         said = await content(place, "activity", "verify")
