@@ -87,7 +87,7 @@ def rotate(
     key_id, count = setup.run(work())
     setup.show_one(
         {"id": key_id, "wrapped_again": count},
-        sentence=f"{key_id} is now the master key. This command wrapped the keys of {count:,} people under it. "
+        sentence=f"{key_id} is now the master key, and this command wrapped people's keys under it ({count:,}). "
         "Retire the old one in a minute: token-vault keys retire ID.",
     )
 

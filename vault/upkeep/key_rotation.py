@@ -177,7 +177,7 @@ async def retire(transaction: Transaction, row: MasterRow, *, now: int) -> None:
     people = (await masters.count_people(transaction)).get(row.stored.fingerprint, 0)
     if people:
         raise TransitionRefused(
-            f"{row.id} still wraps the keys of {people:,} people: the running vault wraps them again, "
+            f"{row.id} still wraps people's keys ({people:,}): the running vault wraps them again, "
             "or token-vault keys rotate does"
         )
     current = next((one for one in await masters.list_masters(transaction) if one.state == "current"), None)

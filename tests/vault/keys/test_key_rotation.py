@@ -211,7 +211,7 @@ async def test_a_key_is_retired_only_when_nothing_needs_it(room: Room) -> None:
         await retire(room, old)
     await promote(room, new)
     room.pass_time(SETTLED)
-    with pytest.raises(TransitionRefused, match="keys of 2 people"):
+    with pytest.raises(TransitionRefused, match=r"people's keys \(2\)"):
         await retire(room, old)
     await upkeep(room)
     await retire(room, old)
