@@ -174,7 +174,10 @@ def test_an_answer_that_is_no_token_is_a_refusal(status: int, body: bytes) -> No
     def answer(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(status, content=body, headers={"content-type": "application/json"})
 
-    with httpx2.Client(transport=httpx2.MockTransport(answer)) as http, pytest.raises(VaultRefused) as refused:
+    with (
+        httpx2.Client(transport=httpx2.MockTransport(answer), timeout=30) as http,
+        pytest.raises(VaultRefused) as refused,
+    ):
         Vault("https://vault.example", client_id="c", http=http).token("slack", subject="s")
     assert refused.value.status == status
 
@@ -184,7 +187,7 @@ def test_an_answer_that_is_no_json_is_a_refusal_of_the_admin_api(body: bytes) ->
     def answer(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(502, content=body, headers={"content-type": "application/json"})
 
-    with httpx2.Client(transport=httpx2.MockTransport(answer)) as http:
+    with httpx2.Client(transport=httpx2.MockTransport(answer), timeout=30) as http:
         for access in ({"token": lambda: "t"}, {"client_id": "c", "client_secret": "s"}):
             with pytest.raises(VaultRefused) as refused:
                 AdminClient("https://vault.example", **access, http=http).list_people()  # pyright: ignore[reportArgumentType]

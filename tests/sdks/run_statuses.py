@@ -28,7 +28,8 @@ async def answer(url: str, scope: str, authorization: str | None) -> list[object
 
     app.get("/")(show)
     headers = {} if authorization is None else {"Authorization": authorization}
-    async with vault, httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://app") as http:
+    transport = httpx2.ASGITransport(app=app)
+    async with vault, httpx2.AsyncClient(transport=transport, base_url="http://app", timeout=30) as http:
         said = await http.get("/", headers=headers)
     return [said.status_code, said.headers.get("retry-after")]
 

@@ -10,9 +10,8 @@ import pytest
 import vault.storage.sqlite
 import vault.storage.sqlite_files
 from tests.conftest import Store
-from tests.support.inspection import unstorable
+from tests.support.inspection import unstorable, verify_activity
 from tests.vault.storage.test_database import add, hold_write_lock, names
-from vault.audit.audit import verify
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Conflict, Database, Program, Statement
 from vault.storage.event_chain import Batch, ChainEntry
@@ -231,7 +230,7 @@ async def test_events_that_wait_for_one_commit_are_one_batch_of_the_chain(
     assert await kinds(database) == ["a", "b", "c", "d", "e"]
     batches = await database.fetch("select at, last_sequence from event_batches order by height")
     assert [dict(one) for one in batches] == [{"at": 5, "last_sequence": 3}, {"at": 6, "last_sequence": 5}]
-    assert await verify(database) == 5
+    assert await verify_activity(database) == 5
 
 
 async def test_events_that_cannot_be_stored_end_the_whole_commit(sqlite_store: Store, database: Database) -> None:
