@@ -231,7 +231,7 @@ async def test_what_a_collector_refuses_is_told_and_not_sent_again(place: Place,
 
 
 async def test_a_syslog_receiver_that_closed_the_connection_gets_the_rest_on_another() -> None:
-    async with log_receivers() as (there, address, _), asyncio.timeout(10):
+    async with log_receivers() as (there, address, _), asyncio.timeout(30):
         receiver = receiver_at(address, Outbound())
         assert isinstance(receiver, SyslogReceiver)
         there.closes_early = True
@@ -253,7 +253,7 @@ async def test_events_go_only_to_a_syslog_receiver_with_a_trusted_certificate(
     there = LogReceivers()
     server = await asyncio.start_server(there.syslog, "127.0.0.1", 0, ssl=made.server())
     port = server.sockets[0].getsockname()[1]
-    async with server, asyncio.timeout(10):
+    async with server, asyncio.timeout(30):
         with pytest.raises(NotReceived, match="CERTIFICATE_VERIFY_FAILED"):
             await receiver_at(f"tls://localhost:{port}", Outbound()).send(["secret"])
         monkeypatch.setenv("SSL_CERT_FILE", str(made.authority))
