@@ -113,6 +113,7 @@ async def run_at_once(
 LOG = logging.getLogger("token_vault.storage")
 
 BATCH_LIMIT = 64  # transactions per commit; bounds how long other processes wait
+COMPANY_WAIT = 0.01  # seconds from the start of a commit that a work waits for as many others as that one had
 READERS = 2
 
 
@@ -219,6 +220,8 @@ class _Writer:
         self._stores = stores
         self._queue: deque[_Turn] = deque()
         self._current: _Turn | None = None
+        self._company = 1  # how many works a commit waits for
+        self._started = -COMPANY_WAIT  # of the last commit of works
         self._wake = asyncio.Event()
         self._closing = False
         self._loop = asyncio.get_running_loop()
@@ -301,22 +304,39 @@ class _Writer:
         finally:
             turn.settle(error)
 
+    async def _wait_for_company(self) -> None:
+        """Wait until as many works are there as at the end of the last commit, unless something else waits, too."""
+        ends, alarm = self._started + COMPANY_WAIT, None
+        while len(self._queue) + 1 < self._company and not self._closing and self._loop.time() < ends:
+            if any(turn.work is None for turn in self._queue):
+                break
+            alarm = alarm or self._loop.call_at(ends, self._wake.set)
+            self._wake.clear()
+            await self._wake.wait()
+        if alarm is not None:
+            alarm.cancel()
+
     async def _perform(self, first: _Turn) -> None:
         """Do all work that waits next, up to a batch, with one commit."""
         turns = [first]
-        while self._queue and self._queue[0].work is not None and len(turns) < BATCH_LIMIT:
-            turns += [] if (turn := self._queue.popleft()).committed.cancelled() else [turn]
-        works = [turn.work for turn in turns if turn.work is not None]
-        outcomes: Sequence[VaultError | None]
-        outcomes = [StorageUnavailable("the database was closed before the commit")] * len(turns)
+        outcomes: Sequence[VaultError | None] = ()
         try:
-            found = await self._patiently(lambda: run_at_once(self._connection, commit, works))
-            outcomes = [None if error is None else self._as_refusal(error) for error in found]
+            await self._wait_for_company()
+            self._started = self._loop.time()
+            while self._queue and self._queue[0].work is not None and len(turns) < BATCH_LIMIT:
+                turns.append(self._queue.popleft())
+            turns = [turn for turn in turns if not turn.committed.cancelled()]
+            works = [turn.work for turn in turns if turn.work is not None]
+            if works:
+                found = await self._patiently(lambda: run_at_once(self._connection, commit, works))
+                outcomes = [None if error is None else self._as_refusal(error) for error in found]
         except ERRORS as failure:
             outcomes = [self._refusal(failure)] * len(turns)
         finally:
-            for turn, outcome in zip(turns, outcomes, strict=True):
+            closed = StorageUnavailable("the database was closed before the commit")
+            for turn, outcome in zip(turns, outcomes or [closed] * len(turns), strict=True):
                 turn.settle(outcome)
+            self._company = min(len(turns) + len(self._queue), BATCH_LIMIT)
 
     async def close(self) -> None:
         """Serve waiting callers, then stop. Bounded: gives up a transaction that doesn't end."""

@@ -233,6 +233,27 @@ async def test_events_that_wait_for_one_commit_are_one_batch_of_the_chain(
     assert await verify_activity(database) == 5
 
 
+@pytest.mark.parametrize("other", ["work", "transaction", "time"])
+async def test_works_wait_briefly_for_as_many_as_came_before(
+    database: Database, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """They then share a commit, and so a batch; for something else or after a while they wait no more."""
+    monkeypatch.setattr(vault.storage.sqlite, "COMPANY_WAIT", 0.05 if other == "time" else 600.0)
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(database.perform(addition(one), events=batch_of(one)) for one in "abc"))
+        waiting = asyncio.ensure_future(database.perform(addition("d"), events=batch_of("d")))
+        await settle()
+        if other == "work":
+            assert not waiting.done()
+            await asyncio.gather(*(database.perform(addition(one), events=batch_of(one)) for one in "ef"))
+        elif other == "transaction":
+            await keep(database, "e")
+        await waiting
+    assert await names(database) == [*"abcd", *("ef" if other == "work" else "e" if other == "transaction" else "")]
+    batches = await database.fetch("select last_sequence from event_batches order by height")
+    assert [one["last_sequence"] for one in batches][-2:] == [3, 6 if other == "work" else 4]
+
+
 async def test_events_that_cannot_be_stored_end_the_whole_commit(sqlite_store: Store, database: Database) -> None:
     for kind in ("refused", "stored"):
         async with (
