@@ -321,7 +321,8 @@ class _Writer:
         turns = [first]
         outcomes: Sequence[VaultError | None] = ()
         try:
-            await self._wait_for_company()
+            if self._company > 1:
+                await self._wait_for_company()
             self._started = self._loop.time()
             while self._queue and self._queue[0].work is not None and len(turns) < BATCH_LIMIT:
                 turns.append(self._queue.popleft())
@@ -495,7 +496,8 @@ class SqliteDatabase:
         return work.result
 
     async def append_events(self, batch: Batch) -> None:
-        await self._writer.perform(Work[None](None, batch, key=self.event_key))
+        work: Work[None] = Work(None, batch, key=self.event_key)
+        await self._writer.perform(work)
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         if self._is_closed:

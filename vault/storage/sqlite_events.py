@@ -151,6 +151,9 @@ def commit(connection: sqlite3.Connection, works: Sequence[Work[Any]]) -> Sequen
 def _join_events(works: Sequence[Work[Any]]) -> Iterator[tuple[Batch, bytes | None]]:
     """The events of works, those of the same second in one batch."""
     recorded = [(work.events, work.key) for work in works if work.events is not None]
+    if len(recorded) <= 1:
+        yield from recorded
+        return
     for (at, key), some in groupby(recorded, key=lambda one: (one[0].at, one[1])):
         yield Batch(at, [entry for batch, _ in some for entry in batch.entries]), key
 
