@@ -105,6 +105,8 @@ def _asked_for() -> set[str]:
                 name = ast.literal_eval(node.args[0])
                 found |= {f"refused.{name}_title"} | ({f"refused.{name}"} if len(node.args) == 1 else set[str]())
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "ChangeRefused":
+                if ast.unparse(node.args[0]) == "refused.reason":  # another one's, named there
+                    continue
                 name = ast.literal_eval(node.args[0])
                 if name in page_texts.english()["refused"]:  # the others never reach a page
                     found |= {f"refused.{name}_title", f"refused.{name}"}
