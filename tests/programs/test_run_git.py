@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest_asyncio
 
 from providers.credentials.entered_values import pack
 from server.mcp.local_owner import local_principal
-from tests.conftest import unavailable
 from tests.support.doubles.git_host import git_host
 from tests.support.harness import running_vault
 from tests.support.rooms.program_room import AGENT, TOKEN, ProgramRoom
@@ -30,8 +28,6 @@ HOSTS = {
 async def shared_git_room(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncGenerator[tuple[ProgramRoom, dict[str, Connection]]]:
-    if shutil.which("git") is None:
-        unavailable("git isn't installed")
     folder = tmp_path_factory.mktemp("git-hosts")
     async with git_host(folder / "git", token=TOKEN) as host:
         host.users = {name: user for name, (user, *_) in HOSTS.items()}

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from importlib.metadata import distribution, version
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, which
 
 import httpx2
 import pytest
@@ -23,6 +23,7 @@ from server.app import build_app, build_late_app, open_deployment
 from server.runtime import lean_sdk
 from server.runtime.deferred_app import DeferredApp, LatePart
 from server.settings import load_settings
+from tests.conftest import unavailable
 from tests.support.harness import serve_app
 from tests.support.processes import ROOT
 from tests.support.rooms.oauth_world import listening_socket
@@ -107,6 +108,8 @@ async def test_the_patch_for_the_sdk_applies_and_does_the_same(
     for name in ("mcp", "mcp_types"):
         copytree(str(distribution("mcp").locate_file(name)), tmp_path / name)
     if is_patched:
+        if which("git") is None:
+            unavailable("git isn't installed")
         subprocess.run(["git", "apply", str(_PATCH)], cwd=tmp_path, check=True)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert await last_line_of(_PATCHED) == f"{tmp_path}/mcp/__init__.py {unused}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 from base64 import b64encode
 from collections.abc import AsyncGenerator
@@ -20,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
+from tests.conftest import unavailable
 from tests.support.harness import free_socket, serve_app
 
 OWNER, NAME = "octo", "hello"
@@ -101,6 +103,8 @@ async def _answer(send: Send, status: int, content: object, *, link: str = "") -
 @asynccontextmanager
 async def git_host(folder: Path, *, token: str) -> AsyncGenerator[GitHost]:
     """Serve until the block ends; the repository has one commit, on `main`."""
+    if shutil.which("git") is None:
+        unavailable("git isn't installed")
     host = GitHost(folder, token)
     host.repository.mkdir(parents=True)
     for arguments in (
