@@ -33,21 +33,22 @@ _EVENTS_AT_ONCE: Final = 500
 
 
 async def download(visit: OwnVisit) -> Response:
-    """Send everything stored about the person as JSON.
+    """Send everything stored about the person as JSON, as of now: a slow reader gets nothing newer after the session
+    has ended.
 
     The activity can be long, so it is never held in memory as a whole.
     """
-    response = pages.secure(StreamingResponse(_write_parts(visit), media_type="application/json"))
+    newest = await audit.list_events(visit.deployment.database, user_id=visit.user.id, limit=1, newest_first=True)
+    parts = _write_parts(visit, await _records(visit), end=newest[0].sequence + 1 if newest else 0)
+    response = pages.secure(StreamingResponse(parts, media_type="application/json"))
     response.headers["content-disposition"] = 'attachment; filename="token-vault-account.json"'
     return response
 
 
-async def _write_parts(visit: OwnVisit) -> AsyncGenerator[str]:
-    """The data as of now, so that a slow reader gets nothing newer after the session has ended."""
-    newest = await audit.list_events(visit.deployment.database, user_id=visit.user.id, limit=1, newest_first=True)
-    end = newest[0].sequence + 1 if newest else 0
+async def _write_parts(visit: OwnVisit, records: Mapping[str, object], *, end: int) -> AsyncGenerator[str]:
+    """The records and the activity before the event `end`."""
     yield "{"
-    for name, content in (await _records(visit)).items():
+    for name, content in records.items():
         yield f"{json.dumps(name)}: {json.dumps(content, ensure_ascii=False)},\n"
     yield '"activity": ['
     reader, user_id = visit.deployment.database, visit.user.id
