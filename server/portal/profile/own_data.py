@@ -33,10 +33,10 @@ _EVENTS_AT_ONCE: Final = 500
 
 
 async def download(visit: OwnVisit) -> Response:
-    """Send everything stored about the person as JSON, as of now: a slow reader gets nothing newer after the session
-    has ended.
+    """Send everything stored about the person as JSON.
 
-    The activity can be long, so it is never held in memory as a whole.
+    It is read, or ended, before the answer begins: a slow reader gets nothing newer after the session has ended. The
+    activity can be long, so it is never held in memory as a whole.
     """
     newest = await audit.list_events(visit.deployment.database, user_id=visit.user.id, limit=1, newest_first=True)
     parts = _write_parts(visit, await _records(visit), end=newest[0].sequence + 1 if newest else 0)
