@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
@@ -11,8 +12,9 @@ import httpx2
 from providers.simulator.person import consent
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
+from tests.conftest import Store
 from tests.support.person import Person
-from tests.support.rooms.portal_room import CHALLENGE, Room, query_of
+from tests.support.rooms.portal_room import CHALLENGE, Room, query_of, running_room
 from vault.records import Client, ClientKind, User
 
 FEDERATED = "urn:auth0:params:oauth:grant-type:token-exchange:federated-connection-access-token"
@@ -149,3 +151,18 @@ class Application:
         if encoding == "form":
             return await self.http.post("/oauth/token", data=body)
         return await self.http.post("/oauth/token", json=body)
+
+
+@asynccontextmanager
+async def running_application(store: Store) -> AsyncGenerator[Application]:
+    """A vault of its own on this database, with the application and its signed-in person."""
+    overrides: dict[str, object] = {"auth0": {"enabled": True}, "server": {"issuer_slash": True}}
+    if not store.is_sqlite:
+        overrides["database"] = {"url": store.url}
+    async with (
+        running_room(store.data, overrides=overrides) as room,
+        httpx2.AsyncClient(base_url=room.url, timeout=20, trust_env=False) as http,
+    ):
+        made = await Application.register(room, http)
+        await made.sign_in()
+        yield made

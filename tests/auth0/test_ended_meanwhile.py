@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
-import httpx2
 import pytest
 
 from providers.simulator.person import consent
 from server.connecting.app_returns import AppReturn, issue_code
 from server.sign_in.callers import SessionCaller, SessionEnded
-from tests.auth0.application import CALLBACK, Application
+from tests.auth0.application import CALLBACK, Application, running_application
 from tests.conftest import Store
 from tests.support.inspection import session_of, until_waiting
-from tests.support.rooms.portal_room import Room, accounts_of, query_of, running_room
+from tests.support.rooms.portal_room import Room, accounts_of, query_of
 from tests.support.simulator_apps import wait_until_held
 from vault import clients, connections, delegations, grants, tickets, users
 from vault.records import Client, Connection, Ticket, TicketPurpose
@@ -26,15 +25,7 @@ DENIED = {"error": "access_denied", "state": "connect-state"}
 
 @pytest.fixture
 async def application(store: Store) -> AsyncGenerator[Application]:
-    overrides: dict[str, object] = {"auth0": {"enabled": True}, "server": {"issuer_slash": True}}
-    if not store.is_sqlite:
-        overrides["database"] = {"url": store.url}
-    async with (
-        running_room(store.data, overrides=overrides) as room,
-        httpx2.AsyncClient(base_url=room.url, timeout=20, trust_env=False) as http,
-    ):
-        made = await Application.register(room, http)
-        await made.sign_in()
+    async with running_application(store) as made:
         yield made
 
 

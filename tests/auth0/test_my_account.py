@@ -13,7 +13,7 @@ import providers
 from providers.simulator.person import consent
 from server.auth0.names import names_of, provider_of
 from server.connecting.app_returns import AppReturn, issue_code
-from tests.auth0.application import CALLBACK, VERIFIER, Application
+from tests.auth0.application import CALLBACK, VERIFIER, Application, running_application
 from tests.conftest import Store
 from tests.support.harness import running_vault
 from tests.support.inspection import unstorable
@@ -141,19 +141,11 @@ async def test_a_code_works_only_for_its_session_verifier_address_and_client(
 
 @pytest.mark.parametrize("provider", ["slack", "unrelated"])
 async def test_a_code_whose_account_could_not_be_named_completes_later(store: Store, provider: str) -> None:
-    overrides: dict[str, object] = {"auth0": {"enabled": True}, "server": {"issuer_slash": True}}
-    if not store.is_sqlite:
-        overrides["database"] = {"url": store.url}
-    async with (
-        running_room(store.data, overrides=overrides) as room,
-        httpx2.AsyncClient(base_url=room.url, timeout=20, trust_env=False) as http,
-    ):
-        application = await Application.register(room, http)
-        await application.sign_in()
+    async with running_application(store) as application:
         started = await application.start()
         code = query_of(await application.to_return(started))["connect_code"]
         body = {"auth_session": started.json()["auth_session"], "connect_code": code, "redirect_uri": CALLBACK}
-        database = room.deployment.database
+        database = application.room.deployment.database
         async with unstorable(database, "connections", "provider", provider, is_sqlite=store.is_sqlite):
             completed = await application.me("POST", "complete", json=body)
         if provider == "slack":
