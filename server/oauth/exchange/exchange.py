@@ -175,8 +175,8 @@ def own_token_event(
             "grant": principal.grant_id,
             "actors": list(principal.actors),
             "subject": subject.kind,
-            "token_thumbprint": thumbprint(token),
             **subject.details,
+            "token_thumbprint": thumbprint(token),
         },
     )
 
